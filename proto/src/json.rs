@@ -1,0 +1,339 @@
+//! OTLP/JSON to OTLP/protobuf, once, at the door.
+//!
+//! The rules are those of the OTLP specification, section "JSON Protobuf
+//! Encoding": ids are hex in either case, enums are integers, 64-bit integers
+//! are strings or numbers, `bytesValue` is base64, unknown fields are ignored.
+//! As protobuf's own JSON parsers do, snake_case names are taken too, and
+//! `null` stands for an absent field.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::schema::{self, Field, Kind, Message, Varint};
+use crate::{Invalid, Signal};
+
+/// Transcodes a JSON request to the protobuf encoding. The error names the line,
+/// the column and the field.
+pub fn transcode(signal: Signal, json: &[u8]) -> Result<Vec<u8>, Invalid> {
+    let mut out = Vec::with_capacity(json.len() / 2);
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let seed = MessageSeed { message: schema::request(signal), out: &mut out };
+    seed.deserialize(&mut reader)
+        .and_then(|()| reader.end())
+        .map_err(|e| Invalid::new(format!("not valid OTLP/JSON: {e}")))?;
+    Ok(out)
+}
+
+/// Reads one JSON object as a message and appends its fields to `out`.
+struct MessageSeed<'a> {
+    message: &'static Message,
+    out: &'a mut Vec<u8>,
+}
+
+impl<'de> DeserializeSeed<'de> for MessageSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MessageSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object ({})", self.message.name)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let field = self.message.field_named(&name).or_else(|| self.message.field_named(&camel(&name)));
+            match field {
+                Some(field) => map.next_value_seed(FieldSeed { field, in_list: false, out: self.out })?,
+                None => map.next_value::<IgnoredAny>().map(drop)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn camel(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut upper = false;
+    for c in name.chars() {
+        match c {
+            '_' => upper = true,
+            c if upper => {
+                out.extend(c.to_uppercase());
+                upper = false;
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Reads the JSON value of one field (or one element of its list).
+struct FieldSeed<'a> {
+    field: &'static Field,
+    in_list: bool,
+    out: &'a mut Vec<u8>,
+}
+
+impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl FieldSeed<'_> {
+    fn put_key(&mut self, wire: u8) {
+        put_varint(self.out, u64::from(self.field.number) << 3 | u64::from(wire));
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.put_key(2);
+        put_varint(self.out, bytes.len() as u64);
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn wants_list<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.field.repeated && !self.in_list {
+            return Err(E::custom(format!("{} must be a list", self.field.name)));
+        }
+        Ok(())
+    }
+
+    fn put_int<E: serde::de::Error>(mut self, value: i128) -> Result<(), E> {
+        self.wants_list()?;
+        let name = self.field.name;
+        let range_error = || E::custom(format!("{name} is out of range"));
+        match self.field.kind {
+            Kind::Varint(kind) => {
+                let (low, high) = match kind {
+                    Varint::Bool => return Err(E::custom(format!("{name} must be true or false"))),
+                    Varint::Int32 | Varint::Enum => (i128::from(i32::MIN), i128::from(i32::MAX)),
+                    Varint::Int64 => (i128::from(i64::MIN), i128::from(i64::MAX)),
+                    Varint::Uint32 => (0, i128::from(u32::MAX)),
+                    Varint::Uint64 => (0, i128::from(u64::MAX)),
+                };
+                if value < low || value > high {
+                    return Err(range_error());
+                }
+                self.put_key(0);
+                put_varint(self.out, value as u64);
+            }
+            Kind::Sint => {
+                let value = i32::try_from(value).map_err(|_| range_error())?;
+                self.put_key(0);
+                put_varint(self.out, u64::from((value << 1) as u32 ^ (value >> 31) as u32));
+            }
+            Kind::Fixed32 => {
+                let value = u32::try_from(value).map_err(|_| range_error())?;
+                self.put_key(5);
+                self.out.extend_from_slice(&value.to_le_bytes());
+            }
+            Kind::Fixed64 { signed } => {
+                let bits = if signed { i64::try_from(value).map(|v| v as u64) } else { u64::try_from(value) };
+                let bits = bits.map_err(|_| range_error())?;
+                self.put_key(1);
+                self.out.extend_from_slice(&bits.to_le_bytes());
+            }
+            Kind::Double => return self.put_double(value as f64),
+            Kind::Text | Kind::Bytes | Kind::Id => return Err(E::custom(format!("{name} must be a string"))),
+            Kind::Message(_) => return Err(E::custom(format!("{name} must be an object"))),
+        }
+        Ok(())
+    }
+
+    fn put_double<E: serde::de::Error>(mut self, value: f64) -> Result<(), E> {
+        self.wants_list()?;
+        if matches!(self.field.kind, Kind::Double) {
+            self.put_key(1);
+            self.out.extend_from_slice(&value.to_le_bytes());
+            return Ok(());
+        }
+        if value.fract() == 0.0 && value.abs() < 9.0e18 {
+            return self.put_int(value as i128);
+        }
+        Err(E::custom(format!("{} must be a whole number", self.field.name)))
+    }
+}
+
+impl<'de> Visitor<'de> for FieldSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a value for {}", self.field.name)
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<(), E> {
+        self.wants_list()?;
+        if !matches!(self.field.kind, Kind::Varint(Varint::Bool)) {
+            return Err(E::custom(format!("{} cannot be true or false", self.field.name)));
+        }
+        self.put_key(0);
+        self.out.push(u8::from(value));
+        Ok(())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.put_int(value.into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.put_int(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.put_double(value)
+    }
+
+    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<(), E> {
+        self.wants_list()?;
+        let name = self.field.name;
+        match self.field.kind {
+            Kind::Text => self.put_bytes(value.as_bytes()),
+            Kind::Id => {
+                let bytes = const_hex::decode(value)
+                    .map_err(|_| E::custom(format!("{name} must be hexadecimal, for example 5b8efff798038103")))?;
+                self.put_bytes(&bytes);
+            }
+            Kind::Bytes => {
+                let bytes = STANDARD.decode(value).or_else(|_| URL_SAFE.decode(value));
+                let bytes = bytes.map_err(|_| E::custom(format!("{name} must be base64")))?;
+                self.put_bytes(&bytes);
+            }
+            Kind::Double => {
+                let value = match value {
+                    "NaN" => f64::NAN,
+                    "Infinity" => f64::INFINITY,
+                    "-Infinity" => f64::NEG_INFINITY,
+                    text => text.parse().map_err(|_| E::custom(format!("{name} must be a number")))?,
+                };
+                return self.put_double(value);
+            }
+            Kind::Varint(Varint::Enum) => {
+                return Err(E::custom(format!("{name} must be the enum's integer; OTLP/JSON takes no enum names")));
+            }
+            Kind::Message(_) => return Err(E::custom(format!("{name} must be an object"))),
+            _ => {
+                let value = value.parse::<i128>();
+                return self.put_int(value.map_err(|_| E::custom(format!("{name} must be an integer")))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        if !self.field.repeated || self.in_list {
+            return Err(serde::de::Error::custom(format!("{} must not be a list", self.field.name)));
+        }
+        while seq.next_element_seed(FieldSeed { field: self.field, in_list: true, out: self.out })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<(), A::Error> {
+        self.wants_list()?;
+        let Kind::Message(message) = self.field.kind else {
+            return Err(serde::de::Error::custom(format!("{} must not be an object", self.field.name)));
+        };
+        let mut inner = Vec::new();
+        MessageSeed { message, out: &mut inner }.visit_map(map)?;
+        self.put_bytes(&inner);
+        Ok(())
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::otlp::collector_logs::ExportLogsServiceRequest;
+    use crate::otlp::collector_metrics::ExportMetricsServiceRequest;
+    use crate::otlp::collector_trace::ExportTraceServiceRequest;
+    use crate::otlp::common::any_value::Value;
+    use crate::otlp::metrics::metric::Data;
+    use prost::Message as _;
+
+    fn traces(json: &str) -> Result<ExportTraceServiceRequest, String> {
+        let bytes = transcode(Signal::Traces, json.as_bytes()).map_err(|e| e.message().to_owned())?;
+        Ok(ExportTraceServiceRequest::decode(&bytes[..]).unwrap())
+    }
+
+    fn span_json(fields: &str) -> String {
+        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{fields}}}]}}]}}]}}"#)
+    }
+
+    #[test]
+    fn takes_ids_in_either_case_and_numbers_in_both_forms() {
+        let json = span_json(
+            r#""traceId":"5B8EFFF798038103d269b633813fc60c","spanId":"EEE19B7EC3C1B174",
+               "start_time_unix_nano":"1544712660000000000","endTimeUnixNano":1544712661000000000,
+               "kind":2,"flags":257,"name":"n","unknown":{"deep":[1,{}]},"parentSpanId":null,
+               "attributes":[{"key":"i","value":{"intValue":"-7"}},{"key":"b","value":{"bytesValue":"AQI="}},
+                             {"key":"d","value":{"doubleValue":1}},{"key":"t","value":{"boolValue":true}},
+                             {"key":"a","value":{"arrayValue":{"values":[{"stringValue":""}]}}}]"#,
+        );
+        let got = traces(&json).unwrap();
+        let span = &got.resource_spans[0].scope_spans[0].spans[0];
+        assert_eq!(const_hex::encode(&span.trace_id), "5b8efff798038103d269b633813fc60c");
+        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1544712660000000000, 1544712661000000000));
+        assert_eq!((span.kind, span.flags), (2, 257));
+        let value = |i: usize| span.attributes[i].value.clone().unwrap().value.unwrap();
+        assert_eq!(value(0), Value::IntValue(-7));
+        assert_eq!(value(1), Value::BytesValue(vec![1, 2]));
+        assert_eq!(value(2), Value::DoubleValue(1.0));
+        assert_eq!(value(3), Value::BoolValue(true));
+        let Value::ArrayValue(list) = value(4) else { panic!("not a list") };
+        assert_eq!(list.values[0].value, Some(Value::StringValue(String::new())));
+    }
+
+    #[test]
+    fn says_which_field_is_wrong() {
+        for (fields, want) in [
+            (r#""traceId":"xyz""#, "traceId must be hexadecimal"),
+            (r#""kind":"SPAN_KIND_SERVER""#, "kind must be the enum's integer"),
+            (r#""startTimeUnixNano":-1"#, "startTimeUnixNano is out of range"),
+            (r#""attributes":{}"#, "attributes must be a list"),
+            (r#""name":[]"#, "name must not be a list"),
+            (r#""name":7"#, "name must be a string"),
+        ] {
+            let error = traces(&span_json(fields)).unwrap_err();
+            assert!(error.contains(want), "{error}");
+        }
+        assert!(traces("{").unwrap_err().contains("line 1"));
+        assert!(traces("[]").unwrap_err().contains("an object"));
+        assert!(traces("{} x").unwrap_err().contains("trailing"));
+    }
+
+    #[test]
+    fn the_examples_of_opentelemetry_transcode() {
+        let logs = transcode(Signal::Logs, include_bytes!("../testdata/logs.json")).unwrap();
+        let logs = ExportLogsServiceRequest::decode(&logs[..]).unwrap();
+        assert_eq!(logs.resource_logs[0].scope_logs[0].log_records[0].severity_text, "Information");
+        let metrics = transcode(Signal::Metrics, include_bytes!("../testdata/metrics.json")).unwrap();
+        let metrics = ExportMetricsServiceRequest::decode(&metrics[..]).unwrap();
+        let kinds = &metrics.resource_metrics[0].scope_metrics[0].metrics;
+        assert!(matches!(kinds[0].data, Some(Data::Sum(_))));
+        let trace = transcode(Signal::Traces, include_bytes!("../testdata/trace.json")).unwrap();
+        let trace = ExportTraceServiceRequest::decode(&trace[..]).unwrap();
+        assert_eq!(trace.resource_spans[0].scope_spans[0].spans[0].name, "I'm a server span");
+    }
+}

@@ -1,0 +1,612 @@
+//! One pass over the bytes of a request: is it well-formed, and where are its
+//! records, resources and scopes?
+//!
+//! It accepts exactly what a protobuf parser of the same messages accepts
+//! (unknown fields and groups are skipped, wire types must fit, text must be
+//! UTF-8), and copies nothing but ids. Nothing is decoded on the way to the
+//! acknowledgement.
+
+use crate::schema::{self, Field, Kind, Message};
+use crate::{Invalid, Limits, Signal};
+
+/// A range of bytes of a request. One that begins at or beyond the request's
+/// length lies in [`Scan::annex`], `at - length` bytes from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// Where it begins.
+    pub at: u32,
+    /// How many bytes.
+    pub len: u32,
+}
+
+/// The resource and the scope that some of a request's records share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Group {
+    /// The bytes of the `Resource` message.
+    pub resource: Range,
+    /// The bytes of the `InstrumentationScope` message.
+    pub scope: Range,
+}
+
+/// One record of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Index into [`Scan::groups`].
+    pub group: u32,
+    /// The bytes of the record's message.
+    pub range: Range,
+    /// The trace id of a span or log; zeros if it has none.
+    pub trace_id: [u8; 16],
+    /// The span id of a span or log; zeros if it has none.
+    pub span_id: [u8; 8],
+}
+
+/// Where everything is in a well-formed request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The resource-and-scope pairs.
+    pub groups: Vec<Group>,
+    /// The records that can be accepted, in the request's order.
+    pub records: Vec<Record>,
+    /// How many records can never be accepted.
+    pub rejected: u64,
+    /// Why the first of those cannot be, for the client.
+    pub rejection: Option<String>,
+    /// Resources and scopes that the request gave in several pieces, joined.
+    /// (Protobuf merges repeated occurrences of a message field, and to merge
+    /// encoded messages is to concatenate them.)
+    pub annex: Vec<u8>,
+}
+
+/// Scans a request. Fails if its bytes are not an OTLP request of that signal
+/// or are beyond the limits.
+pub fn scan(signal: Signal, request: &[u8], limits: &Limits) -> Result<Scan, Invalid> {
+    if request.len() > limits.body_bytes_max || request.len() > u32::MAX as usize {
+        return Err(Invalid::new(format!(
+            "the request has {} bytes, more than the limit of {}; send smaller batches",
+            request.len(),
+            limits.body_bytes_max
+        )));
+    }
+    let mut scanner = Scanner { signal, request, limits, out: Scan::default() };
+    scanner.resources(schema::request(signal))?;
+    Ok(scanner.out)
+}
+
+struct Scanner<'a> {
+    signal: Signal,
+    request: &'a [u8],
+    limits: &'a Limits,
+    out: Scan,
+}
+
+impl Scanner<'_> {
+    /// The request itself: a list of resources with their scopes.
+    fn resources(&mut self, message: &'static Message) -> Result<(), Invalid> {
+        let mut cursor = Cursor::new(self.request, 0, self.request.len());
+        while let Some(key) = cursor.key(message)? {
+            match message.field(key.number).map(|f| f.kind) {
+                Some(Kind::Message(inner)) => {
+                    let body = cursor.message(key, message, inner)?;
+                    self.scopes(body, inner)?;
+                }
+                _ => cursor.skip(key, message, self.limits.depth_max)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One `ResourceSpans`, `ResourceLogs` or `ResourceMetrics`. Its resource
+    /// may stand behind its scopes, so the scopes are read in a second round.
+    fn scopes(&mut self, body: Range, message: &'static Message) -> Result<(), Invalid> {
+        let mut resource = Pieces::default();
+        let mut scopes = Vec::new();
+        let mut cursor = Cursor::of(self.request, body);
+        while let Some(key) = cursor.key(message)? {
+            match (key.number, message.field(key.number).map(|f| f.kind)) {
+                (1, Some(Kind::Message(inner))) => {
+                    let range = cursor.message(key, message, inner)?;
+                    check(self.request, range, inner, self.limits.depth_max - 2)?;
+                    resource.add(range);
+                }
+                (2, Some(Kind::Message(inner))) => scopes.push((cursor.message(key, message, inner)?, inner)),
+                _ => cursor.known(key, message, self.limits.depth_max - 1)?,
+            }
+        }
+        let resource = resource.join(self.request, &mut self.out.annex);
+        for (body, inner) in scopes {
+            self.records(body, inner, resource)?;
+        }
+        Ok(())
+    }
+
+    /// One `ScopeSpans`, `ScopeLogs` or `ScopeMetrics`.
+    fn records(&mut self, body: Range, message: &'static Message, resource: Range) -> Result<(), Invalid> {
+        let group = self.out.groups.len() as u32;
+        let first = self.out.records.len();
+        let mut scope = Pieces::default();
+        let mut cursor = Cursor::of(self.request, body);
+        while let Some(key) = cursor.key(message)? {
+            match (key.number, message.field(key.number).map(|f| f.kind)) {
+                (1, Some(Kind::Message(inner))) => {
+                    let range = cursor.message(key, message, inner)?;
+                    check(self.request, range, inner, self.limits.depth_max - 3)?;
+                    scope.add(range);
+                }
+                (2, Some(Kind::Message(inner))) => {
+                    let range = cursor.message(key, message, inner)?;
+                    let ids = check(self.request, range, inner, self.limits.depth_max - 3)?;
+                    self.accept(group, range, ids)?;
+                }
+                _ => cursor.known(key, message, self.limits.depth_max - 2)?,
+            }
+        }
+        if self.out.records.len() > first {
+            let scope = scope.join(self.request, &mut self.out.annex);
+            self.out.groups.push(Group { resource, scope });
+        }
+        Ok(())
+    }
+
+    /// Takes a well-formed record, or counts it as one that can never be taken.
+    fn accept(&mut self, group: u32, range: Range, ids: Ids) -> Result<(), Invalid> {
+        let verdict = match self.signal {
+            Signal::Traces => span_ids(ids),
+            Signal::Logs => log_ids(ids),
+            Signal::Metrics => Ok(([0; 16], [0; 8])),
+        };
+        match verdict {
+            Ok((trace_id, span_id)) => self.out.records.push(Record { group, range, trace_id, span_id }),
+            Err(why) => {
+                self.out.rejected += 1;
+                self.out.rejection.get_or_insert(why);
+            }
+        }
+        if self.out.records.len() as u64 + self.out.rejected > self.limits.records_max as u64 {
+            return Err(Invalid::new(format!(
+                "the request has more than {} {}s; send smaller batches",
+                self.limits.records_max,
+                self.signal.record_name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The id fields of a record, as they stood on the wire.
+#[derive(Clone, Copy, Default)]
+struct Ids<'a> {
+    trace: &'a [u8],
+    span: &'a [u8],
+    parent: &'a [u8],
+}
+
+fn span_ids(ids: Ids<'_>) -> Result<([u8; 16], [u8; 8]), String> {
+    let trace_id = id::<16>(ids.trace).ok_or_else(|| wrong_id("span", "trace_id", 16, ids.trace))?;
+    let span_id = id::<8>(ids.span).ok_or_else(|| wrong_id("span", "span_id", 8, ids.span))?;
+    if !ids.parent.is_empty() && ids.parent.len() != 8 {
+        return Err(wrong_id("span", "parent_span_id", 8, ids.parent));
+    }
+    Ok((trace_id, span_id))
+}
+
+/// A log may have no ids, and some clients send zeros for none.
+fn log_ids(ids: Ids<'_>) -> Result<([u8; 16], [u8; 8]), String> {
+    let fits = |bytes: &[u8], len| bytes.is_empty() || bytes.len() == len;
+    if !fits(ids.trace, 16) {
+        return Err(wrong_id("log", "trace_id", 16, ids.trace));
+    }
+    if !fits(ids.span, 8) {
+        return Err(wrong_id("log", "span_id", 8, ids.span));
+    }
+    Ok((ids.trace.try_into().unwrap_or_default(), ids.span.try_into().unwrap_or_default()))
+}
+
+fn id<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.try_into().ok().filter(|id| *id != [0; N])
+}
+
+fn wrong_id(record: &str, field: &str, len: usize, got: &[u8]) -> String {
+    let what = if got.len() == len { "only zeros".to_owned() } else { format!("{} bytes", got.len()) };
+    format!("{record}.{field} has {what}; it needs {len} bytes that are not all zero")
+}
+
+/// The occurrences of a message field, to be merged as protobuf merges them.
+#[derive(Default)]
+struct Pieces {
+    first: Option<Range>,
+    more: Vec<Range>,
+}
+
+impl Pieces {
+    fn add(&mut self, range: Range) {
+        if self.first.is_none() {
+            self.first = Some(range);
+        } else {
+            self.more.push(range);
+        }
+    }
+
+    fn join(self, request: &[u8], annex: &mut Vec<u8>) -> Range {
+        let Some(first) = self.first else { return Range::default() };
+        if self.more.is_empty() {
+            return first;
+        }
+        let at = request.len() + annex.len();
+        for piece in std::iter::once(first).chain(self.more) {
+            annex.extend_from_slice(&request[piece.at as usize..(piece.at + piece.len) as usize]);
+        }
+        Range { at: at as u32, len: (request.len() + annex.len() - at) as u32 }
+    }
+}
+
+/// Checks a message and everything in it; hands back its id fields, if it is a
+/// record that has them. `depth` is how many levels of messages may follow.
+fn check<'a>(request: &'a [u8], range: Range, message: &'static Message, depth: usize) -> Result<Ids<'a>, Invalid> {
+    let mut ids = Ids::default();
+    let mut cursor = Cursor::of(request, range);
+    while let Some(key) = cursor.key(message)? {
+        let Some(field) = message.field(key.number) else {
+            cursor.skip(key, message, depth)?;
+            continue;
+        };
+        match field.kind {
+            Kind::Message(inner) => {
+                let body = cursor.message(key, message, inner)?;
+                if depth == 0 {
+                    return Err(cursor.error(message, "is nested too deeply"));
+                }
+                check(request, body, inner, depth - 1)?;
+            }
+            Kind::Id => {
+                let bytes = cursor.bytes(key, message)?;
+                match field.name {
+                    "traceId" => ids.trace = bytes,
+                    "spanId" => ids.span = bytes,
+                    _ => ids.parent = bytes,
+                }
+            }
+            _ => cursor.scalar(key, message, field)?,
+        }
+    }
+    Ok(ids)
+}
+
+#[derive(Clone, Copy)]
+struct Key {
+    number: u32,
+    wire: u8,
+}
+
+/// Wire types of the protobuf encoding.
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const LENGTH: u8 = 2;
+const GROUP: u8 = 3;
+const GROUP_END: u8 = 4;
+const FIXED32: u8 = 5;
+
+/// Reads wire bytes from a stretch of the request.
+struct Cursor<'a> {
+    request: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(request: &'a [u8], at: usize, end: usize) -> Self {
+        Self { request, at, end }
+    }
+
+    fn of(request: &'a [u8], range: Range) -> Self {
+        Self::new(request, range.at as usize, (range.at + range.len) as usize)
+    }
+
+    fn error(&self, message: &Message, what: &str) -> Invalid {
+        Invalid::new(format!(
+            "not a valid protobuf {}: byte {} {what}; check that the exporter speaks OTLP and that \
+             the Content-Type fits the body",
+            message.name, self.at
+        ))
+    }
+
+    /// The next field's key, or `None` at the end.
+    fn key(&mut self, message: &Message) -> Result<Option<Key>, Invalid> {
+        if self.at == self.end {
+            return Ok(None);
+        }
+        let value = self.varint(message)?;
+        let number = u32::try_from(value >> 3).ok().filter(|n| *n != 0 && value <= u64::from(u32::MAX));
+        let wire = (value & 7) as u8;
+        match number {
+            Some(number) if wire <= FIXED32 => Ok(Some(Key { number, wire })),
+            Some(_) => Err(self.error(message, "has an unknown wire type")),
+            None => Err(self.error(message, "has a field number out of range")),
+        }
+    }
+
+    fn varint(&mut self, message: &Message) -> Result<u64, Invalid> {
+        let mut value = 0u64;
+        for shift in 0..10 {
+            let Some(&byte) = self.request[..self.end].get(self.at) else {
+                return Err(self.error(message, "is past the end, inside a number"));
+            };
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << (7 * shift);
+            if byte < 0x80 {
+                if shift == 9 && byte > 1 {
+                    break;
+                }
+                return Ok(value);
+            }
+        }
+        Err(self.error(message, "ends a number that is too long"))
+    }
+
+    fn take(&mut self, len: u64, message: &Message) -> Result<&'a [u8], Invalid> {
+        if len > (self.end - self.at) as u64 {
+            return Err(self.error(message, "begins a field that runs past the end"));
+        }
+        let bytes = &self.request[self.at..self.at + len as usize];
+        self.at += len as usize;
+        Ok(bytes)
+    }
+
+    fn length(&mut self, key: Key, message: &Message) -> Result<u64, Invalid> {
+        if key.wire != LENGTH {
+            return Err(self.error(message, "has the wrong wire type for its field"));
+        }
+        self.varint(message)
+    }
+
+    fn message(&mut self, key: Key, message: &Message, inner: &'static Message) -> Result<Range, Invalid> {
+        let len = self.length(key, message)?;
+        let at = self.at;
+        self.take(len, inner)?;
+        Ok(Range { at: at as u32, len: len as u32 })
+    }
+
+    fn bytes(&mut self, key: Key, message: &Message) -> Result<&'a [u8], Invalid> {
+        let len = self.length(key, message)?;
+        self.take(len, message)
+    }
+
+    /// A field that has no further messages in it, known or not.
+    fn known(&mut self, key: Key, message: &'static Message, depth: usize) -> Result<(), Invalid> {
+        match message.field(key.number) {
+            Some(field) => self.scalar(key, message, field),
+            None => self.skip(key, message, depth),
+        }
+    }
+
+    fn scalar(&mut self, key: Key, message: &Message, field: &Field) -> Result<(), Invalid> {
+        let wire = match field.kind {
+            Kind::Varint(_) | Kind::Sint => VARINT,
+            Kind::Fixed32 => FIXED32,
+            Kind::Fixed64 { .. } | Kind::Double => FIXED64,
+            Kind::Text | Kind::Bytes | Kind::Id | Kind::Message(_) => LENGTH,
+        };
+        if field.repeated && wire != LENGTH && key.wire == LENGTH {
+            return self.packed(key, message, wire);
+        }
+        if key.wire != wire {
+            return Err(self.error(message, "has the wrong wire type for its field"));
+        }
+        match wire {
+            VARINT => self.varint(message).map(drop),
+            FIXED64 => self.take(8, message).map(drop),
+            FIXED32 => self.take(4, message).map(drop),
+            _ => {
+                let len = self.varint(message)?;
+                let bytes = self.take(len, message)?;
+                if matches!(field.kind, Kind::Text) && std::str::from_utf8(bytes).is_err() {
+                    return Err(self.error(message, &format!("ends a {} that is not UTF-8", field.name)));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn packed(&mut self, key: Key, message: &Message, wire: u8) -> Result<(), Invalid> {
+        let len = self.length(key, message)?;
+        let end = self.at + self.take(len, message)?.len();
+        let mut inner = Cursor::new(self.request, end - len as usize, end);
+        while inner.at < inner.end {
+            match wire {
+                VARINT => inner.varint(message).map(drop)?,
+                FIXED64 => inner.take(8, message).map(drop)?,
+                _ => inner.take(4, message).map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Skips a field that OTLP does not name.
+    fn skip(&mut self, key: Key, message: &Message, depth: usize) -> Result<(), Invalid> {
+        if depth == 0 {
+            return Err(self.error(message, "is nested too deeply"));
+        }
+        match key.wire {
+            VARINT => self.varint(message).map(drop),
+            FIXED64 => self.take(8, message).map(drop),
+            FIXED32 => self.take(4, message).map(drop),
+            LENGTH => {
+                let len = self.varint(message)?;
+                self.take(len, message).map(drop)
+            }
+            GROUP => self.group(key, message, depth),
+            _ => Err(self.error(message, "ends a group that was not begun")),
+        }
+    }
+
+    fn group(&mut self, open: Key, message: &Message, depth: usize) -> Result<(), Invalid> {
+        while let Some(key) = self.key(message)? {
+            if key.wire == GROUP_END {
+                if key.number == open.number {
+                    return Ok(());
+                }
+                return Err(self.error(message, "ends a group that was not begun"));
+            }
+            self.skip(key, message, depth - 1)?;
+        }
+        Err(self.error(message, "is past the end, inside a group"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::otlp::collector_logs::ExportLogsServiceRequest;
+    use crate::otlp::collector_metrics::ExportMetricsServiceRequest;
+    use crate::otlp::collector_trace::ExportTraceServiceRequest;
+    use crate::otlp::common::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value};
+    use crate::otlp::resource::Resource;
+    use crate::otlp::trace::{ResourceSpans, ScopeSpans, Span};
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    fn key_value(key: &str, value: Value) -> KeyValue {
+        KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
+    }
+
+    fn span(id: u8) -> Span {
+        Span {
+            trace_id: vec![id; 16],
+            span_id: vec![id; 8],
+            name: format!("span {id}"),
+            start_time_unix_nano: 5,
+            attributes: vec![key_value("a", Value::StringValue("b".into()))],
+            ..Default::default()
+        }
+    }
+
+    fn request(spans: Vec<Span>) -> ExportTraceServiceRequest {
+        ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans {
+                resource: Some(Resource {
+                    attributes: vec![key_value("service.name", Value::StringValue("s".into()))],
+                    ..Default::default()
+                }),
+                scope_spans: vec![ScopeSpans {
+                    scope: Some(InstrumentationScope { name: "scope".into(), ..Default::default() }),
+                    spans,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+        }
+    }
+
+    fn at<'a>(request: &'a [u8], scan: &'a Scan, range: Range) -> &'a [u8] {
+        let (at, len) = (range.at as usize, range.len as usize);
+        match at.checked_sub(request.len()) {
+            None => &request[at..at + len],
+            Some(at) => &scan.annex[at..at + len],
+        }
+    }
+
+    #[test]
+    fn finds_every_record_with_its_resource_and_scope() {
+        let sent = request(vec![span(1), span(2)]);
+        let bytes = sent.encode_to_vec();
+        let scan = scan(Signal::Traces, &bytes, &Limits::default()).unwrap();
+        assert_eq!((scan.records.len(), scan.groups.len(), scan.rejected), (2, 1, 0));
+        let decoded = Span::decode(at(&bytes, &scan, scan.records[1].range)).unwrap();
+        assert_eq!(decoded, span(2));
+        assert_eq!((scan.records[1].trace_id, scan.records[1].span_id), ([2; 16], [2; 8]));
+        let resource = Resource::decode(at(&bytes, &scan, scan.groups[0].resource)).unwrap();
+        assert_eq!(Some(resource), sent.resource_spans[0].resource);
+        let scope = InstrumentationScope::decode(at(&bytes, &scan, scan.groups[0].scope)).unwrap();
+        assert_eq!(Some(scope), sent.resource_spans[0].scope_spans[0].scope);
+    }
+
+    #[test]
+    fn joins_a_resource_that_comes_in_pieces() {
+        let one = request(vec![span(1)]).resource_spans.remove(0);
+        let mut body = one.encode_to_vec();
+        let more =
+            Resource { attributes: vec![key_value("host.name", Value::StringValue("h".into()))], ..Default::default() }
+                .encode_to_vec();
+        body.extend([0x0a, more.len() as u8]);
+        body.extend(&more);
+        let mut bytes = vec![0x0a, body.len() as u8];
+        bytes.extend(&body);
+        let parsed = ExportTraceServiceRequest::decode(&bytes[..]).unwrap();
+        let scan = scan(Signal::Traces, &bytes, &Limits::default()).unwrap();
+        let joined = Resource::decode(at(&bytes, &scan, scan.groups[0].resource)).unwrap();
+        assert_eq!(Some(joined), parsed.resource_spans[0].resource);
+    }
+
+    #[test]
+    fn counts_ids_that_can_never_be_accepted() {
+        let wrong = [
+            Span { trace_id: vec![1; 15], ..span(1) },
+            Span { trace_id: vec![0; 16], ..span(1) },
+            Span { span_id: vec![], ..span(1) },
+            Span { parent_span_id: vec![1; 7], ..span(1) },
+        ];
+        let bytes = request([wrong.to_vec(), vec![span(9)]].concat()).encode_to_vec();
+        let scan = scan(Signal::Traces, &bytes, &Limits::default()).unwrap();
+        assert_eq!((scan.records.len(), scan.rejected), (1, 4));
+        let why = scan.rejection.unwrap();
+        assert!(why.contains("span.trace_id has 15 bytes"), "{why}");
+    }
+
+    #[test]
+    fn refuses_what_is_beyond_the_limits() {
+        let bytes = request(vec![span(1), span(2)]).encode_to_vec();
+        let small = Limits { body_bytes_max: 10, ..Limits::default() };
+        assert!(scan(Signal::Traces, &bytes, &small).unwrap_err().message().contains("limit of 10"));
+        let few = Limits { records_max: 1, ..Limits::default() };
+        assert!(scan(Signal::Traces, &bytes, &few).unwrap_err().message().contains("more than 1 spans"));
+    }
+
+    /// The same verdict as prost, for any nesting around the limit of 100.
+    #[test]
+    fn nesting_is_bounded_as_prost_bounds_it() {
+        for depth in 40..56 {
+            let mut value = Value::BoolValue(true);
+            for _ in 0..depth {
+                value = Value::ArrayValue(ArrayValue { values: vec![AnyValue { value: Some(value) }] });
+            }
+            let deep = Span { attributes: vec![key_value("deep", value)], ..span(1) };
+            let bytes = request(vec![deep]).encode_to_vec();
+            let ours = scan(Signal::Traces, &bytes, &Limits::default()).is_ok();
+            assert_eq!(ours, ExportTraceServiceRequest::decode(&bytes[..]).is_ok(), "depth {depth}");
+        }
+    }
+
+    fn prost_accepts(signal: Signal, bytes: &[u8]) -> bool {
+        match signal {
+            Signal::Traces => ExportTraceServiceRequest::decode(bytes).is_ok(),
+            Signal::Logs => ExportLogsServiceRequest::decode(bytes).is_ok(),
+            Signal::Metrics => ExportMetricsServiceRequest::decode(bytes).is_ok(),
+        }
+    }
+
+    const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Logs, Signal::Metrics];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn accepts_what_prost_accepts_random(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            for signal in SIGNALS {
+                let ours = scan(signal, &bytes, &Limits::default()).is_ok();
+                prop_assert_eq!(ours, prost_accepts(signal, &bytes));
+            }
+        }
+
+        #[test]
+        fn accepts_what_prost_accepts_mutated(at in 0usize..400, byte: u8, cut in 0usize..400, insert: bool) {
+            let mut bytes = request(vec![span(1), span(2), span(3)]).encode_to_vec();
+            let at = at % bytes.len();
+            if insert { bytes.insert(at, byte) } else { bytes[at] = byte }
+            if cut < bytes.len() { bytes.truncate(cut.max(at + 1)) }
+            for signal in SIGNALS {
+                let ours = scan(signal, &bytes, &Limits::default()).is_ok();
+                prop_assert_eq!(ours, prost_accepts(signal, &bytes));
+            }
+        }
+    }
+}
