@@ -1,0 +1,432 @@
+//! Every byte layout of the log's RocksDB values, pure. docs/format.md is the
+//! prose of this file; a test holds the two together.
+//!
+//! Integers are big-endian. Every value begins with its version byte.
+
+use custody_proto::scan::{Group, Range};
+use custody_proto::{ENTRY_BYTES, Entry, Hash, Signal};
+
+use crate::Error;
+
+/// The version of the whole format; a data directory of another is refused.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Column families.
+pub mod cf {
+    /// Format, origin, head.
+    pub const META: &str = "meta";
+    /// first seq → the exact bytes of the request.
+    pub const PAYLOADS: &str = "payloads";
+    /// first seq → salt, identity and where the records are. Dies with the content.
+    pub const BLOCKS: &str = "blocks";
+    /// first seq → what the entries of the block are made from. Never changes.
+    pub const ENTRIES: &str = "entries";
+    /// level ‖ index → a node of the Merkle tree at a tile boundary.
+    pub const NODES: &str = "nodes";
+    /// trace id ‖ kind ‖ (span id or seq) → seqs.
+    pub const IDS: &str = "ids";
+    /// xxh3-128 of a request → first seq of the block that it became.
+    pub const REQUESTS: &str = "requests";
+    /// submitter → how many records it has in the log.
+    pub const SUBMITTERS: &str = "submitters";
+    /// All of them.
+    pub const ALL: [&str; 8] = [META, PAYLOADS, BLOCKS, ENTRIES, NODES, IDS, REQUESTS, SUBMITTERS];
+}
+
+/// Keys of the column family `meta`.
+pub mod meta {
+    /// One byte: [`super::FORMAT_VERSION`].
+    pub const FORMAT: &[u8] = b"format";
+    /// UTF-8: the origin of the log.
+    pub const ORIGIN: &[u8] = b"origin";
+    /// u64 size ‖ last chain hash.
+    pub const HEAD: &[u8] = b"head";
+}
+
+/// How the bytes of a block came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Encoding {
+    /// Exactly as received.
+    Protobuf = 0,
+    /// Received as OTLP/JSON and transcoded.
+    Json = 1,
+}
+
+/// How many records there are and the chain hash of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The number of records, the genesis record included.
+    pub size: u64,
+    /// The chain hash of the last entry; zeros for an empty log.
+    pub chain: Hash,
+}
+
+impl Head {
+    /// The head of a log with nothing in it.
+    pub const EMPTY: Self = Self { size: 0, chain: [0; 32] };
+
+    pub(crate) fn encode(&self) -> [u8; 40] {
+        let mut out = [0; 40];
+        out[..8].copy_from_slice(&self.size.to_be_bytes());
+        out[8..].copy_from_slice(&self.chain);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut read = Bytes(bytes);
+        let head = Self { size: read.u64()?, chain: read.array()? };
+        read.0.is_empty().then_some(head)
+    }
+}
+
+/// Where one record of a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Index into the block's groups.
+    pub group: u32,
+    /// The record's bytes within the payload.
+    pub range: Range,
+}
+
+/// What is kept of a block beside its payload: all that is needed to recompute
+/// its commitments, and that dies with its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// What the records are.
+    pub signal: Signal,
+    /// How the payload came to be.
+    pub encoding: Encoding,
+    /// The length of the payload.
+    pub payload_len: u32,
+    /// The salt of the block's commitments.
+    pub salt: [u8; 32],
+    /// Who sent the request, as authenticated.
+    pub identity: String,
+    /// Resources and scopes that came in pieces, joined.
+    pub annex: Vec<u8>,
+    /// Pairs of resource and scope.
+    pub groups: Vec<Group>,
+    /// The records that have an entry, in order.
+    pub records: Vec<Placed>,
+}
+
+impl Layout {
+    /// The tables of groups and records, as they stand in the value and in the frame digest.
+    pub(crate) fn tables(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + self.groups.len() * 16 + self.records.len() * 12);
+        out.extend((self.groups.len() as u32).to_be_bytes());
+        for group in &self.groups {
+            for number in [group.resource.at, group.resource.len, group.scope.at, group.scope.len] {
+                out.extend(number.to_be_bytes());
+            }
+        }
+        out.extend((self.records.len() as u32).to_be_bytes());
+        for record in &self.records {
+            for number in [record.group, record.range.at, record.range.len] {
+                out.extend(number.to_be_bytes());
+            }
+        }
+        out
+    }
+
+    /// The value in the column family `blocks`.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let tables = self.tables();
+        let mut out = Vec::with_capacity(48 + self.identity.len() + self.annex.len() + tables.len());
+        out.extend([FORMAT_VERSION, self.signal.byte(), self.encoding as u8, 0]);
+        out.extend(self.payload_len.to_be_bytes());
+        out.extend(self.salt);
+        out.extend((self.identity.len() as u16).to_be_bytes());
+        out.extend(self.identity.as_bytes());
+        out.extend((self.annex.len() as u32).to_be_bytes());
+        out.extend(&self.annex);
+        out.extend(tables);
+        out
+    }
+
+    /// Reads a value of the column family `blocks`. Every range it names lies
+    /// within the payload or the annex, or it is not read at all.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut read = Bytes(bytes);
+        let [version, signal, encoding, zero] = read.array()?;
+        if version != FORMAT_VERSION || zero != 0 {
+            return None;
+        }
+        let signal = Signal::from_byte(signal)?;
+        let encoding = match encoding {
+            0 => Encoding::Protobuf,
+            1 => Encoding::Json,
+            _ => return None,
+        };
+        let payload_len = read.u32()?;
+        let salt = read.array()?;
+        let identity_len = read.u16()?;
+        let identity = String::from_utf8(read.take(identity_len.into())?.to_vec()).ok()?;
+        let annex_len = read.u32()?;
+        let annex = read.take(annex_len as usize)?.to_vec();
+        let end = u64::from(payload_len) + u64::from(annex_len);
+        let groups = read.list(16, |r| {
+            let group = Group { resource: r.range()?, scope: r.range()? };
+            (within(group.resource, end) && within(group.scope, end)).then_some(group)
+        })?;
+        let records = read.list(12, |r| {
+            let placed = Placed { group: r.u32()?, range: r.range()? };
+            let fits = within(placed.range, payload_len.into()) && (placed.group as usize) < groups.len();
+            fits.then_some(placed)
+        })?;
+        let layout = Self { signal, encoding, payload_len, salt, identity, annex, groups, records };
+        read.0.is_empty().then_some(layout)
+    }
+}
+
+fn within(range: Range, end: u64) -> bool {
+    u64::from(range.at) + u64::from(range.len) <= end
+}
+
+/// The stored form of the entries of one block: what they share, once, and
+/// flags and commitment of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commitments {
+    /// The seq of the first entry.
+    pub first_seq: u64,
+    /// What the records are.
+    pub signal: Signal,
+    /// When the ledger took the block, in ns since the Unix epoch.
+    pub ingest_time: u64,
+    /// A keyed hash of the identity that sent it.
+    pub submitter: [u8; 16],
+    /// How many records of this submitter came before.
+    pub counter: u64,
+    /// The chain hash before the first entry.
+    pub previous: Hash,
+    /// Flags of each entry.
+    pub flags: Vec<u16>,
+    /// Content commitment of each entry.
+    pub commitments: Vec<Hash>,
+}
+
+impl Commitments {
+    /// How many entries there are.
+    pub fn count(&self) -> u64 {
+        self.commitments.len() as u64
+    }
+
+    /// The seq after the last entry.
+    pub fn end_seq(&self) -> u64 {
+        self.first_seq + self.count()
+    }
+
+    /// The entries, in order, chained from [`Self::previous`].
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.entries_from(self.previous)
+    }
+
+    /// The entries, chained from another hash than the stored one.
+    pub(crate) fn entries_from(&self, mut previous: Hash) -> impl Iterator<Item = Entry> + '_ {
+        (0..self.commitments.len()).map(move |i| {
+            let entry = Entry {
+                kind: self.signal.byte(),
+                flags: self.flags[i],
+                seq: self.first_seq + i as u64,
+                ingest_time: self.ingest_time,
+                submitter: self.submitter,
+                counter: self.counter + i as u64,
+                commitment: self.commitments[i],
+                previous,
+            };
+            previous = entry.chain();
+            entry
+        })
+    }
+
+    /// The value in the column family `entries`.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80 + self.commitments.len() * 34);
+        out.extend([FORMAT_VERSION, self.signal.byte(), 0, 0]);
+        out.extend((self.commitments.len() as u32).to_be_bytes());
+        out.extend(self.first_seq.to_be_bytes());
+        out.extend(self.ingest_time.to_be_bytes());
+        out.extend(self.submitter);
+        out.extend(self.counter.to_be_bytes());
+        out.extend(self.previous);
+        for flags in &self.flags {
+            out.extend(flags.to_be_bytes());
+        }
+        for commitment in &self.commitments {
+            out.extend(commitment);
+        }
+        out
+    }
+
+    /// Reads a value of the column family `entries`.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut read = Bytes(bytes);
+        let [version, signal, zero, none] = read.array()?;
+        if version != FORMAT_VERSION || zero != 0 || none != 0 {
+            return None;
+        }
+        let signal = Signal::from_byte(signal)?;
+        let count = read.u32()? as usize;
+        let (first_seq, ingest_time) = (read.u64()?, read.u64()?);
+        let (submitter, counter, previous) = (read.array()?, read.u64()?, read.array()?);
+        if count == 0 || read.0.len() != count.checked_mul(34)? || first_seq.checked_add(count as u64).is_none() {
+            return None;
+        }
+        let flags = (0..count).map(|_| read.u16()).collect::<Option<_>>()?;
+        let commitments = (0..count).map(|_| read.array()).collect::<Option<_>>()?;
+        counter.checked_add(count as u64)?;
+        Some(Self { first_seq, signal, ingest_time, submitter, counter, previous, flags, commitments })
+    }
+}
+
+/// The entries of a block, encoded.
+pub type EncodedEntry = [u8; ENTRY_BYTES];
+
+/// The key of a block, in three column families.
+pub(crate) fn seq_key(seq: u64) -> [u8; 8] {
+    seq.to_be_bytes()
+}
+
+/// Reads a key made by [`seq_key`].
+pub(crate) fn seq_of_key(key: &[u8]) -> Result<u64, Error> {
+    let bytes = key.try_into().map_err(|_| Error::corrupt("a key of the log is not 8 bytes long"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// The key of a tree node: the root of `256^level` leaves.
+pub(crate) fn node_key(level: u8, index: u64) -> [u8; 9] {
+    let mut out = [0; 9];
+    out[0] = level;
+    out[1..].copy_from_slice(&index.to_be_bytes());
+    out
+}
+
+/// The key under which the seqs of a span are found.
+pub(crate) fn span_key(trace_id: &[u8; 16], span_id: &[u8; 8]) -> [u8; 25] {
+    id_key(trace_id, Signal::Traces, span_id)
+}
+
+/// The key under which a log record of a trace is found.
+pub(crate) fn log_key(trace_id: &[u8; 16], seq: u64) -> [u8; 25] {
+    id_key(trace_id, Signal::Logs, &seq.to_be_bytes())
+}
+
+fn id_key(trace_id: &[u8; 16], signal: Signal, last: &[u8; 8]) -> [u8; 25] {
+    let mut out = [0; 25];
+    out[..16].copy_from_slice(trace_id);
+    out[16] = signal.byte();
+    out[17..].copy_from_slice(last);
+    out
+}
+
+/// The key under which a request is recognised when it comes again.
+pub(crate) fn request_key(signal: Signal, payload: &[u8]) -> [u8; 16] {
+    twox_hash::XxHash3_128::oneshot_with_seed(signal.byte().into(), payload).to_be_bytes()
+}
+
+/// Reads a value that is a list of seqs.
+pub(crate) fn seqs(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes))
+}
+
+/// Reads big-endian fields off the front of a value.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn range(&mut self) -> Option<Range> {
+        Some(Range { at: self.u32()?, len: self.u32()? })
+    }
+
+    fn list<T>(&mut self, item_bytes: usize, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.u32()? as usize;
+        if count.checked_mul(item_bytes)? > self.0.len() {
+            return None;
+        }
+        (0..count).map(|_| read(self)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn commitments() -> impl Strategy<Value = Commitments> {
+        let each = proptest::collection::vec((any::<u16>(), any::<[u8; 32]>()), 1..20);
+        (0u64..1 << 60, any::<u64>(), any::<[u8; 16]>(), 0u64..1 << 60, any::<[u8; 32]>(), each).prop_map(
+            |(first_seq, ingest_time, submitter, counter, previous, each)| {
+                let (flags, commitments) = each.into_iter().unzip();
+                let signal = Signal::Logs;
+                Commitments { first_seq, signal, ingest_time, submitter, counter, previous, flags, commitments }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn commitments_survive_the_round_trip(commitments in commitments()) {
+            let bytes = commitments.encode();
+            prop_assert_eq!(Commitments::decode(&bytes), Some(commitments));
+            prop_assert_eq!(Commitments::decode(&bytes[..bytes.len() - 1]), None);
+        }
+
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Commitments::decode(&bytes);
+            let _ = Layout::decode(&bytes);
+            let _ = Head::decode(&bytes);
+        }
+
+        #[test]
+        fn layouts_survive_the_round_trip(
+            salt: [u8; 32], identity in "[a-z:.0-9]{0,40}", annex in proptest::collection::vec(any::<u8>(), 0..20),
+            len in 10u32..100,
+        ) {
+            let layout = Layout {
+                signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, salt, identity,
+                groups: vec![Group { resource: Range { at: 0, len: 3 }, scope: Range { at: len, len: annex.len() as u32 } }],
+                annex,
+                records: vec![Placed { group: 0, range: Range { at: 4, len: 6 } }],
+            };
+            prop_assert_eq!(Layout::decode(&layout.encode()), Some(layout));
+        }
+    }
+
+    #[test]
+    fn a_range_beyond_the_payload_is_not_read() {
+        let layout = Layout {
+            signal: Signal::Traces,
+            encoding: Encoding::Protobuf,
+            payload_len: 10,
+            salt: [1; 32],
+            identity: "peer:127.0.0.1".into(),
+            annex: vec![],
+            groups: vec![Group::default()],
+            records: vec![Placed { group: 0, range: Range { at: 5, len: 6 } }],
+        };
+        assert_eq!(Layout::decode(&layout.encode()), None);
+    }
+}
