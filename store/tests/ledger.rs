@@ -1,0 +1,135 @@
+//! What a log promises: dense seqs, exactly once, durable heads, signed trees.
+
+mod support;
+
+use custody_proto::otlp::trace::Span;
+use custody_store::verify::{Verdict, verify};
+use custody_store::{Checkpoint, ErrorKind, Options, Reader, open};
+use prost::Message as _;
+use support::{logs, open_log, span, trace_request, traces};
+
+#[test]
+fn a_new_log_begins_with_a_signed_genesis_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, reader) = open_log(dir.path());
+    assert_eq!(writer.head_size(), 1);
+    let note = reader.checkpoint().unwrap().unwrap();
+    let checkpoint = Checkpoint::verify(&note, reader.vkey()).unwrap();
+    assert_eq!((checkpoint.size, checkpoint.origin.as_str()), (1, "example.com/test"));
+    let genesis = reader.block_at(0).unwrap().unwrap().content.unwrap();
+    assert_eq!(genesis.identity(), "system:custody");
+    let text = String::from_utf8_lossy(genesis.record(0)).into_owned();
+    assert!(text.contains("custody.log.genesis") && text.contains(reader.vkey()));
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("keys/log.key")).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn records_come_back_byte_for_byte_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let sent = trace_request(vec![span(1, "read"), span(2, "send")]);
+    {
+        let (mut writer, reader) = open_log(dir.path());
+        let receipts = writer.append(vec![traces(vec![span(1, "read"), span(2, "send")]), logs(&["a", "b"])]).unwrap();
+        assert_eq!((receipts[0].first_seq, receipts[0].appended), (1, 2));
+        assert_eq!((receipts[1].first_seq, receipts[1].appended), (3, 2));
+        assert_eq!(reader.head().size, 5);
+    }
+    let (_writer, reader) = open_log(dir.path());
+    let block = reader.block_at(2).unwrap().unwrap();
+    let content = block.content.unwrap();
+    assert_eq!(content.payload(), &sent);
+    assert_eq!(Span::decode(content.record(1)).unwrap(), span(2, "send"));
+    assert_eq!(block.commitments.entries().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
+    let trace: [u8; 16] = span(1, "").trace_id.try_into().unwrap();
+    assert_eq!(reader.trace(&trace).unwrap(), [1, 2]);
+    assert_eq!(reader.trace(&[9; 16]).unwrap(), [3, 4]);
+    assert!(reader.block_at(5).unwrap().is_none());
+}
+
+#[test]
+fn a_retry_appends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = || traces(vec![span(1, "a"), span(2, "b")]);
+    {
+        let (mut writer, _) = open_log(dir.path());
+        let receipts = writer.append(vec![request(), request(), logs(&["x"]), logs(&["x"])]).unwrap();
+        assert_eq!(receipts.iter().map(|r| r.appended).collect::<Vec<_>>(), [2, 0, 1, 0]);
+        assert_eq!(writer.append(vec![request()]).unwrap()[0].duplicates, 2);
+    }
+    let (mut writer, _) = open_log(dir.path());
+    let receipts = writer.append(vec![request(), logs(&["x"])]).unwrap();
+    assert_eq!((receipts[0].first_seq, receipts[0].duplicates, receipts[1].duplicates), (1, 2, 1));
+    assert_eq!(writer.head_size(), 4);
+}
+
+#[test]
+fn a_retry_in_another_batch_appends_only_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open_log(dir.path());
+    writer.append(vec![traces(vec![span(1, "a"), span(2, "b")])]).unwrap();
+    let receipt = writer.append(vec![traces(vec![span(2, "b"), span(3, "c"), span(3, "c")])]).unwrap()[0];
+    assert_eq!((receipt.appended, receipt.duplicates, receipt.conflicts), (1, 2, 0));
+    let block = reader.block_at(3).unwrap().unwrap();
+    let content = block.content.unwrap();
+    assert_eq!((content.records(), Span::decode(content.record(0)).unwrap()), (1, span(3, "c")));
+    writer.checkpoint().unwrap();
+    drop(writer);
+    assert!(matches!(verify(dir.path(), |_, _| ()).unwrap(), Verdict::Sound(_)));
+}
+
+#[test]
+fn the_same_span_id_with_other_content_is_kept_and_flagged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open_log(dir.path());
+    writer.append(vec![traces(vec![span(1, "a")])]).unwrap();
+    let receipt = writer.append(vec![traces(vec![span(1, "forged")])]).unwrap()[0];
+    assert_eq!((receipt.appended, receipt.conflicts), (1, 1));
+    assert_eq!(reader.commitments_at(2).unwrap().unwrap().flags, [custody_proto::entry::FLAG_CONFLICT]);
+    let again = writer.append(vec![traces(vec![span(1, "forged")]), traces(vec![span(1, "a")])]).unwrap();
+    assert_eq!(again.iter().map(|r| r.duplicates).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test]
+fn tiles_and_bundles_are_those_of_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open_log(dir.path());
+    for chunk in 0..7u64 {
+        writer.append(vec![traces((0..100).map(|i| span(chunk * 100 + i, "t")).collect())]).unwrap();
+    }
+    assert_eq!(writer.head_size(), 701);
+    let bundle = reader.entry_bundle(1, 256).unwrap().unwrap();
+    assert_eq!(bundle.len(), 256 * 114);
+    let leaves: Vec<u8> = bundle
+        .chunks_exact(114)
+        .flat_map(|e| custody_store::tree::leaf_hash(e[2..].try_into().unwrap()))
+        .collect();
+    assert_eq!(reader.tile(0, 1, 256).unwrap().unwrap(), leaves);
+    assert_eq!(reader.tile(1, 0, 2).unwrap().unwrap().len(), 64);
+    assert!(reader.tile(1, 0, 3).unwrap().is_none());
+    assert!(reader.tile(0, 2, 190).unwrap().is_none() && reader.tile(0, 2, 189).unwrap().is_some());
+}
+
+#[test]
+fn a_directory_in_use_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_writer, _) = open_log(dir.path());
+    let error = open(dir.path(), Options::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    assert_eq!(Reader::open(dir.path()).unwrap().head().size, 1);
+}
+
+#[test]
+fn a_newer_format_and_a_foreign_directory_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open_log(dir.path()));
+    std::fs::write(dir.path().join("FORMAT"), "custody log format 2\n").unwrap();
+    for error in [open(dir.path(), Options::default()).err().unwrap(), Reader::open(dir.path()).err().unwrap()] {
+        assert!(error.to_string().contains("use a newer custody"), "{error}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("notes.txt"), "mine").unwrap();
+    let error = open(other.path(), Options::default()).err().unwrap();
+    assert!(error.to_string().contains("not a Custody data directory"), "{error}");
+}
