@@ -112,12 +112,12 @@ mod tests {
 
     #[test]
     fn every_changed_byte_is_refused() {
-        let (checkpoint, note, vkey) = signed();
+        let (_, note, vkey) = signed();
         for at in 0..note.len() {
             let mut bytes = note.clone().into_bytes();
             bytes[at] ^= 1;
             let Ok(changed) = String::from_utf8(bytes) else { continue };
-            assert!(Checkpoint::verify(&changed, &vkey).ok() != Some(checkpoint.clone()) || changed == note);
+            assert!(Checkpoint::verify(&changed, &vkey).is_err(), "byte {at}");
         }
     }
 }

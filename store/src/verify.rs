@@ -312,10 +312,7 @@ impl<'a> Reading<'a> {
             return found(size, format!("the log ends at size {size}, but its head says {}", head.size));
         }
         if head != self.head {
-            return found(
-                head.size,
-                "the log's head is not that of its last entry: records were inserted or the head changed",
-            );
+            return self.wrong_head(head);
         }
         let Some((checkpoint, root)) = &self.signed else { return Ok(()) };
         match root {
@@ -339,6 +336,21 @@ impl<'a> Reading<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Head and last entry differ. Which of them was changed? If the signed root
+    /// bears out the entries, the head.
+    fn wrong_head(&self, head: Head) -> Step {
+        let size = self.head.size;
+        if head.size < size {
+            return found(head.size, "records were inserted behind the log's head");
+        }
+        let borne_out = self.signed.as_ref().is_some_and(|(c, root)| c.size == size && *root == Some(c.root));
+        if borne_out {
+            return found(size, "the log's head is not the chain hash of its last entry: the head was changed");
+        }
+        let first = self.previous_block.unwrap_or(0);
+        found(first, format!("an entry of the last block (seq {first} to {}) was changed", size - 1))
     }
 
     /// The key that signed must be the one that the first record names.

@@ -100,10 +100,8 @@ fn tiles_and_bundles_are_those_of_the_tree() {
     assert_eq!(writer.head_size(), 701);
     let bundle = reader.entry_bundle(1, 256).unwrap().unwrap();
     assert_eq!(bundle.len(), 256 * 114);
-    let leaves: Vec<u8> = bundle
-        .chunks_exact(114)
-        .flat_map(|e| custody_store::tree::leaf_hash(e[2..].try_into().unwrap()))
-        .collect();
+    let leaves: Vec<u8> =
+        bundle.chunks_exact(114).flat_map(|e| custody_store::tree::leaf_hash(e[2..].try_into().unwrap())).collect();
     assert_eq!(reader.tile(0, 1, 256).unwrap().unwrap(), leaves);
     assert_eq!(reader.tile(1, 0, 2).unwrap().unwrap().len(), 64);
     assert!(reader.tile(1, 0, 3).unwrap().is_none());
