@@ -13,6 +13,8 @@ mod keys;
 mod ledger;
 mod reader;
 pub mod tree;
+#[cfg(test)]
+mod vectors;
 pub mod verify;
 mod writer;
 

@@ -1,0 +1,47 @@
+# Custody: two commands are enough.
+#
+#   make demo   build, and run the whole story on recorded agents, in a minute
+#   make test   build, and pass the tests
+#
+# Both install what is missing first (a C++ compiler and libclang by the system's
+# package manager; Python clients for the tests into .venv), and only then.
+
+CARGO ?= cargo
+PROFILE_DIR := $(or $(CARGO_TARGET_DIR),target)/debug
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help demo test build lint bench release clean system venv
+
+help: ## What can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+demo: build ## Build, then run the whole story on real input
+	@$(PROFILE_DIR)/custody demo
+
+test: system venv ## Build, then pass all tests
+	@tools/setup/progress.sh test
+	@$(CARGO) fmt --all --check
+	@CUSTODY_TEST_PYTHON="$(CURDIR)/.venv/bin/python" $(CARGO) test --workspace --no-fail-fast
+
+build: system ## Build the custody command
+	@tools/setup/progress.sh build
+
+lint: system ## Format and lints, as strict as the repository asks
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench: system ## Measure the hot path beside bare loops (release build)
+	@$(CARGO) run --release -p custody-benches -- all
+
+release: system ## Build the optimised custody command
+	@$(CARGO) build --release --bin custody
+
+clean: ## Remove what was built
+	@$(CARGO) clean
+	@rm -rf .venv
+
+system:
+	@tools/setup/system.sh
+
+venv:
+	@tools/setup/venv.sh
