@@ -1,1 +1,22 @@
-//! placeholder
+//! How the bytes come in: OTLP over gRPC and HTTP, limits, and the one sequencer
+//! that appends them to the log.
+//!
+//! A request is read whole, decompressed within its limit, scanned, hashed and
+//! handed to the sequencer; it is answered when it is durable. This crate knows
+//! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
+
+mod body;
+mod grpc;
+mod http;
+mod identity;
+mod receive;
+mod sequencer;
+mod server;
+mod stats;
+mod status;
+
+pub use receive::{Core, Outcome};
+pub use sequencer::{Log, Sequencer, Settings, SubmitError};
+pub use server::{Bound, Config, Receivers};
+pub use stats::Stats;
+pub use status::Refusal;

@@ -1,0 +1,118 @@
+//! OTLP/gRPC: unary `Export` of the three services.
+//!
+//! The framing is read here and not by a generated service, because what is kept
+//! and hashed is the message as it came, and because decompression must stop at
+//! the limit. (gRPC over HTTP/2, "PROTOCOL-HTTP2.md".)
+
+use std::convert::Infallible;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use custody_proto::Signal;
+use custody_store::Encoding;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+
+use crate::body::{self, Compression, Held};
+use crate::http::{Body, partial_success};
+use crate::receive::Core;
+use crate::status::Refusal;
+
+/// The bytes in front of every gRPC message: a flag and the length.
+const PREFIX_BYTES: usize = 5;
+
+/// The method of a signal's collector service.
+fn signal_of(path: &str) -> Option<Signal> {
+    let name = path.strip_prefix("/opentelemetry.proto.collector.")?;
+    match name {
+        "trace.v1.TraceService/Export" => Some(Signal::Traces),
+        "logs.v1.LogsService/Export" => Some(Signal::Logs),
+        "metrics.v1.MetricsService/Export" => Some(Signal::Metrics),
+        _ => None,
+    }
+}
+
+/// Answers one call.
+pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+    let is_grpc =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    if !is_grpc {
+        let mut response = Response::new(Empty::new().boxed_unsync());
+        *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let Some(signal) = signal_of(request.uri().path()) else {
+        let path = request.uri().path();
+        return error(&tonic::Status::unimplemented(format!(
+            "{path} is not a method of this server; it serves Export of OTLP's TraceService, LogsService and MetricsService"
+        )));
+    };
+    match export(core, signal, identity, request).await {
+        Ok(message) => success(&message),
+        Err(refusal) => error(&refusal.grpc()),
+    }
+}
+
+async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
+    let message = message(core, request, &mut held).await;
+    let message = message.inspect_err(|refusal| core.stats.refused(refusal))?;
+    let outcome = core.receive(signal, Encoding::Protobuf, message, identity).await?;
+    Ok(partial_success(&outcome))
+}
+
+/// The one message of a unary call.
+async fn message(core: &Core, request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {
+    let named = request.headers().get("grpc-encoding").map_or(Ok(""), |v| v.to_str());
+    let compression = named.ok().and_then(Compression::named);
+    let compression =
+        compression.ok_or_else(|| Refusal::Unsupported("grpc-encoding must be identity, gzip or zstd".into()))?;
+    let max = core.limits.body_bytes_max;
+    let read = body::read(request.into_body(), max + PREFIX_BYTES, held).await;
+    let mut body = read.map_err(|refusal| match refusal {
+        Refusal::TooLarge(_) => Refusal::TooLarge(max),
+        other => other,
+    })?;
+    if body.len() < PREFIX_BYTES {
+        return Err(Refusal::Invalid("the call has no message".into()));
+    }
+    let prefix = body.split_to(PREFIX_BYTES);
+    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    if len != body.len() {
+        return Err(Refusal::Invalid(format!(
+            "the message's length is given as {len} bytes, but {} came; Export takes one message",
+            body.len()
+        )));
+    }
+    match prefix[0] {
+        0 => Ok(body),
+        1 if compression == Compression::None => {
+            Err(Refusal::Invalid("the message is marked as compressed, but the call has no grpc-encoding".into()))
+        }
+        1 => body::decompressed(body, compression, max, held).await,
+        _ => Err(Refusal::Invalid("the message's compressed flag is neither 0 nor 1".into())),
+    }
+}
+
+fn success(message: &[u8]) -> Response<Body> {
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    frame.put_u8(0);
+    frame.put_u32(message.len() as u32);
+    frame.put_slice(message);
+    let trailers = async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        Some(Ok::<_, Infallible>(trailers))
+    };
+    let body = Full::new(frame.freeze()).with_trailers(trailers).boxed_unsync();
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn error(status: &tonic::Status) -> Response<Body> {
+    let mut response = status.clone().into_http::<Empty<Bytes>>().map(|_| Empty::new().boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    response
+}

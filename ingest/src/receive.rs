@@ -1,0 +1,102 @@
+//! The common path of all receivers: bytes in, durable records out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use custody_proto::{Limits, Signal, json, scan};
+use custody_store::{Encoding, Prepared};
+
+use crate::sequencer::{Sequencer, SubmitError};
+use crate::stats::Stats;
+use crate::status::Refusal;
+
+/// Requests above this size are scanned and hashed off the network threads.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// What became of a request that was not refused whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Records that can never be accepted.
+    pub rejected: u64,
+    /// Why the first of those cannot be.
+    pub message: String,
+}
+
+/// What every receiver shares.
+pub struct Core {
+    pub(crate) limits: Limits,
+    pub(crate) in_flight_bytes_max: u64,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Core {
+    /// Receivers' common part over a started sequencer.
+    pub fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
+        Self { limits, in_flight_bytes_max, sequencer, stats }
+    }
+
+    /// Takes a request's decompressed body; resolves when it is durable.
+    pub async fn receive(
+        &self,
+        signal: Signal,
+        encoding: Encoding,
+        body: Bytes,
+        identity: String,
+    ) -> Result<Outcome, Refusal> {
+        let outcome = self.receive_inner(signal, encoding, body, identity).await;
+        if let Err(refusal) = &outcome {
+            self.stats.refused(refusal);
+        }
+        outcome
+    }
+
+    async fn receive_inner(
+        &self,
+        signal: Signal,
+        encoding: Encoding,
+        body: Bytes,
+        identity: String,
+    ) -> Result<Outcome, Refusal> {
+        let read = if body.len() <= INLINE_BYTES_MAX {
+            read(signal, encoding, body, &identity, &self.limits)?
+        } else {
+            let limits = self.limits.clone();
+            let read = tokio::task::spawn_blocking(move || read(signal, encoding, body, &identity, &limits)).await;
+            read.map_err(|_| Refusal::unavailable("the server is stopping", 1))??
+        };
+        self.stats.rejected(signal, read.outcome.rejected);
+        let bytes = read.request.bytes() as u64;
+        if read.request.records() == 0 {
+            self.stats.accepted(signal, 0, 0, 0, bytes);
+            return Ok(read.outcome);
+        }
+        match self.sequencer.submit(read.request).await {
+            Ok(receipt) => {
+                self.stats.accepted(signal, receipt.appended, receipt.duplicates, receipt.conflicts, bytes);
+                Ok(read.outcome)
+            }
+            Err(SubmitError::Draining) => Err(Refusal::unavailable("the server is stopping; try again", 1)),
+            Err(SubmitError::Failed(_)) => {
+                Err(Refusal::unavailable("the log cannot be written; the server stops to recover it", 5))
+            }
+        }
+    }
+}
+
+struct Read {
+    request: Prepared,
+    outcome: Outcome,
+}
+
+/// The CPU work of one request.
+fn read(signal: Signal, encoding: Encoding, body: Bytes, identity: &str, limits: &Limits) -> Result<Read, Refusal> {
+    let invalid = |e: custody_proto::Invalid| Refusal::Invalid(e.message().to_owned());
+    let payload = match encoding {
+        Encoding::Protobuf => body,
+        Encoding::Json => json::transcode(signal, &body).map_err(invalid)?.into(),
+    };
+    let scan = scan(signal, &payload, limits).map_err(invalid)?;
+    let outcome = Outcome { rejected: scan.rejected, message: scan.rejection.clone().unwrap_or_default() };
+    Ok(Read { request: Prepared::new(signal, encoding, payload, scan, identity), outcome })
+}

@@ -1,0 +1,141 @@
+//! The only table from refusals to what gRPC and HTTP clients are told (OTLP
+//! specification, sections "Failures" of OTLP/gRPC and OTLP/HTTP).
+//!
+//! Never INTERNAL: clients may not retry that, and drop the data.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use prost::Message;
+
+/// Why a request was refused whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It can never be accepted: mend it.
+    Invalid(String),
+    /// It is larger than this limit in bytes: send smaller batches.
+    TooLarge(usize),
+    /// A content type or encoding that is not spoken here.
+    Unsupported(String),
+    /// Not now: try again after this long.
+    Unavailable {
+        /// What is the matter.
+        message: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+impl Refusal {
+    /// For the client: what is wrong, and the mend.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Invalid(message) | Self::Unsupported(message) | Self::Unavailable { message, .. } => message.clone(),
+            Self::TooLarge(limit) => {
+                format!(
+                    "the request is larger than the limit of {limit} bytes after decompression; send smaller batches"
+                )
+            }
+        }
+    }
+
+    pub(crate) fn unavailable(message: &str, seconds: u64) -> Self {
+        Self::Unavailable { message: message.into(), retry_after: Duration::from_secs(seconds) }
+    }
+
+    /// The HTTP status (OTLP/HTTP, "Failures").
+    pub(crate) fn http_status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status code.
+    pub(crate) fn grpc_code(&self) -> tonic::Code {
+        match self {
+            Self::Invalid(_) => tonic::Code::InvalidArgument,
+            Self::TooLarge(_) => tonic::Code::ResourceExhausted,
+            Self::Unsupported(_) => tonic::Code::Unimplemented,
+            Self::Unavailable { .. } => tonic::Code::Unavailable,
+        }
+    }
+
+    /// When to try again, in whole seconds for `Retry-After`.
+    pub(crate) fn retry_after(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Unavailable { retry_after, .. } => Some(retry_after.as_secs().max(1).into()),
+            _ => None,
+        }
+    }
+
+    fn status(&self) -> RpcStatus {
+        let details = match self {
+            Self::Unavailable { retry_after, .. } => {
+                let retry_delay = RpcDuration { seconds: retry_after.as_secs() as i64, nanos: 0 };
+                let value = RetryInfo { retry_delay: Some(retry_delay) }.encode_to_vec();
+                vec![Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value }]
+            }
+            _ => vec![],
+        };
+        RpcStatus { code: self.grpc_code() as i32, message: self.message(), details }
+    }
+
+    /// The `google.rpc.Status` body, as protobuf.
+    pub(crate) fn protobuf(&self) -> Bytes {
+        self.status().encode_to_vec().into()
+    }
+
+    /// The `google.rpc.Status` body, as JSON.
+    pub(crate) fn json(&self) -> Bytes {
+        serde_json::json!({"code": self.grpc_code() as i32, "message": self.message()}).to_string().into()
+    }
+
+    /// The gRPC status, with `RetryInfo` where it is retried.
+    pub(crate) fn grpc(&self) -> tonic::Status {
+        let status = self.status();
+        if status.details.is_empty() {
+            return tonic::Status::new(self.grpc_code(), self.message());
+        }
+        tonic::Status::with_details(self.grpc_code(), self.message(), status.encode_to_vec().into())
+    }
+}
+
+/// `google.rpc.Status`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: String,
+    #[prost(message, repeated, tag = "3")]
+    pub details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Any {
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    pub retry_delay: Option<RpcDuration>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct RpcDuration {
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
