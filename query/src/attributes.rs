@@ -1,0 +1,161 @@
+//! OTLP attributes: as JSON for people, and looked up by name for the mapping.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
+use serde_json::{Map, Value as Json};
+
+use crate::rows::Time;
+
+/// How deep a value is followed; the scanner lets nothing deeper in.
+const DEPTH_MAX: usize = 100;
+
+/// A value as JSON: bytes as base64, and numbers that JSON lacks as text.
+pub fn any_value_json(value: &AnyValue) -> Json {
+    json(value, DEPTH_MAX)
+}
+
+fn json(value: &AnyValue, depth: usize) -> Json {
+    match &value.value {
+        _ if depth == 0 => Json::Null,
+        None => Json::Null,
+        Some(Value::StringValue(s)) => Json::String(s.clone()),
+        Some(Value::BoolValue(b)) => Json::Bool(*b),
+        Some(Value::IntValue(i)) => Json::from(*i),
+        Some(Value::DoubleValue(d)) => {
+            serde_json::Number::from_f64(*d).map_or_else(|| Json::String(d.to_string()), Json::Number)
+        }
+        Some(Value::ArrayValue(list)) => list.values.iter().map(|v| json(v, depth - 1)).collect(),
+        Some(Value::KvlistValue(list)) => object(&list.values, depth - 1),
+        Some(Value::BytesValue(bytes)) => Json::String(STANDARD.encode(bytes)),
+        Some(_) => Json::Null,
+    }
+}
+
+fn object(attributes: &[KeyValue], depth: usize) -> Json {
+    let mut out = Map::new();
+    for attribute in attributes {
+        let value = attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth));
+        let mut key = attribute.key.clone();
+        // A key that comes twice keeps both values: the second as `key#2`.
+        let mut times = 2;
+        while out.contains_key(&key) {
+            key = format!("{}#{times}", attribute.key);
+            times += 1;
+        }
+        out.insert(key, value);
+    }
+    Json::Object(out)
+}
+
+/// Attributes as one JSON object.
+pub fn attributes_json(attributes: &[KeyValue]) -> String {
+    object(attributes, DEPTH_MAX).to_string()
+}
+
+/// Attributes, looked up by name. The first of a name wins.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes<'a>(pub &'a [KeyValue]);
+
+impl<'a> Attributes<'a> {
+    fn value(&self, name: &str) -> Option<&'a Value> {
+        let found = self.0.iter().find(|a| a.key == name)?;
+        found.value.as_ref()?.value.as_ref()
+    }
+
+    /// A non-empty text, or a number or truth value as text.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        let text = match self.value(name)? {
+            Value::StringValue(s) => s.clone(),
+            Value::IntValue(i) => i.to_string(),
+            Value::BoolValue(b) => b.to_string(),
+            Value::DoubleValue(d) => d.to_string(),
+            _ => return None,
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The first of several names that has a text.
+    pub(crate) fn first(&self, names: &[&str]) -> Option<String> {
+        names.iter().find_map(|name| self.text(name))
+    }
+
+    /// A list of texts; a single text is a list of one.
+    pub(crate) fn list(&self, name: &str) -> Vec<String> {
+        match self.value(name) {
+            Some(Value::ArrayValue(list)) => {
+                let text = |v: &AnyValue| match json(v, DEPTH_MAX) {
+                    Json::String(s) => s,
+                    other => other.to_string(),
+                };
+                list.values.iter().map(text).collect()
+            }
+            _ => self.text(name).into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// A time: RFC 3339 text, or an integer in seconds since the epoch.
+    pub(crate) fn time(&self, name: &str) -> Option<Time> {
+        match self.value(name)? {
+            Value::StringValue(s) => parse_time(s),
+            Value::IntValue(i) => i.checked_mul(1_000_000_000).map(Time),
+            Value::DoubleValue(d) => Some(Time((d * 1e9) as i64)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads an RFC 3339 time, or seconds since the epoch as digits.
+pub(crate) fn parse_time(text: &str) -> Option<Time> {
+    if let Ok(seconds) = text.parse::<i64>() {
+        return seconds.checked_mul(1_000_000_000).map(Time);
+    }
+    let nanos = datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text).ok()?;
+    Some(Time(nanos))
+}
+
+/// Lowercase hex, or nothing for no id.
+pub(crate) fn hex_id(bytes: &[u8]) -> Option<String> {
+    let none = bytes.iter().all(|b| *b == 0);
+    (!none).then(|| const_hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(key: &str, value: &str) -> KeyValue {
+        let value = Some(AnyValue { value: Some(Value::StringValue(value.into())) });
+        KeyValue { key: key.into(), value, ..Default::default() }
+    }
+
+    #[test]
+    fn nothing_is_lost_on_the_way_to_json() {
+        let attributes = [
+            text("a", "1"),
+            text("a", "2"),
+            KeyValue {
+                key: "n".into(),
+                value: Some(AnyValue { value: Some(Value::DoubleValue(f64::NAN)) }),
+                ..Default::default()
+            },
+            KeyValue {
+                key: "b".into(),
+                value: Some(AnyValue { value: Some(Value::BytesValue(vec![1, 2])) }),
+                ..Default::default()
+            },
+        ];
+        assert_eq!(attributes_json(&attributes), r##"{"a":"1","a#2":"2","n":"NaN","b":"AQI="}"##);
+    }
+
+    #[test]
+    fn times_are_read_in_both_forms() {
+        assert_eq!(parse_time("2026-11-20T09:00:00Z"), Some(Time(1_795_165_200_000_000_000)));
+        assert_eq!(parse_time("1700000000"), Some(Time(1_700_000_000_000_000_000)));
+        assert_eq!(parse_time("soon"), None);
+    }
+}

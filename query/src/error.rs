@@ -1,0 +1,115 @@
+//! The one error of this crate: what a person who asked is told.
+
+use std::fmt;
+
+use datafusion::error::DataFusionError;
+
+/// What kind of trouble, and so what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The question is wrong: mend it.
+    Invalid,
+    /// It took longer than allowed.
+    Timeout,
+    /// It needed more memory than allowed.
+    Resources,
+    /// It asked to change something; the log is read-only.
+    ReadOnly,
+    /// The log cannot be read.
+    Unavailable,
+    /// Our fault.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The code in machine-readable answers.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid_query",
+            Self::Timeout => "timeout",
+            Self::Resources => "resources_exhausted",
+            Self::ReadOnly => "read_only",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What kind of trouble.
+    pub kind: ErrorKind,
+    /// What is wrong, and the mend.
+    pub message: String,
+    /// Line and column in the query, both from 1.
+    pub position: Option<(u64, u64)>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), position: None }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    pub(crate) fn store(error: custody_store::Error) -> Self {
+        Self::new(ErrorKind::Unavailable, error.to_string())
+    }
+
+    /// What DataFusion says, for a person.
+    pub(crate) fn query(error: &DataFusionError) -> Self {
+        let message = error.strip_backtrace();
+        let kind = match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => ErrorKind::Resources,
+            DataFusionError::Internal(_) => ErrorKind::Internal,
+            _ if message.contains("not supported: ") && message.contains("Statement") => ErrorKind::ReadOnly,
+            _ => ErrorKind::Invalid,
+        };
+        let span = error.diagnostic().and_then(|d| d.span);
+        let position = span.map(|s| (s.start.line, s.start.column)).or_else(|| position_in(&message));
+        Self { kind, message: tidy(&message), position }
+    }
+}
+
+/// Takes DataFusion's and the parser's prefixes off a message.
+fn tidy(message: &str) -> String {
+    let mut rest = message;
+    for prefix in ["Error during planning: ", "SQL error: ", "Schema error: ", "Execution error: ", "External error: "]
+    {
+        rest = rest.strip_prefix(prefix).unwrap_or(rest);
+    }
+    if let Some(inner) = rest.strip_prefix("ParserError(\"").and_then(|r| r.strip_suffix("\")")) {
+        return inner.replace("\\\"", "\"");
+    }
+    rest.to_owned()
+}
+
+/// Finds "Line: 1, Column: 8" in a parser's message.
+fn position_in(message: &str) -> Option<(u64, u64)> {
+    let number = |after: &str| {
+        let rest = &message[message.find(after)? + after.len()..];
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    Some((number("Line: ")?, number("Column: ")?))
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.position {
+            Some((line, column)) if !self.message.contains("Column: ") => {
+                write!(f, " (line {line}, column {column})")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

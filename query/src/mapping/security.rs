@@ -1,0 +1,42 @@
+//! `security.*` log events: alerts, and the people who answer them.
+
+use custody_proto::otlp::logs::LogRecord;
+
+use super::{RecordContext, base_log};
+use crate::attributes::Attributes;
+use crate::event::EventRow;
+
+/// The event of a `security.*` log record, if its name is one that is known.
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+    let kind = match name {
+        "security.alert" => "alert",
+        "security.alert.acknowledged" => "alert_acknowledged",
+        "security.investigation" => "investigation",
+        "security.containment" => "containment_decision",
+        _ => return None,
+    };
+    let attributes = Attributes(&log.attributes);
+    let mut row = base_log(context, log, "security", kind);
+    row.correlation_id = attributes.text("security.alert.id");
+    row.initiator_id = attributes.text("security.actor.id");
+    row.initiator_type = attributes.text("security.actor.type");
+    match kind {
+        "alert" => row.action = attributes.text("security_rule.name"),
+        "investigation" => row.decision = attributes.text("security.investigation.state"),
+        "containment_decision" => row.decision = attributes.text("security.containment.action"),
+        _ => {}
+    }
+    let mut rule = |broken: bool, reason: &str| {
+        if broken {
+            row.invalid_reasons.push(reason.to_owned());
+        }
+    };
+    rule(row.correlation_id.is_none(), "no alert is named");
+    rule(kind != "alert" && row.initiator_id.is_none(), "no actor is named");
+    let human = row.initiator_type.as_deref() == Some("human");
+    rule(kind == "containment_decision" && !human, "containment is a human's decision");
+    let closed = row.decision.as_deref() == Some("closed");
+    let disposition = attributes.text("security.investigation.disposition");
+    rule(kind == "investigation" && closed && disposition.is_none(), "closed without a disposition");
+    Some(row)
+}

@@ -1,0 +1,276 @@
+//! Typed rows and their Arrow columns: one list of fields makes the struct, the
+//! schema, the builder and the reader of a table. The doc comment of a field is
+//! the column's documentation.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, BooleanBuilder, Float64Array, Float64Builder, Int64Array, Int64Builder, ListArray,
+    ListBuilder, StringArray, StringBuilder, TimestampNanosecondArray, TimestampNanosecondBuilder, UInt32Array,
+    UInt32Builder, UInt64Array, UInt64Builder,
+};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+
+/// A time in ns since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub i64);
+
+/// A value that can stand in a column.
+pub trait Cell: Sized {
+    /// What collects such values.
+    type Builder: Default;
+    /// Whether the column may have nulls.
+    const NULLABLE: bool = false;
+    /// The column's type.
+    fn data_type() -> DataType;
+    /// Adds a value.
+    fn append(&self, builder: &mut Self::Builder);
+    /// Takes what was added.
+    fn finish(builder: &mut Self::Builder) -> ArrayRef;
+    /// Reads a value back.
+    fn read(array: &dyn Array, row: usize) -> Self;
+}
+
+/// The `i`-th value of a column of a known type; the default for another type.
+fn typed<A: 'static, T: Default>(array: &dyn Array, read: impl FnOnce(&A) -> T) -> T {
+    array.as_any().downcast_ref::<A>().map(read).unwrap_or_default()
+}
+
+macro_rules! cell {
+    ($type:ty, $builder:ty, $array:ty, $data_type:expr, $t:ident => $to:expr, $f:ident => $from:expr) => {
+        impl Cell for $type {
+            type Builder = $builder;
+            fn data_type() -> DataType {
+                $data_type
+            }
+            fn append(&self, builder: &mut Self::Builder) {
+                let $t = self;
+                builder.append_value($to);
+            }
+            fn finish(builder: &mut Self::Builder) -> ArrayRef {
+                Arc::new(builder.finish())
+            }
+            fn read(array: &dyn Array, row: usize) -> Self {
+                typed::<$array, $type>(array, |a| {
+                    let $f = a.value(row);
+                    $from
+                })
+            }
+        }
+
+        impl Cell for Option<$type> {
+            type Builder = $builder;
+            const NULLABLE: bool = true;
+            fn data_type() -> DataType {
+                $data_type
+            }
+            fn append(&self, builder: &mut Self::Builder) {
+                builder.append_option(self.as_ref().map(|$t| $to));
+            }
+            fn finish(builder: &mut Self::Builder) -> ArrayRef {
+                Arc::new(builder.finish())
+            }
+            fn read(array: &dyn Array, row: usize) -> Self {
+                array.is_valid(row).then(|| <$type as Cell>::read(array, row))
+            }
+        }
+    };
+}
+
+cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.clone(), s => s.to_owned());
+cell!(u64, UInt64Builder, UInt64Array, DataType::UInt64, n => *n, n => n);
+cell!(u32, UInt32Builder, UInt32Array, DataType::UInt32, n => *n, n => n);
+cell!(i64, Int64Builder, Int64Array, DataType::Int64, n => *n, n => n);
+cell!(f64, Float64Builder, Float64Array, DataType::Float64, n => *n, n => n);
+cell!(bool, BooleanBuilder, BooleanArray, DataType::Boolean, b => *b, b => b);
+cell!(
+    Time,
+    UtcBuilder,
+    TimestampNanosecondArray,
+    DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
+    t => t.0,
+    t => Time(t)
+);
+
+/// A builder of UTC timestamps.
+pub struct UtcBuilder(TimestampNanosecondBuilder);
+
+impl Default for UtcBuilder {
+    fn default() -> Self {
+        Self(TimestampNanosecondBuilder::new().with_timezone("UTC"))
+    }
+}
+
+impl UtcBuilder {
+    fn append_value(&mut self, value: i64) {
+        self.0.append_value(value);
+    }
+
+    fn append_option(&mut self, value: Option<i64>) {
+        self.0.append_option(value);
+    }
+
+    fn finish(&mut self) -> TimestampNanosecondArray {
+        self.0.finish()
+    }
+}
+
+macro_rules! list_cell {
+    ($item:ty, $builder:ty, $data_type:expr) => {
+        impl Cell for Vec<$item> {
+            type Builder = ListBuilder<$builder>;
+            fn data_type() -> DataType {
+                DataType::List(Arc::new(Field::new("item", $data_type, true)))
+            }
+            fn append(&self, builder: &mut Self::Builder) {
+                for item in self {
+                    item.append(builder.values());
+                }
+                builder.append(true);
+            }
+            fn finish(builder: &mut Self::Builder) -> ArrayRef {
+                Arc::new(builder.finish())
+            }
+            fn read(array: &dyn Array, row: usize) -> Self {
+                let items = typed::<ListArray, Option<ArrayRef>>(array, |a| Some(a.value(row)));
+                let items = items.filter(|_| array.is_valid(row));
+                items.map_or_else(Vec::new, |items| (0..items.len()).map(|i| <$item>::read(&items, i)).collect())
+            }
+        }
+    };
+}
+
+/// A list that may be absent, which says something else than an empty one.
+impl Cell for Option<Vec<String>> {
+    type Builder = ListBuilder<StringBuilder>;
+    const NULLABLE: bool = true;
+    fn data_type() -> DataType {
+        <Vec<String> as Cell>::data_type()
+    }
+    fn append(&self, builder: &mut Self::Builder) {
+        match self {
+            Some(list) => list.append(builder),
+            None => builder.append(false),
+        }
+    }
+    fn finish(builder: &mut Self::Builder) -> ArrayRef {
+        Arc::new(builder.finish())
+    }
+    fn read(array: &dyn Array, row: usize) -> Self {
+        array.is_valid(row).then(|| <Vec<String> as Cell>::read(array, row))
+    }
+}
+
+list_cell!(String, StringBuilder, DataType::Utf8);
+list_cell!(u64, UInt64Builder, DataType::UInt64);
+
+/// Declares a table: its row struct, schema, builder and reader.
+macro_rules! table {
+    ($(#[doc = $about:literal])+ $row:ident, $builder:ident { $($(#[doc = $doc:literal])+ $name:ident: $type:ty),+ $(,)? }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $row {
+            $($(#[doc = $doc])+ pub $name: $type,)+
+        }
+
+        impl $row {
+            /// The columns, each with its documentation as the metadata `doc`.
+            pub fn schema() -> datafusion::arrow::datatypes::SchemaRef {
+                static SCHEMA: std::sync::LazyLock<datafusion::arrow::datatypes::SchemaRef> =
+                    std::sync::LazyLock::new(|| {
+                        use datafusion::arrow::datatypes::{Field, Schema};
+                        let fields = vec![$(
+                            Field::new(
+                                stringify!($name),
+                                <$type as $crate::rows::Cell>::data_type(),
+                                <$type as $crate::rows::Cell>::NULLABLE,
+                            )
+                            .with_metadata([("doc".to_owned(), [$($doc.trim()),+].join(" "))].into()),
+                        )+];
+                        std::sync::Arc::new(Schema::new(fields))
+                    });
+                SCHEMA.clone()
+            }
+
+            /// The rows as one batch.
+            pub fn batch(rows: &[Self]) -> datafusion::arrow::record_batch::RecordBatch {
+                let mut builder = $builder::default();
+                rows.iter().for_each(|row| builder.push(row));
+                builder.finish()
+            }
+
+            /// Reads rows back from a batch of this schema.
+            pub fn read(batch: &datafusion::arrow::record_batch::RecordBatch) -> Vec<Self> {
+                let mut columns = batch.columns().iter();
+                $(let $name = columns.next();)+
+                (0..batch.num_rows())
+                    .map(|row| Self {
+                        $($name: $name.map(|c| <$type as $crate::rows::Cell>::read(c, row)).unwrap_or_default(),)+
+                    })
+                    .collect()
+            }
+        }
+
+        #[doc = concat!("Collects rows of [`", stringify!($row), "`].")]
+        #[derive(Default)]
+        pub struct $builder {
+            $($name: <$type as $crate::rows::Cell>::Builder,)+
+        }
+
+        impl $builder {
+            /// Adds a row.
+            pub fn push(&mut self, row: &$row) {
+                $($crate::rows::Cell::append(&row.$name, &mut self.$name);)+
+            }
+
+            /// Takes the rows as a batch.
+            pub fn finish(&mut self) -> datafusion::arrow::record_batch::RecordBatch {
+                let columns = vec![$(<$type as $crate::rows::Cell>::finish(&mut self.$name),)+];
+                datafusion::arrow::record_batch::RecordBatch::try_new($row::schema(), columns)
+                    .expect("the columns are those of the schema, all of one length")
+            }
+        }
+    };
+}
+
+pub(crate) use table;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    table! {
+        /// A row with every kind of cell.
+        Sample, SampleBuilder {
+            /// A number.
+            seq: u64,
+            /// Text,
+            /// perhaps.
+            text: Option<String>,
+            /// A time.
+            time: Option<Time>,
+            /// Words.
+            words: Vec<String>,
+            /// Numbers.
+            seqs: Vec<u64>,
+            /// Yes or no.
+            flag: bool,
+        }
+    }
+
+    #[test]
+    fn rows_survive_the_round_trip() {
+        let full = Sample {
+            seq: 7,
+            text: Some("t".into()),
+            time: Some(Time(-3)),
+            words: vec!["a".into(), String::new()],
+            seqs: vec![1, 2],
+            flag: true,
+        };
+        let rows = vec![full, Sample::default()];
+        assert_eq!(Sample::read(&Sample::batch(&rows)), rows);
+        assert_eq!(Sample::schema().field(1).metadata()["doc"], "Text, perhaps.");
+        assert!(Sample::schema().field(1).is_nullable() && !Sample::schema().field(0).is_nullable());
+    }
+}
