@@ -4,13 +4,23 @@
 //! the log through a read-only `Reader`; it knows DataFusion, and neither the
 //! `Writer` nor RocksDB.
 
+pub mod alerts;
 pub mod attributes;
+pub mod authority;
+mod catalog;
+pub mod checks;
+mod engine;
 mod error;
 pub mod event;
+pub mod grants;
 pub mod mapping;
 mod projection;
+pub mod replay;
 pub mod rows;
+pub mod survival;
 pub mod tables;
+pub mod tree;
 
+pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};
 pub use projection::{AsOf, Follower, Projection, Snapshot};

@@ -193,6 +193,16 @@ impl Reader {
         }
     }
 
+    /// The sizes in bytes of the records of the block that begins at `first_seq`;
+    /// `None` if its content was erased.
+    pub fn record_lengths(&self, first_seq: u64) -> Result<Option<Vec<u32>>, Error> {
+        let layout = self.shared.db.get_pinned_cf(self.shared.cf(cf::BLOCKS), seq_key(first_seq))?;
+        let Some(layout) = layout else { return Ok(None) };
+        let layout = Layout::decode(&layout);
+        let layout = layout.ok_or_else(|| Error::corrupt(format!("the block at seq {first_seq} is not readable")))?;
+        Ok(Some(layout.records.iter().map(|r| r.range.len).collect()))
+    }
+
     /// The seqs of a trace's records, in order.
     pub fn trace(&self, trace_id: &[u8; 16]) -> Result<Vec<u64>, Error> {
         let mode = IteratorMode::From(trace_id, Direction::Forward);

@@ -1,0 +1,262 @@
+//! What authority covers, and whether one grant lies inside another.
+//!
+//! A pattern is a literal in which `*` stands for any run of characters. For such
+//! patterns inclusion is decidable: put a character that neither uses for each
+//! `*` of the child; the child lies inside the parent exactly when the parent
+//! matches that text. What is not decidable (a regex in a regex, a missing field)
+//! is `Undecidable`, and never reads as narrowed.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value as Json;
+
+use crate::grants::GrantRow;
+
+/// A character for each `*` of a child pattern: a noncharacter of Unicode.
+const ANY: char = '\u{10FFFF}';
+
+/// Whether a pattern matches a value.
+pub fn matches(pattern: &str, value: &str) -> bool {
+    let (pattern, value): (Vec<char>, Vec<char>) = (pattern.chars().collect(), value.chars().collect());
+    let (mut p, mut v) = (0, 0);
+    let mut back: Option<(usize, usize)> = None;
+    while v < value.len() {
+        if pattern.get(p) == Some(&'*') {
+            back = Some((p + 1, v));
+            p += 1;
+        } else if pattern.get(p) == Some(&value[v]) {
+            p += 1;
+            v += 1;
+        } else if let Some((after_star, from)) = back {
+            p = after_star;
+            v = from + 1;
+            back = Some((after_star, v));
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// Whether one of the patterns matches a value.
+pub fn covers(patterns: &[String], value: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, value))
+}
+
+/// Whether all that `child` matches, `parent` matches too.
+pub fn pattern_inside(child: &str, parent: &str) -> bool {
+    matches(parent, &child.replace('*', ANY.encode_utf8(&mut [0; 4])))
+}
+
+/// How one dimension of a derived grant stands to its parent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// The same.
+    Equal,
+    /// Narrower.
+    Inside,
+    /// Beyond it.
+    Widened,
+    /// It cannot be told from the evidence.
+    Undecidable,
+}
+
+/// The verdict of every dimension.
+pub fn narrowing(parent: &GrantRow, child: &GrantRow) -> Vec<(&'static str, Verdict)> {
+    vec![
+        ("actions", lists(&parent.actions, &child.actions)),
+        ("resources", optional(parent.resources.as_ref(), child.resources.as_ref(), |p, c| lists(p, c))),
+        ("constraints", optional(parent.constraints.as_ref(), child.constraints.as_ref(), |p, c| constraints(p, c))),
+        ("audience", names(parent.audience.as_deref(), child.audience.as_deref(), Verdict::Widened)),
+        ("not_before", optional(parent.not_before.as_ref(), child.not_before.as_ref(), |p, c| ordered(c, p))),
+        ("expires_at", optional(parent.expires_at.as_ref(), child.expires_at.as_ref(), |p, c| ordered(p, c))),
+        ("max_uses", optional(parent.max_uses.as_ref(), child.max_uses.as_ref(), |p, c| ordered(p, c))),
+        ("max_depth", optional(parent.max_depth.as_ref(), child.max_depth.as_ref(), |p, c| ordered(p, c))),
+        ("purpose", names(parent.purpose.as_deref(), child.purpose.as_deref(), Verdict::Undecidable)),
+    ]
+}
+
+/// The names of the dimensions that have a verdict.
+pub fn dimensions(verdicts: &[(&'static str, Verdict)], wanted: Verdict) -> Vec<String> {
+    verdicts.iter().filter(|(_, v)| *v == wanted).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// A bound that may be absent, which means: not limited.
+fn optional<T: ?Sized>(parent: Option<&T>, child: Option<&T>, both: impl Fn(&T, &T) -> Verdict) -> Verdict {
+    match (parent, child) {
+        (None, None) => Verdict::Equal,
+        (None, Some(_)) => Verdict::Inside,
+        (Some(_), None) => Verdict::Widened,
+        (Some(parent), Some(child)) => both(parent, child),
+    }
+}
+
+/// A name that may be absent, which means: unknown.
+fn names(parent: Option<&str>, child: Option<&str>, differ: Verdict) -> Verdict {
+    match (parent, child) {
+        (None, None) => Verdict::Equal,
+        (None, Some(_)) => Verdict::Inside,
+        (Some(_), None) => Verdict::Undecidable,
+        (Some(parent), Some(child)) if parent == child => Verdict::Equal,
+        _ => differ,
+    }
+}
+
+fn ordered<T: Ord>(high: &T, low: &T) -> Verdict {
+    match low.cmp(high) {
+        std::cmp::Ordering::Less => Verdict::Inside,
+        std::cmp::Ordering::Equal => Verdict::Equal,
+        std::cmp::Ordering::Greater => Verdict::Widened,
+    }
+}
+
+fn lists(parent: &[String], child: &[String]) -> Verdict {
+    if !child.iter().all(|c| parent.iter().any(|p| pattern_inside(c, p))) {
+        return Verdict::Widened;
+    }
+    let (p, c): (BTreeSet<_>, BTreeSet<_>) = (parent.iter().collect(), child.iter().collect());
+    if p == c { Verdict::Equal } else { Verdict::Inside }
+}
+
+/// Constraints are a JSON object from parameter to what it may be.
+fn constraints(parent: &str, child: &str) -> Verdict {
+    if parent == child {
+        return Verdict::Equal;
+    }
+    let (Ok(Json::Object(parent)), Ok(Json::Object(child))) =
+        (serde_json::from_str(parent), serde_json::from_str(child))
+    else {
+        return Verdict::Undecidable;
+    };
+    let each = parent.iter().map(|(name, bound)| match child.get(name) {
+        None => Verdict::Widened,
+        Some(own) => constraint(bound, own),
+    });
+    let more = if child.len() > parent.len() { Verdict::Inside } else { Verdict::Equal };
+    each.chain([more]).max_by_key(|v| rank(*v)).unwrap_or(Verdict::Equal)
+}
+
+/// A widened dimension is worse than an undecidable one.
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Equal => 0,
+        Verdict::Inside => 1,
+        Verdict::Undecidable => 2,
+        Verdict::Widened => 3,
+    }
+}
+
+fn constraint(parent: &Json, child: &Json) -> Verdict {
+    if parent == child {
+        return Verdict::Equal;
+    }
+    match (parent, child) {
+        (Json::Array(parent), Json::Array(child)) => {
+            if child.iter().all(|c| parent.contains(c)) {
+                Verdict::Inside
+            } else {
+                Verdict::Widened
+            }
+        }
+        (Json::Array(parent), one) if !one.is_object() => {
+            if parent.contains(one) {
+                Verdict::Inside
+            } else {
+                Verdict::Widened
+            }
+        }
+        (Json::Object(parent), Json::Object(child))
+            if !parent.contains_key("regex") && !child.contains_key("regex") =>
+        {
+            range(parent, child)
+        }
+        _ => Verdict::Undecidable,
+    }
+}
+
+fn range(parent: &serde_json::Map<String, Json>, child: &serde_json::Map<String, Json>) -> Verdict {
+    let bound = |of: &serde_json::Map<String, Json>, name| of.get(name).and_then(Json::as_f64);
+    let below = match (bound(parent, "min"), bound(child, "min")) {
+        (Some(p), Some(c)) => c >= p,
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    let above = match (bound(parent, "max"), bound(child, "max")) {
+        (Some(p), Some(c)) => c <= p,
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    if below && above { Verdict::Inside } else { Verdict::Widened }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// What lies inside matches whatever the child matches.
+        #[test]
+        fn inside_means_every_match_of_the_child(child in "[ab*]{0,6}", parent in "[ab*]{0,6}", fill in "[ab]{0,3}") {
+            let value = child.replace('*', &fill);
+            prop_assert!(matches(&child, &value));
+            if pattern_inside(&child, &parent) {
+                prop_assert!(matches(&parent, &value));
+            }
+        }
+
+        /// What does not lie inside has a counterexample: the fresh characters.
+        #[test]
+        fn not_inside_has_a_counterexample(child in "[ab*]{0,6}", parent in "[ab*]{0,6}") {
+            let value = child.replace('*', "z");
+            prop_assert_eq!(pattern_inside(&child, &parent), matches(&parent, &value));
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_written() {
+        assert!(matches("account:*", "account:DE89") && !matches("account:*", "accounts:DE89"));
+        assert!(matches("*", "") && matches("a*c", "abbc") && !matches("a*c", "abbd"));
+        assert!(pattern_inside("account:DE*", "account:*") && !pattern_inside("account:*", "account:DE*"));
+    }
+
+    fn grant(edit: impl FnOnce(&mut GrantRow)) -> GrantRow {
+        let mut grant = GrantRow {
+            actions: vec!["bank.*".into()],
+            resources: Some(vec!["account:1".into(), "account:2".into()]),
+            constraints: Some(r#"{"amount":{"max":100},"currency":["EUR","USD"]}"#.into()),
+            max_uses: Some(3),
+            ..GrantRow::default()
+        };
+        edit(&mut grant);
+        grant
+    }
+
+    #[test]
+    fn each_dimension_is_judged_on_its_own() {
+        let parent = grant(|_| ());
+        let widened = |edit: fn(&mut GrantRow)| dimensions(&narrowing(&parent, &grant(edit)), Verdict::Widened);
+        assert_eq!(widened(|_| ()), Vec::<String>::new());
+        assert_eq!(widened(|g| g.actions = vec!["bank.read".into()]), Vec::<String>::new());
+        assert_eq!(widened(|g| g.actions = vec!["*".into()]), ["actions"]);
+        assert_eq!(widened(|g| g.resources = None), ["resources"]);
+        assert_eq!(widened(|g| g.resources = Some(vec!["account:3".into()])), ["resources"]);
+        assert_eq!(
+            widened(|g| g.constraints = Some(r#"{"amount":{"max":101},"currency":["EUR"]}"#.into())),
+            ["constraints"]
+        );
+        assert_eq!(widened(|g| g.constraints = Some(r#"{"amount":{"max":10}}"#.into())), ["constraints"]);
+        assert_eq!(
+            widened(|g| g.constraints = Some(r#"{"amount":{"max":10},"currency":"EUR"}"#.into())),
+            Vec::<String>::new()
+        );
+        assert_eq!(widened(|g| g.max_uses = None), ["max_uses"]);
+        let regex = narrowing(
+            &parent,
+            &grant(|g| g.constraints = Some(r#"{"amount":{"regex":"1"},"currency":["EUR"]}"#.into())),
+        );
+        assert_eq!(dimensions(&regex, Verdict::Undecidable), ["constraints"]);
+    }
+}

@@ -1,0 +1,255 @@
+//! What a query sees: the tables, views and functions over one snapshot.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use custody_store::Reader;
+use datafusion::arrow::array::{Array, BooleanArray, ListArray, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::catalog::{MemTable, Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{ColumnarValue, Expr, ScalarUDF, TableType, Volatility, create_udf};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use datafusion::prelude::SessionContext;
+
+use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
+use crate::attributes::parse_time;
+use crate::authority::covers;
+use crate::checks::violations_sql;
+use crate::event::EventRow;
+use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::projection::{AsOf, Snapshot};
+use crate::replay::{StepRow, replay};
+use crate::rows::{Cell, Time};
+use crate::tables::{LedgerRow, LogRow, SpanRow};
+
+/// The view `tool_calls`.
+const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+
+/// Registers everything that a query may name.
+pub(crate) async fn register(
+    context: &SessionContext,
+    snapshot: &Arc<Snapshot>,
+    reader: &Reader,
+    now: Time,
+) -> Result<()> {
+    let table = |schema: SchemaRef, batches: &[RecordBatch]| MemTable::try_new(schema, vec![batches.to_vec()]);
+    context.register_table("spans", Arc::new(table(SpanRow::schema(), &snapshot.spans)?))?;
+    context.register_table("logs", Arc::new(table(LogRow::schema(), &snapshot.logs)?))?;
+    context.register_table("events", Arc::new(table(EventRow::schema(), &snapshot.events)?))?;
+    let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
+    context
+        .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
+    let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> RecordBatch| {
+        let (snapshot, made) = (Arc::clone(snapshot), OnceLock::new());
+        context.register_table(name, Arc::new(Lazy { schema, make, snapshot, now, made }))
+    };
+    lazy("grants", GrantRow::schema(), |s, now| GrantRow::batch(Grants::of(s, AsOf::Now, now).rows()))?;
+    lazy("denials", DenialRow::schema(), |s, _| DenialRow::batch(&denials(s, AsOf::Now)))?;
+    lazy("alerts", AlertRow::schema(), |s, _| AlertRow::batch(&alerts::alerts(s, AsOf::Now)))?;
+    lazy("dwell_time", DwellRow::schema(), |s, now| {
+        DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now), now))
+    })?;
+    lazy("coverage", CoverageRow::schema(), |s, _| {
+        CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)))
+    })?;
+    context.register_udf(authority_covers());
+    let function = |make: fn(&Snapshot, &str, AsOf, Time) -> RecordBatch, schema: SchemaRef, what: &'static str| {
+        Arc::new(Function { snapshot: Arc::clone(snapshot), now, make, schema, what })
+    };
+    context.register_udtf(
+        "delegation_chain",
+        function(
+            |s, id, as_of, now| ChainRow::batch(&Grants::of(s, as_of, now).chain(id)),
+            ChainRow::schema(),
+            "delegation_chain('<grant id>')",
+        ),
+    );
+    context.register_udtf(
+        "replay",
+        function(
+            |s, id, as_of, now| StepRow::batch(&replay(s, id, as_of, now)),
+            StepRow::schema(),
+            "replay('<trace, grant, agent, conversation or alert id>')",
+        ),
+    );
+    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
+        let view = context.sql(&sql).await?.into_view();
+        context.register_table(name, view)?;
+    }
+    Ok(())
+}
+
+/// A table that is made when it is first read.
+struct Lazy {
+    schema: SchemaRef,
+    make: fn(&Snapshot, Time) -> RecordBatch,
+    snapshot: Arc<Snapshot>,
+    now: Time,
+    made: OnceLock<RecordBatch>,
+}
+
+impl fmt::Debug for Lazy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lazy").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for Lazy {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let batch = self.made.get_or_init(|| (self.make)(&self.snapshot, self.now)).clone();
+        MemTable::try_new(self.schema(), vec![vec![batch]])?.scan(state, projection, filters, limit).await
+    }
+}
+
+/// A table function of an id and, perhaps, a point in the log's history.
+struct Function {
+    snapshot: Arc<Snapshot>,
+    now: Time,
+    make: fn(&Snapshot, &str, AsOf, Time) -> RecordBatch,
+    schema: SchemaRef,
+    what: &'static str,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+}
+
+impl TableFunctionImpl for Function {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let (id, as_of) = match args.exprs() {
+            [id] => (id, AsOf::Now),
+            [id, as_of] => (id, read_as_of(as_of)?),
+            _ => return plan_err!("{} takes an id and, optionally, a seq or a time", self.what),
+        };
+        let Some(id) = text(id) else {
+            return plan_err!("{} takes its id as a text literal, such as 'abc'", self.what);
+        };
+        let batch = (self.make)(&self.snapshot, &id, as_of, self.now);
+        Ok(Arc::new(MemTable::try_new(Arc::clone(&self.schema), vec![vec![batch]])?))
+    }
+}
+
+fn text(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Literal(
+            ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)),
+            _,
+        ) => Some(s.clone()),
+        _ => None,
+    }
+}
+
+fn read_as_of(expr: &Expr) -> Result<AsOf> {
+    if let Expr::Literal(ScalarValue::Int64(Some(seq)), _) = expr
+        && let Ok(seq) = u64::try_from(*seq)
+    {
+        return Ok(AsOf::Seq(seq));
+    }
+    match text(expr).and_then(|t| parse_time(&t)) {
+        Some(time) => Ok(AsOf::Time(time)),
+        None => plan_err!("the second argument is a seq (such as 120) or a time (such as '2026-11-20T09:00:00Z')"),
+    }
+}
+
+/// `authority_covers(patterns, value)`: whether one of the patterns matches.
+fn authority_covers() -> ScalarUDF {
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let run = |args: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(args)?;
+        let patterns = arrays[0].as_any().downcast_ref::<ListArray>();
+        let values = arrays[1].as_any().downcast_ref::<StringArray>();
+        let (Some(patterns), Some(values)) = (patterns, values) else {
+            return Err(DataFusionError::Execution("authority_covers takes a list of texts and a text".into()));
+        };
+        let row = |i| {
+            let valid = patterns.is_valid(i) && values.is_valid(i);
+            valid.then(|| covers(&<Vec<String> as Cell>::read(patterns, i), values.value(i)))
+        };
+        let out: BooleanArray = (0..values.len()).map(row).collect();
+        Ok(ColumnarValue::Array(Arc::new(out)))
+    };
+    create_udf("authority_covers", vec![list, DataType::Utf8], DataType::Boolean, Volatility::Immutable, Arc::new(run))
+}
+
+/// The table `ledger`, read off the log's entries as it is needed.
+struct Ledger {
+    reader: Reader,
+    size: u64,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// The rows of the block at `seq`, and the seq after it.
+    fn block(reader: &Reader, seq: u64) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
+        use custody_proto::entry::{FLAG_CONFLICT, FLAG_JSON};
+        let Some(block) = reader.commitments_at(seq)? else { return Ok((LedgerRow::batch(&[]), u64::MAX)) };
+        let lengths = reader.record_lengths(block.first_seq)?;
+        let flags = |bits: u16| {
+            let names = [(FLAG_CONFLICT, "conflicting_span"), (FLAG_JSON, "json")];
+            names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
+        };
+        let row = |(i, entry): (usize, custody_proto::Entry)| LedgerRow {
+            seq: entry.seq,
+            kind: block.signal.record_name().to_owned(),
+            ingest_time: Time(i64::try_from(entry.ingest_time).unwrap_or(i64::MAX)),
+            submitter: const_hex::encode(entry.submitter),
+            submitter_counter: entry.counter,
+            record_hash: const_hex::encode(entry.commitment),
+            chain_hash: const_hex::encode(entry.chain()),
+            leaf_hash: const_hex::encode(custody_store::tree::leaf_hash(&entry.encode())),
+            block_seq: block.first_seq,
+            record_bytes: lengths.as_ref().and_then(|l| l.get(i)).map(|n| u64::from(*n)),
+            flags: flags(entry.flags),
+        };
+        let rows: Vec<LedgerRow> = block.entries().enumerate().map(row).collect();
+        Ok((LedgerRow::batch(&rows), block.end_seq()))
+    }
+}
+
+impl PartitionStream for Ledger {
+    fn schema(&self) -> &SchemaRef {
+        static SCHEMA: std::sync::LazyLock<SchemaRef> = std::sync::LazyLock::new(LedgerRow::schema);
+        &SCHEMA
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (reader, size) = (self.reader.clone(), self.size);
+        let blocks = std::iter::successors(Some((None, 0)), move |(_, seq)| {
+            (*seq < size).then(|| match Self::block(&reader, *seq) {
+                Ok((batch, next)) => (Some(Ok(batch)), next),
+                Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),
+            })
+        });
+        let batches = blocks.filter_map(|(batch, _)| batch);
+        Box::pin(RecordBatchStreamAdapter::new(LedgerRow::schema(), futures::stream::iter(batches)))
+    }
+}

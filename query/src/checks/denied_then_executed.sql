@@ -1,0 +1,26 @@
+-- Authority was refused for this agent, action and resource (or for this very
+-- call), nothing was granted afterwards that covers it, and yet the call was made.
+-- severity: critical
+-- tags: OWASP ASI01, OWASP ASI02, ATLAS AML.T0051.001, ATLAS AML.T0053
+SELECT 'denied_then_executed' AS check_id, 'proven' AS verdict, 'critical' AS severity,
+       h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id,
+       concat('tool ', h.tool, CASE WHEN h.resource IS NULL THEN '' ELSE concat(' on ', h.resource) END,
+              ' was executed although refused: ', min(h.reason)) AS detail,
+       array_append(array_agg(h.denial_seq), h.seq) AS evidence, h.event_time AS detected_time
+FROM (
+    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
+           d.seq AS denial_seq, d.event_time AS denied_time, d.reason
+    FROM tool_calls c
+    JOIN denials d ON d.agent_id = c.agent_id
+    WHERE d.event_time <= c.event_time
+      AND CASE WHEN d.tool_call_id IS NOT NULL THEN d.tool_call_id = c.tool_call_id AND d.trace_id = c.trace_id
+               ELSE authority_covers(d.actions, c.action)
+                    AND (d.resources IS NULL OR (c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)))
+          END
+) h
+LEFT ANTI JOIN grants g
+    ON g.subject = h.agent_id AND g.state <> 'denied'
+   AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time
+   AND authority_covers(g.actions, h.action)
+   AND (g.resources IS NULL OR h.resource IS NULL OR authority_covers(g.resources, h.resource))
+GROUP BY h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id, h.tool, h.resource, h.event_time

@@ -1,0 +1,502 @@
+//! Grants: from their events to their present state, and the chains they form.
+
+use std::collections::HashMap;
+
+use serde_json::Value as Json;
+
+use crate::attributes::parse_time;
+use crate::authority::{Verdict, dimensions, narrowing};
+use crate::event::EventRow;
+use crate::projection::{AsOf, Snapshot};
+use crate::rows::{Time, table};
+
+table! {
+    /// One grant, with its present state.
+    GrantRow, GrantBuilder {
+        /// Id.
+        grant_id: String,
+        /// The grant it was derived from; null for a root.
+        parent_grant_id: Option<String>,
+        /// The first grant of its chain, as far as the ledger knows it.
+        root_grant_id: Option<String>,
+        /// Derivations from that first grant.
+        depth: u32,
+        /// Who gave it.
+        issuer: Option<String>,
+        /// The agent that may act under it.
+        subject: Option<String>,
+        /// Whom it is to be shown to.
+        audience: Option<String>,
+        /// For whom it was given.
+        initiator_id: Option<String>,
+        /// user or process.
+        initiator_type: Option<String>,
+        /// Patterns of allowed actions.
+        actions: Vec<String>,
+        /// Patterns of allowed resources; null if they are not limited.
+        resources: Option<Vec<String>>,
+        /// Allowed parameters, JSON; null if they are not limited.
+        constraints: Option<String>,
+        /// Start of validity.
+        not_before: Option<Time>,
+        /// End of validity.
+        expires_at: Option<Time>,
+        /// How many calls it is good for.
+        max_uses: Option<u32>,
+        /// How often it may be derived from.
+        max_depth: Option<u32>,
+        /// What it is for.
+        purpose: Option<String>,
+        /// Workspace.
+        workspace: Option<String>,
+        /// Tool calls that named it.
+        uses: u64,
+        /// active, expired, revoked or denied.
+        state: String,
+        /// When it was issued, as its issuer says.
+        issued_time: Time,
+        /// The record that issued (or denied) it.
+        issued_seq: u64,
+        /// When it, or a grant above it, was revoked.
+        revoked_time: Option<Time>,
+        /// The record that did so.
+        revoked_seq: Option<u64>,
+        /// Whether its token was checked: unverified, until issuers' keys are configured.
+        signature: Option<String>,
+        /// ok, missing (a parent was never received) or cycle.
+        lineage: String,
+        /// Dimensions in which it exceeds its parent.
+        widened_by: Vec<String>,
+        /// Dimensions that cannot be compared with its parent's.
+        undecidable: Vec<String>,
+        /// Why it was denied, or how the record breaks the model.
+        reasons: Vec<String>,
+        /// Commitment of the record that issued it, hex.
+        record_hash: String,
+    }
+}
+
+table! {
+    /// One step of a delegation chain, from the root down.
+    ChainRow, ChainBuilder {
+        /// 0 for the first grant that is known.
+        depth: u32,
+        /// Id.
+        grant_id: String,
+        /// The grant it was derived from.
+        parent_grant_id: Option<String>,
+        /// Who gave it.
+        issuer: Option<String>,
+        /// The agent that may act under it.
+        subject: Option<String>,
+        /// Patterns of allowed actions.
+        actions: Vec<String>,
+        /// Patterns of allowed resources; null if they are not limited.
+        resources: Option<Vec<String>>,
+        /// Allowed parameters, JSON.
+        constraints: Option<String>,
+        /// Start of validity.
+        not_before: Option<Time>,
+        /// End of validity.
+        expires_at: Option<Time>,
+        /// Whether every dimension is equal to or inside its parent's; null for a root.
+        narrowed: Option<bool>,
+        /// Dimensions that exceed the parent's.
+        widened_by: Vec<String>,
+        /// Dimensions that cannot be compared.
+        undecidable: Vec<String>,
+        /// Tool calls that named it.
+        uses: u64,
+        /// active, expired, revoked, denied or missing.
+        state: String,
+        /// Record that revoked it or a grant above it.
+        revoked_seq: Option<u64>,
+        /// Record that issued or denied it; null if it was never received.
+        seq: Option<u64>,
+        /// Commitment of that record, hex.
+        record_hash: Option<String>,
+        /// What else is to be said.
+        note: Option<String>,
+    }
+}
+
+table! {
+    /// A refusal: of a grant by its issuer, or of a call by its executor.
+    DenialRow, DenialBuilder {
+        /// Record of the refusal.
+        seq: u64,
+        /// When.
+        event_time: Time,
+        /// The agent that was refused.
+        agent_id: Option<String>,
+        /// Patterns of refused actions.
+        actions: Vec<String>,
+        /// Patterns of refused resources; null if the refusal names none.
+        resources: Option<Vec<String>>,
+        /// The refused call, where the refusal names it.
+        tool_call_id: Option<String>,
+        /// The trace of the refusal.
+        trace_id: Option<String>,
+        /// By whom and why.
+        reason: String,
+    }
+}
+
+/// All grants that the ledger knows of, by id.
+#[derive(Debug, Default)]
+pub struct Grants {
+    rows: Vec<GrantRow>,
+    by_id: HashMap<String, usize>,
+    /// Id of the next grant up, by place.
+    parents: Vec<Option<usize>>,
+}
+
+impl Grants {
+    /// Folds the events up to `as_of`. `now` decides what has expired.
+    pub fn of(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Self {
+        let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
+        let events = snapshot.events_of(&kinds, as_of);
+        let mut grants = Self::default();
+        let mut revoked: HashMap<String, (Time, u64)> = HashMap::new();
+        for event in &events {
+            let Some(id) = &event.grant_id else { continue };
+            if event.kind == "grant_revoked" {
+                revoked.entry(id.clone()).or_insert((event.event_time, event.seq));
+            } else if event.kind == "grant_denied" || event.invalid_reasons.is_empty() {
+                grants.insert(grant_row(event));
+            }
+        }
+        grants.link();
+        grants.settle(&revoked, now);
+        grants.count_uses(snapshot, as_of);
+        grants
+    }
+
+    /// A grant that was given wins over a refusal under the same id; the first over later ones.
+    fn insert(&mut self, row: GrantRow) {
+        match self.by_id.get(&row.grant_id) {
+            Some(&at) if self.rows[at].state == "denied" && row.state != "denied" => self.rows[at] = row,
+            Some(_) => {}
+            None => {
+                self.by_id.insert(row.grant_id.clone(), self.rows.len());
+                self.rows.push(row);
+            }
+        }
+    }
+
+    fn link(&mut self) {
+        let parent = |row: &GrantRow| row.parent_grant_id.as_ref().and_then(|id| self.by_id.get(id).copied());
+        self.parents = self.rows.iter().map(parent).collect();
+    }
+
+    /// What follows from the grants above: root, depth, lineage, revocation, narrowing.
+    /// Each grant is settled once, parents first, so that long chains cost no more.
+    fn settle(&mut self, revoked: &HashMap<String, (Time, u64)>, now: Time) {
+        let mut settled = vec![false; self.rows.len()];
+        for start in 0..self.rows.len() {
+            let mut path = Vec::new();
+            let mut on_path = std::collections::HashSet::new();
+            let mut at = Some(start);
+            while let Some(i) = at.filter(|&i| !settled[i] && on_path.insert(i)) {
+                path.push(i);
+                at = self.parents[i];
+            }
+            // The walk came back to its own path: everything on the loop, and below it, is a cycle.
+            let cycle = at.is_some_and(|i| !settled[i]);
+            for i in path.into_iter().rev() {
+                self.settle_one(i, cycle, revoked, now);
+                settled[i] = true;
+            }
+        }
+    }
+
+    fn settle_one(&mut self, i: usize, cycle: bool, revoked: &HashMap<String, (Time, u64)>, now: Time) {
+        let parent = self.parents[i].map(|p| self.rows[p].clone());
+        let row = &mut self.rows[i];
+        let own = revoked.get(&row.grant_id).copied();
+        let mut above = None;
+        match (&parent, &row.parent_grant_id) {
+            _ if cycle => row.lineage = "cycle".into(),
+            (Some(parent), _) => {
+                row.lineage.clone_from(&parent.lineage);
+                row.depth = parent.depth + 1;
+                row.root_grant_id.clone_from(&parent.root_grant_id);
+                above = parent.revoked_time.zip(parent.revoked_seq);
+            }
+            (None, Some(_)) => row.lineage = "missing".into(),
+            (None, None) => row.lineage = "ok".into(),
+        }
+        row.root_grant_id.get_or_insert_with(|| row.grant_id.clone());
+        let ended = [own, above].into_iter().flatten().min();
+        (row.revoked_time, row.revoked_seq) = ended.unzip();
+        if let Some(parent) = &parent {
+            let verdicts = narrowing(parent, row);
+            row.widened_by = dimensions(&verdicts, Verdict::Widened);
+            row.undecidable = dimensions(&verdicts, Verdict::Undecidable);
+        }
+        if row.state != "denied" {
+            let expired = row.expires_at.is_some_and(|end| end <= now);
+            row.state = if ended.is_some() {
+                "revoked"
+            } else if expired {
+                "expired"
+            } else {
+                "active"
+            }
+            .into();
+        }
+    }
+
+    fn count_uses(&mut self, snapshot: &Snapshot, as_of: AsOf) {
+        for call in snapshot.events_of(&["tool_call"], as_of) {
+            if let Some(&at) = call.grant_id.as_ref().and_then(|id| self.by_id.get(id)) {
+                self.rows[at].uses += 1;
+            }
+        }
+    }
+
+    /// All grants, in the order they were issued.
+    pub fn rows(&self) -> &[GrantRow] {
+        &self.rows
+    }
+
+    /// One grant.
+    pub fn get(&self, id: &str) -> Option<&GrantRow> {
+        self.by_id.get(id).map(|&at| &self.rows[at])
+    }
+
+    /// The grant and those above it, from it up; ends at a cycle.
+    pub fn ancestry(&self, id: &str) -> Vec<&GrantRow> {
+        let mut out = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut at = self.by_id.get(id).copied();
+        while let Some(i) = at.filter(|&i| seen.insert(i)) {
+            out.push(&self.rows[i]);
+            at = self.parents[i];
+        }
+        out
+    }
+
+    /// The delegation chain of a grant, from the first grant that is known down.
+    pub fn chain(&self, id: &str) -> Vec<ChainRow> {
+        let mut up = self.ancestry(id);
+        up.reverse();
+        let mut out = Vec::with_capacity(up.len() + 1);
+        let Some(first) = up.first() else {
+            return vec![missing(id, 0, "this grant was never received")];
+        };
+        if let Some(parent) = &first.parent_grant_id {
+            let cycle = self.by_id.contains_key(parent);
+            out.push(match cycle {
+                true => missing(parent, 0, "cycle: this grant is also further down its own chain"),
+                false => missing(parent, 0, "the parent grant was never received"),
+            });
+        }
+        for row in up {
+            let depth = out.len() as u32;
+            out.push(chain_row(row, depth));
+        }
+        out
+    }
+}
+
+fn missing(id: &str, depth: u32, note: &str) -> ChainRow {
+    ChainRow {
+        depth,
+        grant_id: id.to_owned(),
+        state: "missing".into(),
+        note: Some(note.to_owned()),
+        ..ChainRow::default()
+    }
+}
+
+fn chain_row(row: &GrantRow, depth: u32) -> ChainRow {
+    let mut notes = Vec::new();
+    if row.state == "denied" {
+        notes.push(format!("refused: {}", row.reasons.join("; ")));
+    }
+    if !row.widened_by.is_empty() {
+        notes.push(format!("exceeds its parent in {}", row.widened_by.join(", ")));
+    }
+    ChainRow {
+        depth,
+        grant_id: row.grant_id.clone(),
+        parent_grant_id: row.parent_grant_id.clone(),
+        issuer: row.issuer.clone(),
+        subject: row.subject.clone(),
+        actions: row.actions.clone(),
+        resources: row.resources.clone(),
+        constraints: row.constraints.clone(),
+        not_before: row.not_before,
+        expires_at: row.expires_at,
+        narrowed: (row.depth > 0).then(|| row.widened_by.is_empty() && row.undecidable.is_empty()),
+        widened_by: row.widened_by.clone(),
+        undecidable: row.undecidable.clone(),
+        uses: row.uses,
+        state: row.state.clone(),
+        revoked_seq: row.revoked_seq,
+        seq: Some(row.issued_seq),
+        record_hash: Some(row.record_hash.clone()),
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+    }
+}
+
+/// Attributes of an event, parsed from its JSON.
+struct Fields(Json);
+
+impl Fields {
+    fn of(event: &EventRow) -> Self {
+        Self(serde_json::from_str(&event.attributes).unwrap_or_default())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        match self.0.get(name)? {
+            Json::String(s) if !s.is_empty() => Some(s.clone()),
+            Json::Number(n) => Some(n.to_string()),
+            Json::Object(o) => Some(Json::Object(o.clone()).to_string()),
+            _ => None,
+        }
+    }
+
+    fn list(&self, name: &str) -> Option<Vec<String>> {
+        match self.0.get(name)? {
+            Json::Array(items) => {
+                Some(items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect())
+            }
+            Json::String(one) => Some(vec![one.clone()]),
+            _ => None,
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    fn time(&self, name: &str) -> Option<Time> {
+        parse_time(&self.text(name)?)
+    }
+}
+
+fn grant_row(event: &EventRow) -> GrantRow {
+    let fields = Fields::of(event);
+    let denied = event.kind == "grant_denied";
+    GrantRow {
+        grant_id: event.grant_id.clone().unwrap_or_default(),
+        parent_grant_id: event.parent_grant_id.clone(),
+        issuer: fields.text("authz.grant.issuer").or_else(|| event.service.clone()),
+        subject: event.agent_id.clone(),
+        audience: fields.text("authz.grant.audience"),
+        initiator_id: event.initiator_id.clone(),
+        initiator_type: event.initiator_type.clone(),
+        actions: fields.list("authz.grant.actions").unwrap_or_default(),
+        resources: fields.list("authz.grant.resources"),
+        constraints: fields.text("authz.grant.constraints"),
+        not_before: fields.time("authz.grant.not_before"),
+        expires_at: fields.time("authz.grant.expires_at"),
+        max_uses: fields.number("authz.grant.max_uses"),
+        max_depth: fields.number("authz.grant.max_depth"),
+        purpose: fields.text("authz.grant.purpose"),
+        workspace: event.workspace.clone(),
+        state: if denied { "denied" } else { "active" }.into(),
+        issued_time: event.event_time,
+        issued_seq: event.seq,
+        signature: fields.text("authz.grant.token").map(|_| "unverified".into()),
+        reasons: event.reasons.iter().chain(&event.invalid_reasons).cloned().collect(),
+        record_hash: event.record_hash.clone(),
+        ..GrantRow::default()
+    }
+}
+
+/// All refusals up to `as_of`.
+pub fn denials(snapshot: &Snapshot, as_of: AsOf) -> Vec<DenialRow> {
+    let events = snapshot.events_of(&["grant_denied", "executor_decision"], as_of);
+    events.iter().filter(|e| e.decision.as_deref() == Some("deny")).map(denial_row).collect()
+}
+
+fn denial_row(event: &EventRow) -> DenialRow {
+    let fields = Fields::of(event);
+    let own = |one: &Option<String>| one.clone().map(|one| vec![one]);
+    let (actions, resources) = match event.kind.as_str() {
+        "grant_denied" => (fields.list("authz.grant.actions"), fields.list("authz.grant.resources")),
+        _ => (own(&event.action.clone().or_else(|| event.tool.clone())), own(&event.resource)),
+    };
+    let who = event.service.as_deref().unwrap_or(&event.submitter);
+    let why = if event.reasons.is_empty() { String::new() } else { format!(": {}", event.reasons.join("; ")) };
+    DenialRow {
+        seq: event.seq,
+        event_time: event.event_time,
+        agent_id: event.agent_id.clone(),
+        actions: actions.unwrap_or_default(),
+        resources,
+        tool_call_id: event.tool_call_id.clone(),
+        trace_id: event.trace_id.clone(),
+        reason: format!("{} by {who}{why}", event.kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, id: &str, parent: Option<&str>) -> EventRow {
+        EventRow {
+            kind: kind.into(),
+            grant_id: Some(id.into()),
+            parent_grant_id: parent.map(str::to_owned),
+            agent_id: Some("agent".into()),
+            attributes: r#"{"authz.grant.actions":["read"]}"#.into(),
+            ..EventRow::default()
+        }
+    }
+
+    fn grants(events: &[EventRow]) -> Grants {
+        let rows: Vec<EventRow> =
+            events.iter().cloned().enumerate().map(|(i, e)| EventRow { seq: i as u64, ..e }).collect();
+        let snapshot =
+            Snapshot { events: vec![EventRow::batch(&rows)], size: rows.len() as u64, ..Snapshot::default() };
+        Grants::of(&snapshot, AsOf::Now, Time(0))
+    }
+
+    #[test]
+    fn a_chain_runs_from_the_root_down() {
+        let grants = grants(&[
+            event("grant_issued", "root", None),
+            event("grant_derived", "mid", Some("root")),
+            event("grant_derived", "leaf", Some("mid")),
+            event("grant_revoked", "root", None),
+        ]);
+        let chain = grants.chain("leaf");
+        assert_eq!(chain.iter().map(|r| r.grant_id.as_str()).collect::<Vec<_>>(), ["root", "mid", "leaf"]);
+        assert_eq!(chain.iter().map(|r| r.narrowed).collect::<Vec<_>>(), [None, Some(true), Some(true)]);
+        assert!(chain.iter().all(|r| r.state == "revoked" && r.revoked_seq == Some(3)), "revocation cascades");
+        assert_eq!(grants.get("leaf").map(|g| (g.depth, g.root_grant_id.as_deref())), Some((2, Some("root"))));
+    }
+
+    #[test]
+    fn orphans_and_cycles_give_an_answer() {
+        let orphan = grants(&[event("grant_derived", "leaf", Some("gone"))]);
+        let chain = orphan.chain("leaf");
+        assert_eq!((chain[0].grant_id.as_str(), chain[0].state.as_str()), ("gone", "missing"));
+        assert_eq!(orphan.get("leaf").map(|g| g.lineage.as_str()), Some("missing"));
+        let cycle = grants(&[
+            event("grant_derived", "a", Some("c")),
+            event("grant_derived", "b", Some("a")),
+            event("grant_derived", "c", Some("b")),
+            event("grant_derived", "d", Some("c")),
+        ]);
+        assert!(["a", "b", "c", "d"].iter().all(|id| cycle.get(id).is_some_and(|g| g.lineage == "cycle")));
+        assert!(cycle.chain("d")[0].note.as_deref().is_some_and(|n| n.starts_with("cycle")));
+        assert_eq!(grants(&[]).chain("x")[0].state, "missing");
+    }
+
+    #[test]
+    fn ten_thousand_derivations_are_no_trouble() {
+        let ids: Vec<String> = (0..10_000).map(|i| format!("g{i}")).collect();
+        let mut events = vec![event("grant_issued", &ids[0], None)];
+        events.extend(ids.windows(2).map(|w| event("grant_derived", &w[1], Some(&w[0]))));
+        events.reverse();
+        let grants = grants(&events);
+        assert_eq!(grants.chain("g9999").len(), 10_000);
+        assert_eq!(grants.get("g9999").map(|g| g.depth), Some(9_999));
+    }
+}

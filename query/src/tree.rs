@@ -1,0 +1,117 @@
+//! The tree that a person reads: who, under which grant, what was decided, what
+//! was done, with which result, when.
+
+use crate::replay::StepRow;
+use crate::rows::Time;
+
+/// Escapes of a terminal, or nothing.
+struct Paint(bool);
+
+impl Paint {
+    fn with(&self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Draws the steps. Text of the log's senders is stripped of control characters,
+/// so that no attribute can command the reader's terminal.
+pub fn render(steps: &[StepRow], color: bool) -> String {
+    let paint = Paint(color);
+    let mut out = String::new();
+    let mut last = vec![false; steps.len()];
+    let mut seen: std::collections::HashSet<Option<u64>> = std::collections::HashSet::new();
+    for step in steps.iter().rev() {
+        last[step.step as usize] = seen.insert(step.parent_step);
+    }
+    for step in steps {
+        let mut bars = Vec::new();
+        let mut at = step.parent_step;
+        // Only as much of the ancestry is drawn as fits a line.
+        for _ in 0..step.depth.min(40) {
+            let Some(i) = at else { break };
+            bars.push(if last[i as usize] { "   " } else { "│  " });
+            at = steps[i as usize].parent_step;
+        }
+        let prefix: String = bars.into_iter().rev().collect();
+        let branch = if last[step.step as usize] { "└─ " } else { "├─ " };
+        let time = step.event_time.map_or_else(|| " ".repeat(12), clock);
+        out.push_str(&format!("{time}  {prefix}{branch}{}\n", line(step, &paint)));
+        for more in details(step, &paint) {
+            let bar = if last[step.step as usize] { "   " } else { "│  " };
+            out.push_str(&format!("{}  {prefix}{bar}     {more}\n", " ".repeat(12)));
+        }
+    }
+    out
+}
+
+fn line(step: &StepRow, paint: &Paint) -> String {
+    let name = step.agent_name.as_deref().or(step.agent_id.as_deref()).unwrap_or("?");
+    let name = clean(name, 60);
+    let grant = step.grant_id.as_deref().map_or_else(|| "no grant".into(), |g| format!("grant {}", clean(g, 60)));
+    let seq = step.seq.map_or_else(String::new, |seq| paint.with("2", &format!("  #{seq}")));
+    let text = match step.kind.as_str() {
+        "missing" => return paint.with("33", &format!("?? {}", clean(step.missing.as_deref().unwrap_or(""), 200))),
+        "request" => format!("request by {}", clean(step.initiator_id.as_deref().unwrap_or("?"), 80)),
+        "agent_invocation" => paint.with("1", &format!("agent {name}")),
+        "model_call" => format!("model call by {name}"),
+        "tool_call" => {
+            let tool = clean(step.tool.as_deref().or(step.action.as_deref()).unwrap_or("?"), 80);
+            let failed = if step.status.as_deref() == Some("error") { " FAILED" } else { "" };
+            format!("{} by {name}, {grant}{failed}", paint.with("1", &format!("tool {tool}")))
+        }
+        "grant_issued" => format!("{grant} issued to {name}"),
+        "grant_derived" => {
+            let parent = clean(step.parent_grant_id.as_deref().unwrap_or("?"), 60);
+            format!("{grant} derived from {parent} for {name}")
+        }
+        "grant_denied" => paint.with("31", &format!("DENIED to {name}: {}", what(step))),
+        "grant_revoked" => paint.with("31", &format!("{grant} REVOKED")),
+        "policy_evaluation" | "executor_decision" | "approval" => {
+            let decision = clean(step.decision.as_deref().unwrap_or("?"), 30);
+            let text = format!("{} by {}: {decision} {}", step.kind.replace('_', " "), service(step), what(step));
+            if matches!(decision.as_str(), "deny" | "rejected") { paint.with("31", &text) } else { text }
+        }
+        other => format!("{} {}", other.replace('_', " "), what(step)),
+    };
+    format!("{}{seq}", text.trim_end())
+}
+
+fn service(step: &StepRow) -> String {
+    clean(step.service.as_deref().unwrap_or("?"), 60)
+}
+
+fn what(step: &StepRow) -> String {
+    let parts = [step.action.as_deref().or(step.tool.as_deref()), step.resource.as_deref()];
+    parts.into_iter().flatten().map(|p| clean(p, 80)).collect::<Vec<_>>().join(" on ")
+}
+
+fn details(step: &StepRow, paint: &Paint) -> Vec<String> {
+    let mut out = Vec::new();
+    let shown = |label: &str, text: &Option<String>| text.as_deref().map(|t| format!("{label} {}", clean(t, 100)));
+    if step.kind == "tool_call" {
+        out.extend(shown("args  ", &step.arguments));
+        out.extend(shown("result", &step.result));
+    }
+    if !step.reasons.is_empty() {
+        out.push(format!("because {}", clean(&step.reasons.join("; "), 160)));
+    }
+    out.extend(step.note.as_deref().map(|note| paint.with("1;31", &format!("!! {}", clean(note, 200)))));
+    out
+}
+
+/// One line of plain text, shortened.
+fn clean(text: &str, max: usize) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    if plain.chars().count() <= max {
+        return plain;
+    }
+    plain.chars().take(max).chain(['…']).collect()
+}
+
+/// The time of day, UTC, with milliseconds.
+fn clock(time: Time) -> String {
+    let millis = time.0.div_euclid(1_000_000).rem_euclid(86_400_000);
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
