@@ -62,7 +62,7 @@ table! {
         /// dwell (earliest evidence to first human acknowledgement),
         /// dwell_from_ingest (the same from when the ledger took that evidence),
         /// detect (earliest evidence to alert), acknowledge (alert to acknowledgement).
-        interval: String,
+        measure: String,
         /// Alerts that have such an interval.
         alerts: u64,
         /// Those in which it has ended.
@@ -212,7 +212,7 @@ fn by_rule(alerts: &[AlertRow]) -> BTreeMap<Option<String>, Vec<&AlertRow>> {
 /// The table `dwell_time`, with `now` as the end of what is still open.
 pub fn dwell_time(alerts: &[AlertRow], now: Time) -> Vec<DwellRow> {
     type Ends = fn(&AlertRow) -> (Option<Time>, Option<Time>);
-    let intervals: [(&str, Ends); 4] = [
+    let measures: [(&str, Ends); 4] = [
         ("dwell", |a| (a.first_evidence_time, a.acknowledged_time)),
         ("dwell_from_ingest", |a| (a.first_evidence_ingest_time, a.acknowledged_time)),
         ("detect", |a| (a.first_evidence_time, Some(a.raised_time))),
@@ -220,9 +220,9 @@ pub fn dwell_time(alerts: &[AlertRow], now: Time) -> Vec<DwellRow> {
     ];
     let mut out = Vec::new();
     for (rule, alerts) in by_rule(alerts) {
-        for (interval, ends) in intervals {
+        for (measure, ends) in measures {
             let ends = alerts.iter().map(|a| ends(a)).filter_map(|(from, to)| from.map(|from| (from, to)));
-            out.push(dwell_row(rule.clone(), interval, ends, now));
+            out.push(dwell_row(rule.clone(), measure, ends, now));
         }
     }
     out
@@ -230,11 +230,11 @@ pub fn dwell_time(alerts: &[AlertRow], now: Time) -> Vec<DwellRow> {
 
 fn dwell_row(
     rule: Option<String>,
-    interval: &str,
+    measure: &str,
     ends: impl Iterator<Item = (Time, Option<Time>)>,
     now: Time,
 ) -> DwellRow {
-    let mut row = DwellRow { rule, interval: interval.to_owned(), ..DwellRow::default() };
+    let mut row = DwellRow { rule, measure: measure.to_owned(), ..DwellRow::default() };
     let mut observations = Vec::new();
     for (from, to) in ends {
         row.alerts += 1;

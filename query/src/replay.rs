@@ -152,6 +152,8 @@ struct Order<'a> {
     spans: &'a HashMap<String, Option<String>>,
     /// Span id to the event of that span.
     by_span: HashMap<&'a str, usize>,
+    /// Agents at work: the event, and until when anything under it went on.
+    agents: Vec<(usize, Time)>,
     children: Vec<Vec<usize>>,
     steps: Vec<StepRow>,
     missing: HashSet<String>,
@@ -166,7 +168,37 @@ impl<'a> Order<'a> {
         };
         let by_span = events.iter().enumerate().filter_map(spans_of).collect();
         let children = vec![Vec::new(); events.len()];
-        Self { events, grants, spans, by_span, children, steps: Vec::new(), missing: HashSet::new() }
+        let (agents, steps, missing) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut order = Self { events, grants, spans, by_span, agents, children, steps, missing };
+        order.agents = order.extents();
+        order
+    }
+
+    /// Until when each agent, or anything under it, was at work. Latest first, so
+    /// that a walk upwards ends where an earlier one has been.
+    fn extents(&self) -> Vec<(usize, Time)> {
+        let mut ends: Vec<(Time, usize)> =
+            self.events.iter().enumerate().filter_map(|(i, e)| Some((e.end_time?, i))).collect();
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        let mut until: HashMap<usize, Time> = HashMap::new();
+        for (end, i) in ends {
+            let mut at = Some(i);
+            while let Some(i) = at.filter(|i| !until.contains_key(i)) {
+                until.insert(i, end);
+                at = self.parent(i);
+            }
+        }
+        let agents = until.into_iter().filter(|(i, _)| self.events[*i].kind == "agent_invocation");
+        agents.collect()
+    }
+
+    /// For a log that names no span: the agent that had begun last of those then at work.
+    fn agent_at(&self, event: &EventRow) -> Option<usize> {
+        let working = self.agents.iter().filter(|(i, until)| {
+            let agent = &self.events[*i];
+            agent.trace_id == event.trace_id && (agent.event_time..=*until).contains(&event.event_time)
+        });
+        working.map(|(i, _)| *i).max_by_key(|&i| (self.events[i].event_time, i))
     }
 
     fn steps(mut self) -> Vec<StepRow> {
@@ -193,7 +225,7 @@ impl<'a> Order<'a> {
     /// The event that an event stands under: of its parent span, or for a log of its own span.
     fn parent(&self, i: usize) -> Option<usize> {
         let event = &self.events[i];
-        let own = event.span_id.as_deref()?;
+        let Some(own) = event.span_id.as_deref() else { return self.agent_at(event) };
         let mut above = match self.by_span.get(own) {
             Some(&at) if at == i => event.parent_span_id.as_deref()?,
             // A refusal made inside the call's own span still comes before the call.

@@ -209,17 +209,19 @@ fn state_of_day() -> &'static str {
 async fn the_replay_is_in_causal_order_and_marks_what_is_missing() {
     let case = Case::new();
     let steps = case.lines(&format!("SELECT step, depth, kind, seq FROM replay('{TRACE}') ORDER BY step")).await;
-    assert_eq!(
-        steps[..6],
-        [
-            "0 0 request 1",
-            "1 0 policy_evaluation 2",
-            "2 0 grant_issued 3",
-            "3 0 agent_invocation 7",
-            "4 1 tool_call 8",
-            "5 1 agent_invocation 9"
-        ]
-    );
+    let order = [
+        "0 0 request 1",
+        "1 0 policy_evaluation 2",
+        "2 0 grant_issued 3",
+        "3 0 agent_invocation 7",
+        "4 1 tool_call 8",
+        "5 1 grant_derived 4",
+        "6 1 agent_invocation 9",
+        "7 2 tool_call 10",
+        "8 2 grant_denied 5",
+        "9 2 tool_call 11",
+    ];
+    assert_eq!(steps[..10], order);
     let notes =
         case.lines(&format!("SELECT seq, note FROM replay('{TRACE}') WHERE note IS NOT NULL ORDER BY step")).await;
     assert!(notes.contains(&"4 exceeds its parent in resources".to_owned()), "{notes:?}");
@@ -236,7 +238,7 @@ async fn the_replay_is_in_causal_order_and_marks_what_is_missing() {
     let batches = case.ask(&format!("SELECT * FROM replay('{TRACE}')")).await.batches;
     let rows: Vec<_> = batches.iter().flat_map(custody_query::replay::StepRow::read).collect();
     let tree = custody_query::tree::render(&rows, false);
-    assert!(tree.contains("├─ tool send_money by payments, grant g2  #11"), "{tree}");
+    assert!(tree.contains("└─ tool send_money by payments, grant g2  #11"), "{tree}");
     assert!(tree.contains("!! executed although refused at seq 5"), "{tree}");
     assert!(tree.contains("result sent [2J") && !tree.contains('\u{1b}'), "{tree}");
 }
@@ -249,7 +251,7 @@ async fn an_alert_lives_from_raising_to_a_humans_disposition() {
     case.send(Signal::Logs, vec![log(80, "security.alert", raised)].into());
     assert_eq!(case.lines("SELECT state, evidence FROM alerts").await, ["open [5, 11]"]);
     assert_eq!(case.lines("SELECT alert_id FROM violations WHERE check_id = 'denied_then_executed'").await, ["a1"]);
-    let dwell = "SELECT alerts, still_open, p50_seconds FROM dwell_time WHERE rule IS NULL AND interval = 'dwell'";
+    let dwell = "SELECT alerts, still_open, p50_seconds FROM dwell_time WHERE rule IS NULL AND measure = 'dwell'";
     assert_eq!(case.lines(dwell).await, ["1 1 "]);
     let actor =
         |kind: &str| json!({"security.alert.id": "a1", "security.actor.id": "ada", "security.actor.type": kind});
