@@ -165,11 +165,17 @@ impl Projection {
         &self.reader
     }
 
+    /// Whether it follows the log; false after it met something unreadable.
+    pub fn is_well(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
     fn run(&self) {
         while !self.stop.load(Ordering::Relaxed) {
             self.reader.wait(self.snapshot().size, Duration::from_millis(200));
             if let Err(error) = self.step() {
                 tracing::error!(%error, "the projection stopped; queries see the log only up to here");
+                self.stop.store(true, Ordering::Relaxed);
                 return;
             }
         }
