@@ -1,5 +1,11 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod demo;
+mod events;
+mod replay;
+mod serve;
+mod source;
+mod sql;
 mod verify;
 
 use std::process::ExitCode;
@@ -7,6 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// An immutable provenance ledger and tracing backend for AI agents.
+///
+/// Point any OTLP exporter at `custody serve`; ask with `custody sql` and
+/// `custody replay`; prove with `custody verify`.
 #[derive(Parser)]
 #[command(name = "custody", version, about, propagate_version = true)]
 struct Cli {
@@ -16,11 +25,56 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(serve::Serve),
+    Sql(sql::Sql),
+    Replay(replay::Replay),
+    Events(events::Events),
     Verify(verify::Verify),
+    Demo(demo::Demo),
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Verify(command) => command.run(),
+    let (name, result) = match Cli::parse().command {
+        Command::Serve(command) => ("serve", command.run()),
+        Command::Sql(command) => ("sql", command.run()),
+        Command::Replay(command) => ("replay", command.run()),
+        Command::Events(command) => ("events", command.run()),
+        Command::Verify(command) => return command.run(),
+        Command::Demo(command) => ("demo", command.run()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("custody {name}: {}", failure.message);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Why a command ends without having done its work: one line, and an exit status.
+pub(crate) struct Failure {
+    message: String,
+    status: u8,
+}
+
+impl Failure {
+    /// The question was wrong, or the answer is no: status 1.
+    pub(crate) fn wrong(message: impl ToString) -> Self {
+        Self { message: message.to_string(), status: 1 }
+    }
+
+    /// It could not be tried at all (in use, not readable, not reachable): status 2.
+    pub(crate) fn unable(message: impl ToString) -> Self {
+        Self { message: message.to_string(), status: 2 }
+    }
+}
+
+/// Writes to standard output; a reader that has gone away is no error.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::unable(e)),
+        Err(_) => std::process::exit(0),
+        Ok(()) => Ok(()),
     }
 }

@@ -1,0 +1,199 @@
+//! `custody serve`: receivers, log, projection and API in one process.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use custody_ingest::{Bound, Config, Receivers};
+use custody_query::serve::{Served, router};
+use custody_query::{Engine, Projection, QueryLimits};
+use custody_store::Options;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use crate::Failure;
+
+/// Receive OTLP, keep it, and answer questions about it.
+///
+/// On loopback it needs no configuration. It listens only there: other addresses
+/// are refused until TLS and authentication are configured, which this version
+/// cannot do yet.
+#[derive(Args, Default)]
+pub struct Serve {
+    /// Where everything is kept; made if it is not there [default: ./custody-data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A TOML file with the same settings (data_dir, otlp_grpc, ...); flags win over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// OTLP over gRPC [default: 127.0.0.1:4317]; port 0 is any free one.
+    #[arg(long, value_name = "ADDR")]
+    otlp_grpc: Option<SocketAddr>,
+    /// OTLP over HTTP [default: 127.0.0.1:4318].
+    #[arg(long, value_name = "ADDR")]
+    otlp_http: Option<SocketAddr>,
+    /// HTTP API and page [default: 127.0.0.1:4680].
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Written, as JSON with the bound addresses, once all of them answer.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// The name of a new log: a URL without its scheme, such as logs.example.com/agents.
+    #[arg(long, value_name = "NAME")]
+    origin: Option<String>,
+    /// Largest request in bytes after decompression [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    request_bytes_max: Option<usize>,
+    /// Most bytes received and not yet durable [default: 268435456].
+    #[arg(long, value_name = "BYTES")]
+    in_flight_bytes_max: Option<u64>,
+}
+
+/// The settings of the file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data_dir: Option<PathBuf>,
+    otlp_grpc: Option<SocketAddr>,
+    otlp_http: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    ready_file: Option<PathBuf>,
+    origin: Option<String>,
+    request_bytes_max: Option<usize>,
+    in_flight_bytes_max: Option<u64>,
+}
+
+impl Serve {
+    /// Runs until SIGTERM or Ctrl-C, then finishes what was accepted and signs.
+    pub fn run(self) -> Result<(), Failure> {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_env_filter(
+                tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into()),
+            )
+            .init();
+        let settings = self.with_file()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::unable)?;
+        let result = runtime.block_on(settings.serve());
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        result
+    }
+
+    fn with_file(self) -> Result<Self, Failure> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("{}: {e}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+        let file: File = toml::from_str(&text).map_err(|e| wrong(&e.to_string().replace('\n', " ")))?;
+        Ok(Self {
+            data_dir: self.data_dir.or(file.data_dir),
+            otlp_grpc: self.otlp_grpc.or(file.otlp_grpc),
+            otlp_http: self.otlp_http.or(file.otlp_http),
+            http: self.http.or(file.http),
+            ready_file: self.ready_file.or(file.ready_file),
+            origin: self.origin.or(file.origin),
+            request_bytes_max: self.request_bytes_max.or(file.request_bytes_max),
+            in_flight_bytes_max: self.in_flight_bytes_max.or(file.in_flight_bytes_max),
+            config: self.config,
+        })
+    }
+
+    async fn serve(self) -> Result<(), Failure> {
+        let config = self.receivers()?;
+        let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
+        only_loopback("--http", http)?;
+        let dir = self.data_dir.unwrap_or_else(|| "custody-data".into());
+        // The listeners first: a port that is taken should not cost opening the log.
+        let api = TcpListener::bind(http).await.map_err(|e| {
+            Failure::unable(format!("the HTTP API cannot listen on {http}: {e}; choose another address with --http"))
+        })?;
+        let options = Options { origin: self.origin, ..Options::default() };
+        let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
+        let bound = receivers.bound().map_err(Failure::unable)?;
+        let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
+        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let stats = receivers.stats();
+        let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
+        let api_address = api.local_addr().map_err(Failure::unable)?;
+        let (stop_api, api_stopped) = tokio::sync::oneshot::channel::<()>();
+        let api = axum::serve(api, router(served)).with_graceful_shutdown(async {
+            let _ = api_stopped.await;
+        });
+        let api = tokio::spawn(api.into_future());
+        let stop = stop_signal()?;
+        announce(&dir, bound, api_address, &reader);
+        if let Some(path) = &self.ready_file {
+            write_ready_file(path, &dir, bound, api_address, &reader)?;
+        }
+        let result = receivers.run(stop).await;
+        let _ = stop_api.send(());
+        // Long polls and streams end with the process; their cursors resume.
+        let _ = tokio::time::timeout(Duration::from_secs(1), api).await;
+        let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
+        result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
+        tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
+        Ok(())
+    }
+
+    fn receivers(&self) -> Result<Config, Failure> {
+        let mut config = Config::default();
+        config.grpc = self.otlp_grpc.unwrap_or(config.grpc);
+        config.http = self.otlp_http.unwrap_or(config.http);
+        only_loopback("--otlp-grpc", config.grpc)?;
+        only_loopback("--otlp-http", config.http)?;
+        config.limits.body_bytes_max = self.request_bytes_max.unwrap_or(config.limits.body_bytes_max);
+        config.in_flight_bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight_bytes_max);
+        Ok(config)
+    }
+}
+
+fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Failure::unable(format!(
+        "{flag} {address} is not a loopback address; without TLS and authentication custody listens on loopback only: \
+         use 127.0.0.1, and a proxy that ends TLS in front of it"
+    )))
+}
+
+/// Resolves on SIGTERM or Ctrl-C.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unable)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unable)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: finishing what was accepted");
+    })
+}
+
+fn announce(dir: &Path, bound: Bound, api: SocketAddr, reader: &custody_store::Reader) {
+    eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
+    eprintln!("  public key      {}", reader.vkey());
+    eprintln!("  OTLP gRPC       {}", bound.grpc);
+    eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", bound.http);
+    eprintln!("  API and page    http://{api}/");
+}
+
+fn write_ready_file(
+    path: &Path,
+    dir: &Path,
+    bound: Bound,
+    api: SocketAddr,
+    reader: &custody_store::Reader,
+) -> Result<(), Failure> {
+    let ready = serde_json::json!({
+        "otlp_grpc": bound.grpc.to_string(), "otlp_http": bound.http.to_string(), "http": api.to_string(),
+        "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
+    });
+    let new = path.with_extension("new");
+    let written = std::fs::write(&new, format!("{ready}\n")).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|e| Failure::unable(format!("--ready-file {} cannot be written: {e}", path.display())))
+}

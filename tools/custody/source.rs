@@ -1,0 +1,140 @@
+//! Where a command reads from: a running server, or a data directory. For the
+//! latter the same API is served to this process alone, so that both answer alike.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use custody_query::serve::{Served, router};
+use custody_query::{Engine, Projection, QueryLimits};
+use custody_store::Reader;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::Value;
+
+use crate::Failure;
+
+const SERVER: &str = "http://127.0.0.1:4680";
+
+/// Where to read from.
+#[derive(Args)]
+pub struct From {
+    /// The HTTP API of a running server [default: http://127.0.0.1:4680, if one answers there].
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    url: Option<String>,
+    /// A data directory, read as it is on disk [default: ./custody-data, if no server answers].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// An API to ask.
+pub struct Source {
+    url: String,
+    agent: ureq::Agent,
+    live: bool,
+    _own: Option<tokio::runtime::Runtime>,
+}
+
+impl From {
+    /// Connects to the server, or opens the directory.
+    pub fn open(&self) -> Result<Source, Failure> {
+        match (&self.url, &self.data_dir) {
+            (Some(url), _) => Ok(Source::at(url.trim_end_matches('/').to_owned())),
+            (None, Some(dir)) => Source::of_directory(dir),
+            (None, None) => {
+                let server = Source::at(SERVER.to_owned());
+                if server.get("/healthz").is_ok() {
+                    return Ok(server);
+                }
+                let dir = Path::new("custody-data");
+                if !dir.exists() {
+                    return Err(Failure::unable(format!(
+                        "no server answers at {SERVER} and there is no ./custody-data; name one with --url or --data-dir"
+                    )));
+                }
+                Source::of_directory(dir)
+            }
+        }
+    }
+}
+
+/// An answer of the API.
+pub struct Got {
+    /// Header X-Next-Cursor.
+    pub next_cursor: Option<String>,
+    /// Header X-Has-More.
+    pub has_more: bool,
+    /// Header X-Truncated.
+    pub truncated: bool,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Source {
+    /// The API at a URL.
+    pub fn at(url: String) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false);
+        let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
+        Self { url, agent, live: true, _own: None }
+    }
+
+    fn of_directory(dir: &Path) -> Result<Self, Failure> {
+        let reader = Reader::open(dir).map_err(Failure::unable)?;
+        let projection = Projection::of(reader).map_err(Failure::unable)?;
+        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(Failure::unable)?;
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).map_err(Failure::unable)?;
+        let address = listener.local_addr().map_err(Failure::unable)?;
+        let served = Served::new(engine, QueryLimits::default(), String::new);
+        runtime.spawn(axum::serve(listener, router(served)).into_future());
+        Ok(Self { live: false, _own: Some(runtime), ..Self::at(format!("http://{address}")) })
+    }
+
+    /// Whether new records can come.
+    pub fn live(&self) -> bool {
+        self.live
+    }
+
+    /// Fetches a path.
+    pub fn get(&self, path: &str) -> Result<Got, Failure> {
+        self.read(self.agent.get(format!("{}{path}", self.url)).call())
+    }
+
+    /// Runs a query. `id` goes in as `$1` where the text has it.
+    pub fn sql(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {
+        let mut query = query.clone();
+        query["format"] = "arrow".into();
+        let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
+        let got = self.read(request.send(query.to_string().as_bytes()))?;
+        let (schema, batches) = custody_query::format::from_arrow(&got.body).map_err(Failure::unable)?;
+        Ok((schema, batches, got.truncated))
+    }
+
+    fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Got, Failure> {
+        let answer = answer.map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
+        let status = answer.status();
+        let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (next_cursor, has_more, truncated) = (header("x-next-cursor"), header("x-has-more"), header("x-truncated"));
+        let body = answer.into_body().into_with_config().limit(u64::MAX).read_to_vec();
+        let body = body.map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
+        if !status.is_success() {
+            return Err(refusal(status.as_u16(), &body));
+        }
+        let is_true = |value: Option<String>| value.as_deref() == Some("true");
+        Ok(Got { next_cursor, has_more: is_true(has_more), truncated: is_true(truncated), body })
+    }
+}
+
+/// What the API says is wrong, with the position.
+fn refusal(status: u16, body: &[u8]) -> Failure {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(message) = problem["message"].as_str() else { return Failure::unable(format!("HTTP status {status}")) };
+    let at = &problem["position"];
+    match (at["line"].as_u64(), at["column"].as_u64()) {
+        (Some(line), Some(column)) if !message.contains("Column: ") => {
+            Failure::wrong(format!("line {line}, column {column}: {message}"))
+        }
+        _ => Failure::wrong(message),
+    }
+}
