@@ -12,6 +12,7 @@ pub mod format;
 mod keys;
 mod ledger;
 mod reader;
+pub mod tamper;
 pub mod tree;
 #[cfg(test)]
 mod vectors;

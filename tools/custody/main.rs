@@ -2,10 +2,12 @@
 
 mod demo;
 mod events;
+mod recording;
 mod replay;
 mod serve;
 mod source;
 mod sql;
+mod tamper;
 mod verify;
 
 use std::process::ExitCode;
