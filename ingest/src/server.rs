@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use custody_proto::Limits;
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::http::Body;
 use crate::receive::Core;
@@ -66,6 +68,46 @@ pub struct Receivers {
     grpc: TcpListener,
     http: TcpListener,
     drain_timeout: Duration,
+    active: Arc<Active>,
+}
+
+/// Requests that have begun and are not yet answered.
+#[derive(Default)]
+struct Active {
+    count: AtomicUsize,
+    ended: Notify,
+}
+
+/// One request; it ends when this is dropped.
+struct Begun(Arc<Active>);
+
+impl Active {
+    fn begin(self: &Arc<Self>) -> Begun {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        Begun(Arc::clone(self))
+    }
+
+    /// Resolves when no request has been under way for a moment: long enough for
+    /// answers to be written and for what was on the wire to begin. A client that
+    /// merely keeps its connection open holds nobody up.
+    async fn idle(&self) {
+        loop {
+            while self.count.load(Ordering::SeqCst) > 0 {
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if self.count.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+        self.0.ended.notify_waiters();
+    }
 }
 
 impl Receivers {
@@ -77,7 +119,7 @@ impl Receivers {
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
         let core = Arc::new(Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats));
-        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout })
+        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default() })
     }
 
     /// The addresses that were bound.
@@ -112,7 +154,7 @@ impl Receivers {
                 _ = &mut failed => break,
             };
             match accepted {
-                Ok((stream, peer)) => serve(Arc::clone(&self.core), stream, peer, is_grpc, &graceful),
+                Ok((stream, peer)) => self.serve(stream, peer, is_grpc, &graceful),
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for some to be given back.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -121,11 +163,50 @@ impl Receivers {
             }
         }
         drop((self.grpc, self.http));
-        if tokio::time::timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
+        let drained = async {
+            tokio::select! {
+                () = graceful.shutdown() => {}
+                () = self.active.idle() => {}
+            }
+        };
+        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
             tracing::warn!("requests that had begun did not end in time; their clients will send them again");
         }
         let finish = tokio::task::spawn_blocking(move || sequencer.finish()).await;
         finish.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
+    /// Serves one connection in its own task.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, is_grpc: bool, graceful: &GracefulShutdown) {
+        let _ = stream.set_nodelay(true);
+        let (core, active) = (Arc::clone(&self.core), Arc::clone(&self.active));
+        let service = service_fn(move |request| {
+            let begun = active.begin();
+            let answer = answer(Arc::clone(&core), peer, is_grpc, request);
+            async move {
+                let answer = answer.await;
+                drop(begun);
+                answer
+            }
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_frame_size(1 << 20)
+            .max_concurrent_streams(256)
+            .keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(20));
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "a connection ended early");
+            }
+        });
     }
 }
 
@@ -135,30 +216,6 @@ async fn bind(what: &str, flag: &str, address: SocketAddr) -> std::io::Result<Tc
             format!("{what} cannot listen on {address}: {e}; choose another address with {flag} (port 0: any)");
         std::io::Error::new(e.kind(), message)
     })
-}
-
-/// Serves one connection in its own task.
-fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, is_grpc: bool, graceful: &GracefulShutdown) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(Arc::clone(&core), peer, is_grpc, request));
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
-        .max_frame_size(1 << 20)
-        .max_concurrent_streams(256)
-        .keep_alive_interval(Duration::from_secs(60))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%peer, %error, "a connection ended early");
-        }
-    });
 }
 
 async fn answer(

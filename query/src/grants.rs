@@ -51,7 +51,7 @@ table! {
         workspace: Option<String>,
         /// Tool calls that named it.
         uses: u64,
-        /// active, expired, revoked or denied.
+        /// active, expired, revoked, denied or invalid (its record breaks the model's rules).
         state: String,
         /// When it was issued, as its issuer says.
         issued_time: Time,
@@ -107,7 +107,7 @@ table! {
         undecidable: Vec<String>,
         /// Tool calls that named it.
         uses: u64,
-        /// active, expired, revoked, denied or missing.
+        /// active, expired, revoked, denied, invalid or missing.
         state: String,
         /// Record that revoked it or a grant above it.
         revoked_seq: Option<u64>,
@@ -162,7 +162,7 @@ impl Grants {
             let Some(id) = &event.grant_id else { continue };
             if event.kind == "grant_revoked" {
                 revoked.entry(id.clone()).or_insert((event.event_time, event.seq));
-            } else if event.kind == "grant_denied" || event.invalid_reasons.is_empty() {
+            } else {
                 grants.insert(grant_row(event));
             }
         }
@@ -175,7 +175,7 @@ impl Grants {
     /// A grant that was given wins over a refusal under the same id; the first over later ones.
     fn insert(&mut self, row: GrantRow) {
         match self.by_id.get(&row.grant_id) {
-            Some(&at) if self.rows[at].state == "denied" && row.state != "denied" => self.rows[at] = row,
+            Some(&at) if self.rows[at].state != "active" && row.state == "active" => self.rows[at] = row,
             Some(_) => {}
             None => {
                 self.by_id.insert(row.grant_id.clone(), self.rows.len());
@@ -234,7 +234,7 @@ impl Grants {
             row.widened_by = dimensions(&verdicts, Verdict::Widened);
             row.undecidable = dimensions(&verdicts, Verdict::Undecidable);
         }
-        if row.state != "denied" {
+        if row.state == "active" {
             let expired = row.expires_at.is_some_and(|end| end <= now);
             row.state = if ended.is_some() {
                 "revoked"
@@ -315,6 +315,9 @@ fn chain_row(row: &GrantRow, depth: u32) -> ChainRow {
     if row.state == "denied" {
         notes.push(format!("refused: {}", row.reasons.join("; ")));
     }
+    if row.state == "invalid" {
+        notes.push(format!("invalid: {}", row.reasons.join("; ")));
+    }
     if !row.widened_by.is_empty() {
         notes.push(format!("exceeds its parent in {}", row.widened_by.join(", ")));
     }
@@ -379,7 +382,11 @@ impl Fields {
 
 fn grant_row(event: &EventRow) -> GrantRow {
     let fields = Fields::of(event);
-    let denied = event.kind == "grant_denied";
+    let state = match event.kind.as_str() {
+        "grant_denied" => "denied",
+        _ if event.invalid_reasons.is_empty() => "active",
+        _ => "invalid",
+    };
     GrantRow {
         grant_id: event.grant_id.clone().unwrap_or_default(),
         parent_grant_id: event.parent_grant_id.clone(),
@@ -397,7 +404,7 @@ fn grant_row(event: &EventRow) -> GrantRow {
         max_depth: fields.number("authz.grant.max_depth"),
         purpose: fields.text("authz.grant.purpose"),
         workspace: event.workspace.clone(),
-        state: if denied { "denied" } else { "active" }.into(),
+        state: state.into(),
         issued_time: event.event_time,
         issued_seq: event.seq,
         signature: fields.text("authz.grant.token").map(|_| "unverified".into()),

@@ -192,6 +192,34 @@ impl<'a> Order<'a> {
         agents.collect()
     }
 
+    /// For a decision about an agent: that agent, if it was then at work.
+    fn named_agent_at(&self, event: &EventRow) -> Option<usize> {
+        if !matches!(event.kind.as_str(), "grant_denied" | "executor_decision" | "policy_evaluation") {
+            return None;
+        }
+        let working = self.agents.iter().filter(|(i, until)| {
+            let agent = &self.events[*i];
+            agent.trace_id == event.trace_id
+                && agent.agent_id.is_some()
+                && agent.agent_id == event.agent_id
+                && (agent.event_time..=*until).contains(&event.event_time)
+        });
+        working.map(|(i, _)| *i).max_by_key(|&i| (self.events[i].event_time, i))
+    }
+
+    /// The time by which an event is sorted among its siblings: a grant stands
+    /// before the work of the agent that it was given to.
+    fn sort_time(&self, i: usize) -> Time {
+        let event = &self.events[i];
+        if event.kind != "grant_derived" {
+            return event.event_time;
+        }
+        let begun = self.agents.iter().map(|(i, _)| &self.events[*i]).filter(|agent| {
+            agent.trace_id == event.trace_id && agent.agent_id.is_some() && agent.agent_id == event.agent_id
+        });
+        begun.map(|agent| agent.event_time).min().map_or(event.event_time, |begun| begun.min(event.event_time))
+    }
+
     /// For a log that names no span: the agent that had begun last of those then at work.
     fn agent_at(&self, event: &EventRow) -> Option<usize> {
         let working = self.agents.iter().filter(|(i, until)| {
@@ -225,7 +253,15 @@ impl<'a> Order<'a> {
     /// The event that an event stands under: of its parent span, or for a log of its own span.
     fn parent(&self, i: usize) -> Option<usize> {
         let event = &self.events[i];
-        let Some(own) = event.span_id.as_deref() else { return self.agent_at(event) };
+        let own = match event.span_id.as_deref() {
+            Some(own) if self.by_span.get(own) == Some(&i) => own,
+            // What was decided about an agent stands under that agent, if it was at work.
+            own => match (self.named_agent_at(event), own) {
+                (Some(at), _) => return Some(at),
+                (None, Some(own)) => own,
+                (None, None) => return self.agent_at(event),
+            },
+        };
         let mut above = match self.by_span.get(own) {
             Some(&at) if at == i => event.parent_span_id.as_deref()?,
             // A refusal made inside the call's own span still comes before the call.
@@ -245,12 +281,12 @@ impl<'a> Order<'a> {
     /// Depth first without recursion, so that no depth is too deep.
     fn walk(&mut self, roots: &[usize], children: &[Vec<usize>], reached: &mut [bool]) {
         let mut stack: Vec<(usize, u32, Option<u64>)> = Vec::new();
-        let push = |stack: &mut Vec<_>, list: &[usize], depth: u32, parent: Option<u64>, events: &[EventRow]| {
+        let push = |own: &Self, stack: &mut Vec<_>, list: &[usize], depth: u32, parent: Option<u64>| {
             let mut ordered = list.to_vec();
-            ordered.sort_by_key(|&i| (events[i].event_time, rank(&events[i].kind), events[i].seq));
+            ordered.sort_by_cached_key(|&i| (own.sort_time(i), rank(&own.events[i].kind), own.events[i].seq));
             stack.extend(ordered.into_iter().rev().map(|i| (i, depth, parent)));
         };
-        push(&mut stack, roots, 0, None, self.events);
+        push(self, &mut stack, roots, 0, None);
         while let Some((i, depth, parent)) = stack.pop() {
             if std::mem::replace(&mut reached[i], true) {
                 continue;
@@ -259,7 +295,7 @@ impl<'a> Order<'a> {
             let step = self.steps.len() as u64;
             let row = self.row(i, step, depth, parent);
             self.steps.push(row);
-            push(&mut stack, &children[i], depth + 1, Some(step), self.events);
+            push(self, &mut stack, &children[i], depth + 1, Some(step));
         }
     }
 

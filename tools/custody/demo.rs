@@ -184,7 +184,7 @@ impl Story<'_> {
             event_time: number("event_time"),
         };
         self.table(&format!(
-            "SELECT check_id, seq, detail FROM violations WHERE trace_id = '{}' ORDER BY seq, check_id LIMIT 8",
+            "SELECT check_id, seq, substr(detail, 1, 110) AS detail FROM violations WHERE trace_id = '{}' ORDER BY seq, check_id LIMIT 8",
             incident.trace_id
         ))?;
         Ok(incident)
@@ -208,8 +208,8 @@ impl Story<'_> {
 
     async fn answer(&self, grpc: &str, incident: &Incident) -> Result<(), Failure> {
         say(
-            "When did we know? An alert is raised 40 minutes after the call; a person acknowledges it, investigates and \
-             closes it. Every step is a record in the same log.",
+            "When did we know? An alert is raised 40 minutes after the call; a person acknowledges it, investigates\n   and \
+             closes it. Every step is a record in the same log. Dwell time runs from the earliest evidence.",
         )?;
         let mut client = Client::connect(grpc).await?;
         let minute = 60_000_000_000;

@@ -11,7 +11,7 @@ and the executor log is the recorder's; README.md says which, and so does the at
 import argparse
 import hashlib
 import json
-import math
+import os
 import re
 import struct
 from datetime import datetime, timezone
@@ -269,6 +269,11 @@ def choose(runs, count):
     first = [r for r in chosen if r.key == SHOWCASE]
     rest = [r for r in chosen if r not in calm and r not in first]
     return calm + first + rest
+
+
+def call_id_of(run, call):
+    """The recorded id, or one of ours: some pipelines have none."""
+    return call.real_id or f"call_{digest('call', run.key, run.calls.index(call))[:24]}"
 
 
 def own_actions(run):
@@ -549,9 +554,10 @@ class Player:
                 "gen_ai.agent.version": VERSION, "gen_ai.conversation.id": conversation, "user.id": USER,
                 "custody.recorder.synthetic": ["*"],
             })
-            needed = {f"{run.suite}.{c['function']}" for c in run.truth["calls"]}
-            read = {f"{run.suite}.{c.tool}" for c in inside if c.tool in READ_ONLY[run.suite]}
-            narrow = sorted((needed | read) & set(actions))
+            reading = READ_ONLY[run.suite]
+            writes = {c["function"] for c in run.truth["calls"]} - reading
+            reads = {c.tool for c in inside if c.tool in reading}
+            narrow = sorted(f"{run.suite}.{tool}" for tool in (writes | reads or reading))
             scope = [r for r in resources
                      if r.startswith("account:") or any(c.tool == "read_file" for c in inside)] or resources
             if scenario == "widened_delegation":
@@ -586,7 +592,8 @@ class Player:
             calls = [c for c in run.calls if c.turn == number]
             finish = "tool_calls" if calls else "stop"
             said = text_of(turn.get("content"))
-            parts = [{"type": "text", "content": said[:600]}] if said else []
+            parts = [{"type": "text", "content": said[:2000]}] if said else []
+            parts += [{"type": "tool_call", "id": call_id_of(run, c), "name": c.tool} for c in calls]
             chat = tracer.start_span(f"chat {model}", context=context, kind=SpanKind.CLIENT, start_time=now, attributes={
                 "gen_ai.operation.name": "chat", "gen_ai.provider.name": vendor, "gen_ai.request.model": model,
                 "gen_ai.response.finish_reasons": [finish], "gen_ai.conversation.id": conversation,
@@ -600,13 +607,11 @@ class Player:
             now += 2 * MS
 
             for call in calls:
-                position = run.calls.index(call)
                 action = f"{run.suite}.{call.tool}"
                 resource = resource_of(call.tool, call.args)
                 made_up = ["time", "gen_ai.agent.id", "gen_ai.agent.name", "authz.grant.id", "authz.action", "authz.resource"]
-                call_id = call.real_id
-                if call_id is None:
-                    call_id = f"call_{digest('call', run.key, position)[:24]}"
+                call_id = call_id_of(run, call)
+                if not call.real_id:
                     made_up.append("gen_ai.tool.call.id")
                 used = held["id"]
                 if call is target:
@@ -626,7 +631,7 @@ class Player:
                     denied.add((who, action, resource))
                     seen.denials.append({"agent": who, "action": action, "resource": resource, "at": now})
                     self.log(self.authority, "authz.grant.denied", now, who_span, "Authority was refused", {
-                        "authz.grant.id": f"request-{digest('request', run.key, position)[:16]}",
+                        "authz.grant.id": f"request-{digest('request', run.key, call_id)[:16]}",
                         "authz.grant.parent_id": held["id"], "authz.grant.subject": who,
                         "authz.grant.actions": [action],
                         "authz.grant.resources": [resource] if resource else None,
@@ -653,10 +658,12 @@ class Player:
                 span = tracer.start_span(f"execute_tool {call.tool}", context=context, kind=SpanKind.INTERNAL,
                                          start_time=now, attributes=attributes)
                 span_id = f"{span.get_span_context().span_id:016x}"
-                inside = any_matches(held["actions"], action) and (
-                    not held["resources"] or not resource or any_matches(held["resources"], resource))
+                inside = (
+                    any_matches(held["actions"], action)
+                    and (not held["resources"] or not resource or any_matches(held["resources"], resource))
+                    and used == held["id"] and not seen.revocations and now < held["expires_at"] * SECOND)
                 # The executor refuses what the injection asks in every second hijacked run; in the
-                # others the call went round it, as did every other call outside its grant.
+                # others the call went round it, as did every other call outside its authority.
                 if refused and index % 2 == 1 and run.key != SHOWCASE:
                     decision = "deny"
                     seen.refusals.append({"call_id": call_id, "at": now - MS})
@@ -785,6 +792,8 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE.parent.parent / "tests/fixtures/agentdojo")
     options = parser.parse_args()
 
+    for name in [n for n in os.environ if n.startswith("OTEL_")]:
+        del os.environ[name]  # the SDK reads its resource and limits from there
     truth = json.loads((HERE / "ground_truth.json").read_text())
     runs = choose(list(read_runs(options.directory, truth)), options.runs)
     if not runs:

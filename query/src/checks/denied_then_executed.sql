@@ -19,7 +19,7 @@ FROM (
           END
 ) h
 LEFT ANTI JOIN grants g
-    ON g.subject = h.agent_id AND g.state <> 'denied'
+    ON g.subject = h.agent_id AND g.state NOT IN ('denied', 'invalid')
    AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time
    AND authority_covers(g.actions, h.action)
    AND (g.resources IS NULL OR h.resource IS NULL OR authority_covers(g.resources, h.resource))

@@ -1,0 +1,191 @@
+//! Drives the built binary as its users do.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use prost::Message as _;
+use serde_json::Value;
+
+/// The built binary.
+pub const CUSTODY: &str = env!("CARGO_BIN_EXE_custody");
+
+/// A recorded OTLP request.
+pub enum Request {
+    Traces(ExportTraceServiceRequest),
+    Logs(ExportLogsServiceRequest),
+}
+
+/// The recorded agents; the framing is described beside the file.
+pub fn recorded_requests() -> Vec<Request> {
+    let packed: &[u8] = include_bytes!("../fixtures/agentdojo/requests.otlp.zst");
+    let mut bytes = Vec::new();
+    zstd::stream::read::Decoder::new(packed).unwrap().read_to_end(&mut bytes).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut out = Vec::new();
+    while let [signal, a, b, c, d, tail @ ..] = rest {
+        let (body, after) = tail.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+        out.push(match signal {
+            1 => Request::Traces(ExportTraceServiceRequest::decode(body).unwrap()),
+            _ => Request::Logs(ExportLogsServiceRequest::decode(body).unwrap()),
+        });
+        rest = after;
+    }
+    out
+}
+
+/// A running `custody serve`, in a folder of its own, on free ports.
+pub struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+    pub grpc: String,
+    pub otlp_http: String,
+    pub http: String,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Starts on a folder that may hold a log already.
+    pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
+        let ready = folder.path().join("ready.json");
+        let _ = std::fs::remove_file(&ready);
+        let mut child = Command::new(CUSTODY)
+            .args(["serve", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(folder.path().join("data"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .args(flags)
+            .env("CUSTODY_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let json: Value = loop {
+            if let Ok(text) = std::fs::read(&ready) {
+                break serde_json::from_slice(&text).unwrap();
+            }
+            assert!(child.try_wait().unwrap().is_none(), "the server ended at once");
+            assert!(Instant::now() < until, "the server is not ready after a minute");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let address = |name: &str| json[name].as_str().unwrap().to_owned();
+        let (grpc, otlp_http, http) = (address("otlp_grpc"), address("otlp_http"), address("http"));
+        Self { child, folder, grpc, otlp_http, http }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends requests over OTLP/gRPC; every one must be acknowledged.
+    pub fn send_grpc(&mut self, requests: Vec<Request>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let url = format!("http://{}", self.grpc);
+        runtime.block_on(async {
+            let mut traces = TraceServiceClient::connect(url.clone()).await.unwrap();
+            let mut logs = LogsServiceClient::connect(url).await.unwrap();
+            for request in requests {
+                match request {
+                    Request::Traces(request) => drop(traces.export(request).await.unwrap()),
+                    Request::Logs(request) => drop(logs.export(request).await.unwrap()),
+                }
+            }
+        });
+    }
+
+    /// Runs a custody command against this server; it must succeed.
+    pub fn custody(&self, args: &[&str]) -> String {
+        let output = self.custody_output(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn custody_output(&self, args: &[&str]) -> Output {
+        let url = format!("http://{}", self.http);
+        Command::new(CUSTODY).args(args).args(["--url", &url]).output().unwrap()
+    }
+
+    /// Rows of a query, over the API, once all acknowledged records are visible.
+    pub fn sql(&self, sql: &str) -> Vec<Value> {
+        self.wait_until_visible();
+        let text = self.custody(&["sql", sql, "--format", "json"]);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// A record is visible within a second; waits for that, and fails if it takes longer than five.
+    pub fn wait_until_visible(&self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let metrics = self.get("/metrics").1;
+            if metrics.contains("\ncustody_projection_lag_records 0\n") {
+                return;
+            }
+            assert!(Instant::now() < until, "records are not visible: {metrics}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// GET on the API: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let mut answer = agent.get(format!("http://{}{path}", self.http)).call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) -> tempfile::TempDir {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    /// SIGTERM; it must end well.
+    pub fn stop(&mut self) {
+        let kill = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(kill.success());
+        assert!(self.child.wait().unwrap().success(), "the server did not end well");
+    }
+
+    /// SIGTERM, then `custody verify`, which must call the log sound and signed to the end.
+    pub fn stop_and_verify(&mut self) -> Value {
+        self.stop();
+        let summary = verify(&self.data_dir());
+        assert_eq!(summary["unsigned"], 0, "the last checkpoint covers everything");
+        summary
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `custody verify`, which must call the log sound.
+pub fn verify(dir: &Path) -> Value {
+    let output = Command::new(CUSTODY).args(["verify", "--json", "--data-dir"]).arg(dir).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{json}");
+    json
+}
