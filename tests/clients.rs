@@ -274,3 +274,14 @@ fn tiles_and_checkpoint_are_a_transparency_log() {
     }
     server.stop_and_verify();
 }
+
+#[test]
+fn adbc_over_flight_sql() {
+    let mut server = Server::start();
+    server.send_grpc(support::recorded_requests());
+    server.wait_until_visible();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/adbc.py");
+    let told = run(Command::new(python()).args([script, &format!("grpc://{}", server.flight_sql)]));
+    assert_eq!(told, "ok\n");
+    server.stop_and_verify();
+}

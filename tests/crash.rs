@@ -109,7 +109,7 @@ fn a_directory_in_use_unwritable_or_of_a_newer_format_is_refused_in_one_line() {
     let mut server = Server::start();
     let serve = |dir: &std::path::Path| {
         let mut command = std::process::Command::new(support::CUSTODY);
-        command.args(["serve", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.arg("serve").args(support::FREE_PORTS);
         let output = command.arg("--data-dir").arg(dir).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };

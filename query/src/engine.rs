@@ -99,9 +99,32 @@ impl Engine {
     pub async fn sql(&self, text: &str, params: Vec<ScalarValue>, limits: QueryLimits) -> Result<Answer, Error> {
         let start = Instant::now();
         let snapshot = self.projection.snapshot();
-        let Some(runtime) = &self.runtime.0 else { return Err(Error::internal("the query threads have stopped")) };
         let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
         let work = async move { run(&projection, snapshot, &text, params, &limits).await };
+        let mut answer = self.bounded(timeout, work).await?;
+        answer.elapsed = start.elapsed();
+        Ok(answer)
+    }
+
+    /// The columns that a query would have.
+    pub async fn describe(&self, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
+        let snapshot = self.projection.snapshot();
+        let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
+        let work = async move {
+            let context = session(&projection, &snapshot, &limits).await?;
+            let frame = context.sql_with_options(&text, options()).await.map_err(|e| read_only(&text, &e))?;
+            Ok(Arc::clone(frame.schema().inner()))
+        };
+        self.bounded(timeout, work).await
+    }
+
+    /// Runs work on the query threads, for at most this long.
+    async fn bounded<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(runtime) = &self.runtime.0 else { return Err(Error::internal("the query threads have stopped")) };
         let task = AbortOnDrop(runtime.spawn(work));
         let done = tokio::time::timeout(timeout, task).await;
         let done = done.map_err(|_| {
@@ -113,9 +136,7 @@ impl Engine {
                 ),
             )
         })?;
-        let mut answer = done.map_err(|e| Error::internal(format!("the query failed: {e}")))??;
-        answer.elapsed = start.elapsed();
-        Ok(answer)
+        done.map_err(|e| Error::internal(format!("the query failed: {e}")))?
     }
 }
 
@@ -144,8 +165,7 @@ async fn run(
     limits: &QueryLimits,
 ) -> Result<Answer, Error> {
     let context = session(projection, &snapshot, limits).await?;
-    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let frame = context.sql_with_options(text, options).await.map_err(|e| read_only(text, &e))?;
+    let frame = context.sql_with_options(text, options()).await.map_err(|e| read_only(text, &e))?;
     let frame = match params.is_empty() {
         true => frame,
         false => frame.with_param_values(ParamValues::from(params)).map_err(|e| Error::query(&e))?,
@@ -166,6 +186,11 @@ async fn run(
         batches.push(batch);
     }
     Ok(Answer { schema, batches, rows, truncated, as_of_size: snapshot.size, elapsed: Duration::ZERO })
+}
+
+/// Nothing but queries.
+fn options() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
 /// What is refused for wanting to change something is told apart from what is wrong.

@@ -18,6 +18,18 @@ use serde_json::Value;
 /// The built binary.
 pub const CUSTODY: &str = env!("CARGO_BIN_EXE_custody");
 
+/// Flags that make a server listen on free ports.
+pub const FREE_PORTS: [&str; 8] = [
+    "--otlp-grpc",
+    "127.0.0.1:0",
+    "--otlp-http",
+    "127.0.0.1:0",
+    "--http",
+    "127.0.0.1:0",
+    "--flight-sql",
+    "127.0.0.1:0",
+];
+
 /// A recorded OTLP request.
 pub enum Request {
     Traces(ExportTraceServiceRequest),
@@ -49,6 +61,7 @@ pub struct Server {
     pub grpc: String,
     pub otlp_http: String,
     pub http: String,
+    pub flight_sql: String,
 }
 
 impl Server {
@@ -61,7 +74,8 @@ impl Server {
         let ready = folder.path().join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let mut child = Command::new(CUSTODY)
-            .args(["serve", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("serve")
+            .args(FREE_PORTS)
             .arg("--data-dir")
             .arg(folder.path().join("data"))
             .arg("--ready-file")
@@ -82,7 +96,7 @@ impl Server {
         };
         let address = |name: &str| json[name].as_str().unwrap().to_owned();
         let (grpc, otlp_http, http) = (address("otlp_grpc"), address("otlp_http"), address("http"));
-        Self { child, folder, grpc, otlp_http, http }
+        Self { child, folder, grpc, otlp_http, http, flight_sql: address("flight_sql") }
     }
 
     pub fn pid(&self) -> u32 {

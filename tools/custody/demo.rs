@@ -67,7 +67,7 @@ impl Server {
         let own = std::env::current_exe().map_err(Failure::unable)?;
         let mut command = Command::new(own);
         command.arg("serve").arg("--data-dir").arg(dir).arg("--ready-file").arg(ready);
-        for flag in ["--otlp-grpc", "--otlp-http", "--http"] {
+        for flag in ["--otlp-grpc", "--otlp-http", "--http", "--flight-sql"] {
             command.args([flag, "127.0.0.1:0"]);
         }
         command.env("CUSTODY_LOG", "warn").stdout(Stdio::null()).stdin(Stdio::null());

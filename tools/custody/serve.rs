@@ -37,6 +37,9 @@ pub struct Serve {
     /// HTTP API and page [default: 127.0.0.1:4680].
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
+    /// Arrow Flight SQL [default: 127.0.0.1:4681].
+    #[arg(long, value_name = "ADDR")]
+    flight_sql: Option<SocketAddr>,
     /// Written, as JSON with the bound addresses, once all of them answer.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -59,6 +62,7 @@ struct File {
     otlp_grpc: Option<SocketAddr>,
     otlp_http: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    flight_sql: Option<SocketAddr>,
     ready_file: Option<PathBuf>,
     origin: Option<String>,
     request_bytes_max: Option<usize>,
@@ -91,6 +95,7 @@ impl Serve {
             otlp_grpc: self.otlp_grpc.or(file.otlp_grpc),
             otlp_http: self.otlp_http.or(file.otlp_http),
             http: self.http.or(file.http),
+            flight_sql: self.flight_sql.or(file.flight_sql),
             ready_file: self.ready_file.or(file.ready_file),
             origin: self.origin.or(file.origin),
             request_bytes_max: self.request_bytes_max.or(file.request_bytes_max),
@@ -103,34 +108,47 @@ impl Serve {
         let config = self.receivers()?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
+        let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
+        only_loopback("--flight-sql", flight_sql)?;
         let dir = self.data_dir.unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
-        let api = TcpListener::bind(http).await.map_err(|e| {
-            Failure::unable(format!("the HTTP API cannot listen on {http}: {e}; choose another address with --http"))
-        })?;
+        let api = listen("the HTTP API", "--http", http).await?;
+        let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = Options { origin: self.origin, ..Options::default() };
         let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let flight_service = custody_query::serve::flight::service(engine.clone());
         let stats = receivers.stats();
         let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
-        let api_address = api.local_addr().map_err(Failure::unable)?;
-        let (stop_api, api_stopped) = tokio::sync::oneshot::channel::<()>();
-        let api = axum::serve(api, router(served)).with_graceful_shutdown(async {
-            let _ = api_stopped.await;
-        });
-        let api = tokio::spawn(api.into_future());
+        let addresses = Addresses {
+            otlp: bound,
+            http: api.local_addr().map_err(Failure::unable)?,
+            flight_sql: flight.local_addr().map_err(Failure::unable)?,
+        };
+        let (stop_reading, stopped) = tokio::sync::watch::channel(false);
+        let stopped = || {
+            let mut stopped = stopped.clone();
+            async move {
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            }
+        };
+        let flight = tonic::transport::Server::builder()
+            .add_service(flight_service)
+            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(flight), stopped());
+        let api = axum::serve(api, router(served)).with_graceful_shutdown(stopped());
+        let readers = tokio::spawn(async { tokio::join!(api.into_future(), flight) });
         let stop = stop_signal()?;
-        announce(&dir, bound, api_address, &reader);
+        announce(&dir, &addresses, &reader);
         if let Some(path) = &self.ready_file {
-            write_ready_file(path, &dir, bound, api_address, &reader)?;
+            write_ready_file(path, &dir, &addresses, &reader)?;
         }
         let result = receivers.run(stop).await;
-        let _ = stop_api.send(());
+        stop_reading.send_replace(true);
         // Long polls and streams end with the process; their cursors resume.
-        let _ = tokio::time::timeout(Duration::from_secs(1), api).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
         let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
@@ -173,24 +191,38 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-fn announce(dir: &Path, bound: Bound, api: SocketAddr, reader: &custody_store::Reader) {
+/// What is listened on.
+struct Addresses {
+    otlp: Bound,
+    http: SocketAddr,
+    flight_sql: SocketAddr,
+}
+
+async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|e| {
+        Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
+    })
+}
+
+fn announce(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
     eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
     eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
     eprintln!("  public key      {}", reader.vkey());
-    eprintln!("  OTLP gRPC       {}", bound.grpc);
-    eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", bound.http);
-    eprintln!("  API and page    http://{api}/");
+    eprintln!("  OTLP gRPC       {}", addresses.otlp.grpc);
+    eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
+    eprintln!("  API and page    http://{}/", addresses.http);
+    eprintln!("  Flight SQL      {}", addresses.flight_sql);
 }
 
 fn write_ready_file(
     path: &Path,
     dir: &Path,
-    bound: Bound,
-    api: SocketAddr,
+    addresses: &Addresses,
     reader: &custody_store::Reader,
 ) -> Result<(), Failure> {
     let ready = serde_json::json!({
-        "otlp_grpc": bound.grpc.to_string(), "otlp_http": bound.http.to_string(), "http": api.to_string(),
+        "otlp_grpc": addresses.otlp.grpc.to_string(), "otlp_http": addresses.otlp.http.to_string(),
+        "http": addresses.http.to_string(), "flight_sql": addresses.flight_sql.to_string(),
         "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
     });
     let new = path.with_extension("new");

@@ -1,6 +1,7 @@
 //! HTTP on port 4680: SQL, events, the transparency log, health, a small page.
 
 mod events;
+pub mod flight;
 mod sql;
 pub mod tiles;
 

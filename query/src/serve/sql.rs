@@ -86,7 +86,8 @@ fn stats(answer: &Answer) -> [(&'static str, String); 2] {
     [("x-truncated", answer.truncated.to_string()), ("x-log-size", answer.as_of_size.to_string())]
 }
 
-fn scalar(value: &serde_json::Value) -> Result<ScalarValue, Error> {
+/// A JSON value as a query's parameter.
+pub(super) fn scalar(value: &serde_json::Value) -> Result<ScalarValue, Error> {
     use serde_json::Value as V;
     Ok(match value {
         V::Null => ScalarValue::Null,

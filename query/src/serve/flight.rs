@@ -1,0 +1,365 @@
+//! Arrow Flight SQL: queries, prepared statements with parameters, and the
+//! metadata that ADBC and JDBC drivers ask for. Read-only, over the same engine.
+//!
+//! Handles carry the statement and its parameters themselves, so the server keeps
+//! no state between calls.
+
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
+use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandPreparedStatementQuery, CommandStatementQuery, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
+    TicketStatementQuery,
+};
+use arrow_flight::{
+    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
+    Ticket,
+};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::scalar::ScalarValue;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::sql::scalar;
+use crate::engine::{Engine, QueryLimits};
+use crate::error::{Error, ErrorKind};
+
+/// The catalog and schema that every table is in.
+const CATALOG: &str = "datafusion";
+const SCHEMA: &str = "public";
+
+type DataStream = <Flight as FlightService>::DoGetStream;
+
+/// The service behind a Flight SQL port.
+pub struct Flight {
+    engine: Engine,
+    limits: QueryLimits,
+}
+
+/// The gRPC service of an engine.
+pub fn service(engine: Engine) -> FlightServiceServer<Flight> {
+    let limits = QueryLimits { rows_max: 50_000_000, timeout: Duration::from_secs(300), ..QueryLimits::default() };
+    FlightServiceServer::new(Flight { engine, limits })
+}
+
+/// What a handle carries.
+#[derive(Deserialize, Serialize)]
+struct Statement {
+    sql: String,
+    params: Vec<serde_json::Value>,
+}
+
+impl Statement {
+    fn of(sql: String) -> Self {
+        Self { sql, params: Vec::new() }
+    }
+
+    fn decode(handle: &[u8]) -> Result<Self, Status> {
+        serde_json::from_slice(handle).map_err(|_| Status::invalid_argument("this handle is not of this server"))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+fn status(error: Error) -> Status {
+    let message = error.to_string();
+    match error.kind {
+        ErrorKind::Invalid => Status::invalid_argument(message),
+        ErrorKind::ReadOnly => Status::permission_denied(message),
+        ErrorKind::Timeout => Status::deadline_exceeded(message),
+        ErrorKind::Resources => Status::resource_exhausted(message),
+        ErrorKind::Unavailable => Status::unavailable(message),
+        ErrorKind::Internal => Status::internal(message),
+    }
+}
+
+impl Flight {
+    async fn schema(&self, statement: &Statement) -> Result<SchemaRef, Status> {
+        self.engine.describe(&statement.sql, self.limits.clone()).await.map_err(status)
+    }
+
+    async fn run(&self, statement: Statement) -> Result<Response<DataStream>, Status> {
+        let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
+        let answer = self.engine.sql(&statement.sql, params, self.limits.clone()).await.map_err(status)?;
+        Ok(data(answer.schema, answer.batches))
+    }
+
+    /// Names of the tables, in order.
+    async fn tables(&self) -> Result<Vec<(String, String)>, Status> {
+        let sql =
+            "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
+        let answer = self.engine.sql(sql, vec![], self.limits.clone()).await.map_err(status)?;
+        let rows = crate::format::rows(&answer.batches).map_err(status)?;
+        let text = |row: &serde_json::Map<String, serde_json::Value>, name: &str| {
+            row[name].as_str().unwrap_or_default().to_owned()
+        };
+        Ok(rows.iter().map(|row| (text(row, "table_name"), text(row, "table_type"))).collect())
+    }
+}
+
+/// Batches as a stream of Flight data.
+fn data(schema: SchemaRef, batches: Vec<RecordBatch>) -> Response<DataStream> {
+    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(stream::iter(batches.into_iter().map(Ok)));
+    Response::new(Box::pin(encoded.map_err(Status::from)))
+}
+
+/// Where to get what a command asks for: here, with the command as the ticket.
+fn info(
+    command: &impl ProstMessageExt,
+    schema: &Schema,
+    request: Request<FlightDescriptor>,
+) -> Result<Response<FlightInfo>, Status> {
+    let ticket = Ticket::new(command.as_any().encode_to_vec());
+    let info = FlightInfo::new().try_with_schema(schema).map_err(|e| Status::internal(e.to_string()))?;
+    let endpoint = FlightEndpoint::new().with_ticket(ticket);
+    Ok(Response::new(info.with_endpoint(endpoint).with_descriptor(request.into_inner())))
+}
+
+fn built(batch: Result<RecordBatch, arrow_flight::error::FlightError>) -> Result<Response<DataStream>, Status> {
+    let batch = batch.map_err(|e| Status::internal(e.to_string()))?;
+    Ok(data(batch.schema(), vec![batch]))
+}
+
+/// What drivers ask of a server before anything else.
+static SQL_INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
+    let mut info = SqlInfoDataBuilder::new();
+    info.append(SqlInfo::FlightSqlServerName, "Custody");
+    info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
+    info.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
+    info.append(SqlInfo::FlightSqlServerReadOnly, true);
+    info.append(SqlInfo::FlightSqlServerSql, true);
+    info.append(SqlInfo::FlightSqlServerSubstrait, false);
+    info.append(SqlInfo::FlightSqlServerTransaction, 0i32);
+    info.append(SqlInfo::FlightSqlServerCancel, false);
+    info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
+    info.append(SqlInfo::SqlDdlTable, false);
+    info.build().ok()
+});
+
+fn sql_info() -> Result<&'static SqlInfoData, Status> {
+    SQL_INFO.as_ref().ok_or_else(|| Status::internal("the server's own description cannot be built"))
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Flight {
+    type FlightService = Self;
+
+    /// Anybody on loopback is let in; a token is given for clients that want one.
+    async fn do_handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let answer = HandshakeResponse { protocol_version: 0, payload: bytes::Bytes::new() };
+        Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let statement = Statement::of(query.query);
+        let schema = self.schema(&statement).await?;
+        info(&TicketStatementQuery { statement_handle: statement.encode().into() }, &schema, request)
+    }
+
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        self.run(Statement::decode(&ticket.statement_handle)?).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let statement = Statement::of(query.query);
+        let schema = self.schema(&statement).await?;
+        let message = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();
+        let IpcMessage(dataset_schema) =
+            message.map_err(|e: datafusion::arrow::error::ArrowError| Status::internal(e.to_string()))?;
+        let prepared_statement_handle = statement.encode().into();
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle,
+            dataset_schema,
+            parameter_schema: bytes::Bytes::new(),
+        })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        _: ActionClosePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Binds the first row of the batch; the answer is a handle that carries it.
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let mut statement = Statement::decode(&query.prepared_statement_handle)?;
+        let data = request.into_inner().map_err(arrow_flight::error::FlightError::from);
+        let mut batches = arrow_flight::decode::FlightRecordBatchStream::new_from_flight_data(data);
+        let batch = batches.next().await.transpose().map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let batch = batch.filter(|b| b.num_rows() == 1);
+        let batch = batch.ok_or_else(|| Status::invalid_argument("bind exactly one row of parameters"))?;
+        let values = batch.columns().iter().map(|column| {
+            let value = ScalarValue::try_from_array(column, 0).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            parameter(&value)
+        });
+        statement.params = values.collect::<Result<_, Status>>()?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(statement.encode().into()) })
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let schema = self.schema(&Statement::decode(&query.prepared_statement_handle)?).await?;
+        info(&query, &schema, request)
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        self.run(Statement::decode(&query.prepared_statement_handle)?).await
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.into_builder().schema(), request)
+    }
+
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let mut builder = query.into_builder();
+        builder.append(CATALOG);
+        built(builder.build())
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.clone().into_builder().schema(), request)
+    }
+
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let mut builder = query.into_builder();
+        builder.append(CATALOG, SCHEMA);
+        built(builder.build())
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.clone().into_builder().schema(), request)
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, _: Request<Ticket>) -> Result<Response<DataStream>, Status> {
+        let wants_schema = query.include_schema;
+        let mut builder = query.into_builder();
+        for (name, kind) in self.tables().await? {
+            let schema = match wants_schema {
+                true => self.schema(&Statement::of(format!("SELECT * FROM {name}"))).await?,
+                false => Arc::new(Schema::empty()),
+            };
+            let kind = if kind == "VIEW" { "VIEW" } else { "TABLE" };
+            builder.append(CATALOG, SCHEMA, name, kind, &schema).map_err(|e| Status::internal(e.to_string()))?;
+        }
+        built(builder.build())
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.into_builder().schema(), request)
+    }
+
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let mut builder = query.into_builder();
+        builder.append("TABLE");
+        builder.append("VIEW");
+        built(builder.build())
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.clone().into_builder(sql_info()?).schema(), request)
+    }
+
+    async fn do_get_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        built(query.into_builder(sql_info()?).build())
+    }
+
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}
+
+/// A bound value as a handle carries it.
+fn parameter(value: &ScalarValue) -> Result<serde_json::Value, Status> {
+    use serde_json::Value as V;
+    Ok(match value {
+        value if value.is_null() => V::Null,
+        ScalarValue::Boolean(Some(b)) => V::Bool(*b),
+        ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
+            V::String(s.clone())
+        }
+        ScalarValue::Float64(Some(f)) => V::from(*f),
+        ScalarValue::Float32(Some(f)) => V::from(*f),
+        other => {
+            let cast = other.cast_to(&datafusion::arrow::datatypes::DataType::Int64);
+            match cast {
+                Ok(ScalarValue::Int64(Some(i))) => V::from(i),
+                _ => return Err(Status::invalid_argument("parameters are texts, numbers, truth values or null")),
+            }
+        }
+    })
+}
