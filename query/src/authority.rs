@@ -69,9 +69,9 @@ pub fn narrowing(parent: &GrantRow, child: &GrantRow) -> Vec<(&'static str, Verd
         ("constraints", optional(parent.constraints.as_ref(), child.constraints.as_ref(), |p, c| constraints(p, c))),
         ("audience", names(parent.audience.as_deref(), child.audience.as_deref(), Verdict::Widened)),
         ("not_before", optional(parent.not_before.as_ref(), child.not_before.as_ref(), |p, c| ordered(c, p))),
-        ("expires_at", optional(parent.expires_at.as_ref(), child.expires_at.as_ref(), |p, c| ordered(p, c))),
-        ("max_uses", optional(parent.max_uses.as_ref(), child.max_uses.as_ref(), |p, c| ordered(p, c))),
-        ("max_depth", optional(parent.max_depth.as_ref(), child.max_depth.as_ref(), |p, c| ordered(p, c))),
+        ("expires_at", optional(parent.expires_at.as_ref(), child.expires_at.as_ref(), ordered)),
+        ("max_uses", optional(parent.max_uses.as_ref(), child.max_uses.as_ref(), ordered)),
+        ("max_depth", optional(parent.max_depth.as_ref(), child.max_depth.as_ref(), ordered)),
         ("purpose", names(parent.purpose.as_deref(), child.purpose.as_deref(), Verdict::Undecidable)),
     ]
 }

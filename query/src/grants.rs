@@ -332,7 +332,7 @@ fn chain_row(row: &GrantRow, depth: u32) -> ChainRow {
         constraints: row.constraints.clone(),
         not_before: row.not_before,
         expires_at: row.expires_at,
-        narrowed: (row.depth > 0).then(|| row.widened_by.is_empty() && row.undecidable.is_empty()),
+        narrowed: (row.depth > 0).then_some(row.widened_by.is_empty() && row.undecidable.is_empty()),
         widened_by: row.widened_by.clone(),
         undecidable: row.undecidable.clone(),
         uses: row.uses,

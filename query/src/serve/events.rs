@@ -249,7 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn snapshot(seqs: &[u64], size: u64) -> Snapshot {
-        let kind = |seq: &u64| if seq % 3 == 0 { "alert" } else { "tool_call" };
+        let kind = |seq: &u64| if seq.is_multiple_of(3) { "alert" } else { "tool_call" };
         let row =
             |seq: &u64| EventRow { seq: *seq, kind: kind(seq).into(), attributes: "{}".into(), ..EventRow::default() };
         let rows: Vec<EventRow> = seqs.iter().map(row).collect();
@@ -277,7 +277,7 @@ mod tests {
                 from = page.next;
                 if from >= snapshot.size { break; }
             }
-            let want: Vec<u64> = seqs.into_iter().filter(|s| !alerts || s % 3 == 0).collect();
+            let want: Vec<u64> = seqs.into_iter().filter(|s| !alerts || s.is_multiple_of(3)).collect();
             prop_assert_eq!(got, want);
         }
 
