@@ -230,7 +230,7 @@ fn sql_over_http_in_four_formats_and_its_errors() {
     let (status, problem) = ask(json!({"sql": "SELECT naem FROM spans"}));
     let problem: Value = serde_json::from_str(&problem).unwrap();
     assert_eq!((status, &problem["position"]), (400, &json!({"line": 1, "column": 8})), "{problem}");
-    assert!(problem["message"].as_str().unwrap().contains("name"), "it names what there is: {problem}");
+    assert!(problem["message"].as_str().unwrap().contains("Did you mean 'spans.name'?"), "{problem}");
     assert_eq!(ask(json!({"sql": "DELETE FROM spans"})).0, 403);
     assert_eq!(ask(json!({"query": "SELECT 1"})).0, 400);
     let endless = "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t";

@@ -32,6 +32,21 @@ use crate::tables::{LedgerRow, LogRow, SpanRow};
 /// The view `tool_calls`.
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
+/// The tables and views, for people.
+pub(crate) const TABLES: [&str; 11] = [
+    "spans",
+    "logs",
+    "events",
+    "grants",
+    "denials",
+    "tool_calls",
+    "alerts",
+    "violations",
+    "dwell_time",
+    "coverage",
+    "ledger",
+];
+
 /// Registers everything that a query may name.
 pub(crate) async fn register(
     context: &SessionContext,
@@ -217,20 +232,20 @@ impl Ledger {
             let names = [(FLAG_CONFLICT, "conflicting_span"), (FLAG_JSON, "json")];
             names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
         };
-        let row = |(i, entry): (usize, custody_proto::Entry)| LedgerRow {
+        let row = |(i, custody_store::format::Link { entry, bytes, chain }): (usize, _)| LedgerRow {
             seq: entry.seq,
             kind: block.signal.record_name().to_owned(),
             ingest_time: Time(i64::try_from(entry.ingest_time).unwrap_or(i64::MAX)),
             submitter: const_hex::encode(entry.submitter),
             submitter_counter: entry.counter,
             record_hash: const_hex::encode(entry.commitment),
-            chain_hash: const_hex::encode(entry.chain()),
-            leaf_hash: const_hex::encode(custody_store::tree::leaf_hash(&entry.encode())),
+            chain_hash: const_hex::encode(chain),
+            leaf_hash: const_hex::encode(custody_store::tree::leaf_hash(&bytes)),
             block_seq: block.first_seq,
             record_bytes: lengths.as_ref().and_then(|l| l.get(i)).map(|n| u64::from(*n)),
             flags: flags(entry.flags),
         };
-        let rows: Vec<LedgerRow> = block.entries().enumerate().map(row).collect();
+        let rows: Vec<LedgerRow> = block.chained(block.previous).enumerate().map(row).collect();
         Ok((LedgerRow::batch(&rows), block.end_seq()))
     }
 }

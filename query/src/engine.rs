@@ -22,8 +22,21 @@ use crate::rows::Time;
 
 /// Functions whose result can be far larger than their arguments, outside of any
 /// memory pool; a query has no need of them.
-const REMOVED_FUNCTIONS: [&str; 8] =
-    ["repeat", "lpad", "rpad", "array_repeat", "list_repeat", "range", "generate_series", "string_agg"];
+const REMOVED_FUNCTIONS: [&str; 13] = [
+    "repeat",
+    "lpad",
+    "rpad",
+    "replace",
+    "regexp_replace",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+    "range",
+    "generate_series",
+    "string_agg",
+    "overlay",
+];
 
 /// What one query may use.
 #[derive(Clone, Debug)]
@@ -200,7 +213,15 @@ fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
         let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
         return Error::new(ErrorKind::ReadOnly, format!("{verb} is not allowed: the ledger is read-only; use SELECT"));
     }
-    Error::query(error)
+    let mut error = Error::query(error);
+    if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
+        error.message = format!("there is no table {name}; there are {}", catalog::TABLES.join(", "));
+    }
+    if error.position.is_none() && error.message.contains("found: EOF") {
+        let last = text.lines().last().unwrap_or_default();
+        error.position = Some((text.lines().count().max(1) as u64, last.chars().count() as u64 + 1));
+    }
+    error
 }
 
 async fn session(

@@ -3,6 +3,7 @@
 //!
 //! Integers are big-endian. Every value begins with its version byte.
 
+use custody_proto::entry::chain_of;
 use custody_proto::scan::{Group, Range};
 use custody_proto::{ENTRY_BYTES, Entry, Hash, Signal};
 
@@ -219,11 +220,11 @@ impl Commitments {
 
     /// The entries, in order, chained from [`Self::previous`].
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        self.entries_from(self.previous)
+        self.chained(self.previous).map(|link| link.entry)
     }
 
-    /// The entries, chained from another hash than the stored one.
-    pub(crate) fn entries_from(&self, mut previous: Hash) -> impl Iterator<Item = Entry> + '_ {
+    /// The entries with their bytes and chain hashes, chained from a given hash.
+    pub fn chained(&self, mut previous: Hash) -> impl Iterator<Item = Link> + '_ {
         (0..self.commitments.len()).map(move |i| {
             let entry = Entry {
                 kind: self.signal.byte(),
@@ -235,8 +236,9 @@ impl Commitments {
                 commitment: self.commitments[i],
                 previous,
             };
-            previous = entry.chain();
-            entry
+            let bytes = entry.encode();
+            previous = chain_of(&bytes);
+            Link { entry, bytes, chain: previous }
         })
     }
 
@@ -280,8 +282,16 @@ impl Commitments {
     }
 }
 
-/// The entries of a block, encoded.
-pub type EncodedEntry = [u8; ENTRY_BYTES];
+/// An entry in its chain.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The entry.
+    pub entry: Entry,
+    /// Its exact bytes.
+    pub bytes: [u8; ENTRY_BYTES],
+    /// The chain hash after it.
+    pub chain: Hash,
+}
 
 /// The key of a block, in three column families.
 pub(crate) fn seq_key(seq: u64) -> [u8; 8] {

@@ -321,7 +321,7 @@ fn check_tail(reader: &Reader) -> Result<(), Error> {
         return if last.is_none() { Ok(()) } else { Err(damaged("it has entries but no head")) };
     }
     let last = last.ok_or_else(|| damaged("it has a head but no entries"))?;
-    if last.end_seq() != head.size || last.entries().last().map(|e| e.chain()) != Some(head.chain) {
+    if last.end_seq() != head.size || last.chained(last.previous).last().map(|link| link.chain) != Some(head.chain) {
         return Err(damaged("its last entries do not end in its head"));
     }
     let block = reader.block_at(last.first_seq)?.ok_or_else(|| damaged("its last block is missing"))?;

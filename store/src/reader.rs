@@ -255,8 +255,8 @@ impl Reader {
         while seq < end {
             let block = self.commitments_at(seq)?;
             let block = block.ok_or_else(|| Error::corrupt(format!("the entry of seq {seq} is missing")))?;
-            for entry in block.entries().filter(|e| (first..end).contains(&e.seq)) {
-                each(&entry.encode());
+            for link in block.chained(block.previous).filter(|link| (first..end).contains(&link.entry.seq)) {
+                each(&link.bytes);
             }
             seq = block.end_seq();
         }

@@ -230,10 +230,9 @@ impl<'a> Reading<'a> {
         if block.previous != self.head.chain {
             return self.broken_link(block);
         }
-        for entry in block.entries() {
-            let encoded = entry.encode();
-            self.frontier.push(leaf_hash(&encoded), |node| self.nodes.push(node));
-            self.head = Head { size: entry.seq + 1, chain: custody_proto::entry::chain_of(&encoded) };
+        for link in block.chained(block.previous) {
+            self.frontier.push(leaf_hash(&link.bytes), |node| self.nodes.push(node));
+            self.head = Head { size: link.entry.seq + 1, chain: link.chain };
             if let Some((checkpoint, root)) = &mut self.signed
                 && checkpoint.size == self.head.size
             {
@@ -247,7 +246,7 @@ impl<'a> Reading<'a> {
     /// Two blocks do not join. Which of them was changed? The one whose stored
     /// hashes the block after does not bear out.
     fn broken_link(&self, block: &Commitments) -> Step {
-        let end = |previous| block.entries_from(previous).last().map(|e| e.chain());
+        let end = |previous| block.chained(previous).last().map(|link| link.chain);
         let next = match self.reader.commitments_at(block.end_seq()) {
             Ok(Some(next)) => Some(next.previous),
             _ => Some(self.reader.head().chain).filter(|_| self.reader.head().size == block.end_seq()),

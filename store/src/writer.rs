@@ -309,10 +309,9 @@ impl<'a> Stage<'a> {
         write.put_cf(shared.cf(cf::ENTRIES), seq, commitments.encode());
         write.put_cf(shared.cf(cf::REQUESTS), key, seq);
         let nodes = shared.cf(cf::NODES);
-        for entry in commitments.entries() {
-            let encoded = entry.encode();
-            frontier.push(leaf_hash(&encoded), |n| write.put_cf(nodes, node_key(n.level, n.index), n.hash));
-            self.head = Head { size: entry.seq + 1, chain: entry::chain_of(&encoded) };
+        for link in commitments.chained(commitments.previous) {
+            frontier.push(leaf_hash(&link.bytes), |n| write.put_cf(nodes, node_key(n.level, n.index), n.hash));
+            self.head = Head { size: link.entry.seq + 1, chain: link.chain };
         }
         self.index(&request, first_seq)?;
         self.by_request.insert(key, self.requests.len());

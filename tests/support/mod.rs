@@ -83,6 +83,7 @@ impl Server {
             .args(flags)
             .env("CUSTODY_LOG", "warn")
             .stdin(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("stderr.log")).unwrap())
             .spawn()
             .unwrap();
         let until = Instant::now() + Duration::from_secs(60);
@@ -90,7 +91,12 @@ impl Server {
             if let Ok(text) = std::fs::read(&ready) {
                 break serde_json::from_slice(&text).unwrap();
             }
-            assert!(child.try_wait().unwrap().is_none(), "the server ended at once");
+            if child.try_wait().unwrap().is_some() {
+                panic!(
+                    "the server ended at once: {}",
+                    std::fs::read_to_string(folder.path().join("stderr.log")).unwrap()
+                );
+            }
             assert!(Instant::now() < until, "the server is not ready after a minute");
             std::thread::sleep(Duration::from_millis(10));
         };

@@ -21,8 +21,11 @@ have_libclang() {
 
 # bindgen needs clang's own headers (stddef.h and the like) or gcc's.
 have_headers() {
-    ls -d /usr/lib/llvm-*/lib/clang/*/include /usr/lib/clang/*/include /usr/lib/gcc/*/*/include \
-        /opt/homebrew/opt/llvm/lib/clang /Library/Developer/CommandLineTools >/dev/null 2>&1
+    for dir in /usr/lib/llvm-*/lib/clang/*/include /usr/lib/clang/*/include /usr/lib/gcc/*/*/include \
+        /opt/homebrew/opt/llvm/lib/clang /Library/Developer/CommandLineTools; do
+        [ -d "$dir" ] && return 0
+    done
+    return 1
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
