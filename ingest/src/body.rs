@@ -62,9 +62,10 @@ pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Res
     let mut rest = BytesMut::new();
     loop {
         let frame = tokio::time::timeout(IDLE, body.frame()).await;
-        let frame = frame.map_err(|_| Refusal::Invalid("the body stopped coming for 60 seconds".into()))?;
+        let frame =
+            frame.map_err(|_| Refusal::unavailable("the body stopped coming for 60 seconds; send it again", 1))?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|e| Refusal::Invalid(format!("the body broke off: {e}")))?;
+        let frame = frame.map_err(|e| Refusal::unavailable(&format!("the body broke off: {e}; send it again"), 1))?;
         let Ok(data) = frame.into_data() else { continue };
         held.add(data.len() as u64)?;
         let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
@@ -105,8 +106,9 @@ impl Compression {
     }
 }
 
-/// A larger body is decompressed off the network threads.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+/// A larger body is decompressed off the network threads: this much can become a
+/// thousand times as much.
+const INLINE_BYTES_MAX: usize = 4 << 10;
 
 /// Decompresses to at most `max` bytes; what would be more is never made.
 pub(crate) async fn decompressed(
@@ -133,7 +135,7 @@ fn decompress(body: Bytes, compression: Compression, max: usize, held: &mut Held
         Compression::Gzip => bounded(flate2::read::MultiGzDecoder::new(&body[..]), max, held),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(&body[..]).map_err(bad)?;
-            decoder.window_log_max(27).map_err(bad)?;
+            decoder.window_log_max(25).map_err(bad)?;
             bounded(decoder, max, held)
         }
     };

@@ -34,8 +34,11 @@ fn signal_of(path: &str) -> Option<Signal> {
 
 /// Answers one call.
 pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
-    let is_grpc =
-        request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok()?.split(';').next().map(str::trim))
+        .is_some_and(|t| t == "application/grpc" || t == "application/grpc+proto");
     if !is_grpc {
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -57,7 +60,7 @@ async fn export(core: &Core, signal: Signal, identity: String, request: Request<
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
     let message = message(core, request, &mut held).await;
     let message = message.inspect_err(|refusal| core.stats.refused(refusal))?;
-    let outcome = core.receive(signal, Encoding::Protobuf, message, identity).await?;
+    let outcome = core.receive(signal, Encoding::Protobuf, message, identity, held).await?;
     Ok(partial_success(&outcome))
 }
 

@@ -75,7 +75,7 @@ async fn export(
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
     let body = whole_body(core, request, &mut held).await;
     let body = body.inspect_err(|refusal| core.stats.refused(refusal))?;
-    core.receive(signal, encoding, body, identity).await
+    core.receive(signal, encoding, body, identity, held).await
 }
 
 async fn whole_body(core: &Core, request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {

@@ -15,7 +15,6 @@ mod server;
 mod stats;
 mod status;
 
-pub use receive::{Core, Outcome};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError};
 pub use server::{Bound, Config, Receivers};
 pub use stats::Stats;

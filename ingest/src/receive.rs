@@ -6,6 +6,7 @@ use bytes::Bytes;
 use custody_proto::{Limits, Signal, json, scan};
 use custody_store::{Encoding, Prepared};
 
+use crate::body::Held;
 use crate::sequencer::{Sequencer, SubmitError};
 use crate::stats::Stats;
 use crate::status::Refusal;
@@ -15,7 +16,7 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What became of a request that was not refused whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Records that can never be accepted.
     pub rejected: u64,
     /// Why the first of those cannot be.
@@ -23,7 +24,7 @@ pub struct Outcome {
 }
 
 /// What every receiver shares.
-pub struct Core {
+pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) in_flight_bytes_max: u64,
     pub(crate) sequencer: Sequencer,
@@ -32,19 +33,21 @@ pub struct Core {
 
 impl Core {
     /// Receivers' common part over a started sequencer.
-    pub fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
         Self { limits, in_flight_bytes_max, sequencer, stats }
     }
 
-    /// Takes a request's decompressed body; resolves when it is durable.
-    pub async fn receive(
+    /// Takes a request's decompressed body; resolves when it is durable. `held` are
+    /// its bytes in the server's account, given back when it no longer waits.
+    pub(crate) async fn receive(
         &self,
         signal: Signal,
         encoding: Encoding,
         body: Bytes,
         identity: String,
+        held: Held,
     ) -> Result<Outcome, Refusal> {
-        let outcome = self.receive_inner(signal, encoding, body, identity).await;
+        let outcome = self.receive_inner(signal, encoding, body, identity, held).await;
         if let Err(refusal) = &outcome {
             self.stats.refused(refusal);
         }
@@ -57,6 +60,7 @@ impl Core {
         encoding: Encoding,
         body: Bytes,
         identity: String,
+        held: Held,
     ) -> Result<Outcome, Refusal> {
         let read = if body.len() <= INLINE_BYTES_MAX {
             read(signal, encoding, body, &identity, &self.limits)?
@@ -71,7 +75,7 @@ impl Core {
             self.stats.accepted(signal, 0, 0, 0, bytes);
             return Ok(read.outcome);
         }
-        match self.sequencer.submit(read.request).await {
+        match self.sequencer.submit(read.request, held).await {
             Ok(receipt) => {
                 self.stats.accepted(signal, receipt.appended, receipt.duplicates, receipt.conflicts, bytes);
                 Ok(read.outcome)

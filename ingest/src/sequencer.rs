@@ -4,6 +4,8 @@
 //! work. While one group is being synced the next one gathers, so that load makes
 //! the groups larger and the fsyncs no more.
 
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -61,6 +63,8 @@ pub enum SubmitError {
 struct Job {
     request: Prepared,
     reply: oneshot::Sender<Result<Receipt, SubmitError>>,
+    /// Given back when the request is durable, also if its client has hung up.
+    _hold: Box<dyn Any + Send>,
 }
 
 /// Hands requests to the thread that appends. Cheap to clone.
@@ -68,6 +72,7 @@ struct Job {
 pub struct Sequencer {
     queue: Arc<Mutex<Option<Sender<Job>>>>,
     failed: watch::Receiver<Option<String>>,
+    finishing: Arc<AtomicBool>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -88,14 +93,15 @@ impl Sequencer {
         };
         let thread = std::thread::Builder::new().name("sequencer".into()).spawn(run)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Self { queue: Arc::new(Mutex::new(Some(queue))), failed, thread })
+        Ok(Self { queue: Arc::new(Mutex::new(Some(queue))), failed, finishing: Arc::default(), thread })
     }
 
-    /// Appends a request; resolves when it is durable.
-    pub async fn submit(&self, request: Prepared) -> Result<Receipt, SubmitError> {
+    /// Appends a request; resolves when it is durable. `hold` is dropped when the
+    /// request no longer waits, also if the caller has gone by then.
+    pub async fn submit(&self, request: Prepared, hold: impl Send + 'static) -> Result<Receipt, SubmitError> {
         let (reply, answer) = oneshot::channel();
         let sent = match &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(queue) => queue.send(Job { request, reply }).map_err(|_| ()),
+            Some(queue) => queue.send(Job { request, reply, _hold: Box::new(hold) }).map_err(|_| ()),
             None => return Err(SubmitError::Draining),
         };
         let failed = || SubmitError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "the log stopped".into()));
@@ -110,13 +116,15 @@ impl Sequencer {
         match reason {
             Ok(reason) => reason.unwrap_or_default(),
             // The thread ended well: the log will never fail.
-            Err(_) => std::future::pending().await,
+            Err(_) if self.finishing.load(Ordering::SeqCst) => std::future::pending().await,
+            Err(_) => "the sequencer panicked".into(),
         }
     }
 
     /// Takes no more requests, finishes those accepted, signs, and ends the thread.
     /// Blocks; gives the log's error if it failed.
     pub fn finish(&self) -> Result<(), String> {
+        self.finishing.store(true, Ordering::SeqCst);
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             && thread.join().is_err()
@@ -170,12 +178,13 @@ impl<L: Log> Commit<L> {
             bytes += job.request.bytes();
             group.push(job);
         }
-        let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.request, job.reply)).unzip();
+        let (requests, replies): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|job| (job.request, (job.reply, job._hold))).unzip();
         let start = Instant::now();
         let receipts = match self.log.append(requests) {
             Ok(receipts) => receipts,
             Err(error) => {
-                for reply in replies {
+                for (reply, _) in replies {
                     let _ = reply.send(Err(SubmitError::Failed(error.to_string())));
                 }
                 return Err(error);
@@ -186,10 +195,100 @@ impl<L: Log> Commit<L> {
         if receipts.iter().any(|r| r.appended > 0) {
             self.unsigned_since.get_or_insert_with(Instant::now);
         }
-        for (reply, receipt) in replies.into_iter().zip(receipts) {
+        for ((reply, _), receipt) in replies.into_iter().zip(receipts) {
             // A client that hung up has its record all the same.
             let _ = reply.send(Ok(receipt));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use std::task::{Context, Waker};
+
+    use custody_proto::{Scan, Signal};
+    use custody_store::Encoding;
+
+    /// A log that says what it is given, and goes on when it is told to.
+    struct Gate {
+        entered: Sender<usize>,
+        go: Receiver<()>,
+        signed: Arc<AtomicU64>,
+    }
+
+    impl Log for Gate {
+        fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error> {
+            self.entered.send(batch.len()).unwrap();
+            self.go.recv().expect("the test tells it to go on, or lets it panic");
+            Ok(vec![Receipt { appended: 1, ..Receipt::default() }; batch.len()])
+        }
+
+        fn checkpoint(&mut self) -> Result<(), Error> {
+            self.signed.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    fn request() -> Prepared {
+        Prepared::new(Signal::Traces, Encoding::Protobuf, bytes::Bytes::new(), Scan::default(), "peer")
+    }
+
+    fn gate(settings: Settings) -> (Sequencer, Receiver<usize>, Sender<()>, Arc<AtomicU64>) {
+        let ((entered, groups), (tell, go), signed) = (channel(), channel(), Arc::<AtomicU64>::default());
+        let log = Gate { entered, go, signed: Arc::clone(&signed) };
+        (Sequencer::start(log, settings, Arc::default()).unwrap(), groups, tell, signed)
+    }
+
+    #[tokio::test]
+    async fn what_comes_during_an_fsync_shares_the_next_one() {
+        let (sequencer, groups, go, signed) = gate(Settings::default());
+        let held = Arc::new(());
+        let mut submitted: Vec<_> = (0..11).map(|_| Box::pin(sequencer.submit(request(), Arc::clone(&held)))).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(submitted[0].as_mut().poll(&mut context).is_pending());
+        assert_eq!(groups.recv().unwrap(), 1);
+        for later in &mut submitted[1..] {
+            assert!(later.as_mut().poll(&mut context).is_pending());
+        }
+        // A client that hangs up takes nothing back: its request waits, and is still held.
+        submitted.pop();
+        assert_eq!(Arc::strong_count(&held), 12);
+        go.send(()).unwrap();
+        assert_eq!(groups.recv().unwrap(), 10);
+        go.send(()).unwrap();
+        for done in submitted {
+            assert_eq!(done.await.unwrap().appended, 1);
+        }
+        sequencer.finish().unwrap();
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert!(signed.load(Ordering::SeqCst) >= 1, "what was appended is signed at the end");
+        assert_eq!(sequencer.submit(request(), ()).await, Err(SubmitError::Draining));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_log_is_a_failure_of_the_log() {
+        let (sequencer, groups, go, _) = gate(Settings::default());
+        drop(go);
+        let failed = sequencer.submit(request(), ()).await;
+        assert!(matches!(failed, Err(SubmitError::Failed(_))), "{failed:?}");
+        assert_eq!(groups.recv().unwrap(), 1);
+        assert_eq!(sequencer.failed().await, "the sequencer panicked");
+        assert!(sequencer.finish().is_err());
+    }
+
+    #[test]
+    fn the_last_records_are_signed_without_more_coming() {
+        let settings = Settings { checkpoint_interval: Duration::from_millis(1), ..Settings::default() };
+        let (sequencer, _groups, go, signed) = gate(settings);
+        go.send(()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(sequencer.submit(request(), ())).unwrap();
+        while signed.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        sequencer.finish().unwrap();
     }
 }
