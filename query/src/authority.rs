@@ -45,7 +45,8 @@ pub fn covers(patterns: &[String], value: &str) -> bool {
 
 /// Whether all that `child` matches, `parent` matches too.
 pub fn pattern_inside(child: &str, parent: &str) -> bool {
-    matches(parent, &child.replace('*', ANY.encode_utf8(&mut [0; 4])))
+    let clear = !parent.contains(ANY) && !child.contains(ANY);
+    if clear { matches(parent, &child.replace('*', ANY.encode_utf8(&mut [0; 4]))) } else { parent == child }
 }
 
 /// How one dimension of a derived grant stands to its parent's.
@@ -165,13 +166,14 @@ fn constraint(parent: &Json, child: &Json) -> Verdict {
                 Verdict::Widened
             }
         }
-        (Json::Object(parent), Json::Object(child))
-            if !parent.contains_key("regex") && !child.contains_key("regex") =>
-        {
-            range(parent, child)
-        }
+        (Json::Object(parent), Json::Object(child)) if is_range(parent) && is_range(child) => range(parent, child),
         _ => Verdict::Undecidable,
     }
+}
+
+/// Whether an object is nothing but a numeric `min` and `max`.
+fn is_range(of: &serde_json::Map<String, Json>) -> bool {
+    !of.is_empty() && of.iter().all(|(name, bound)| (name == "min" || name == "max") && bound.is_number())
 }
 
 fn range(parent: &serde_json::Map<String, Json>, child: &serde_json::Map<String, Json>) -> Verdict {
@@ -258,5 +260,13 @@ mod tests {
             &grant(|g| g.constraints = Some(r#"{"amount":{"regex":"1"},"currency":["EUR"]}"#.into())),
         );
         assert_eq!(dimensions(&regex, Verdict::Undecidable), ["constraints"]);
+        let text = narrowing(
+            &parent,
+            &grant(|g| {
+                g.constraints = Some(r#"{"amount":{"max":"1000"},"currency":["EUR"]}"#.into());
+            }),
+        );
+        assert_eq!(dimensions(&text, Verdict::Undecidable), ["constraints"]);
+        assert!(!pattern_inside("*", "\u{10FFFF}") && pattern_inside("\u{10FFFF}", "\u{10FFFF}"));
     }
 }

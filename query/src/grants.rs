@@ -367,7 +367,9 @@ impl Fields {
                 Some(items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect())
             }
             Json::String(one) => Some(vec![one.clone()]),
-            _ => None,
+            Json::Null => None,
+            // What is no list of patterns allows nothing; it must not read as "not limited".
+            _ => Some(Vec::new()),
         }
     }
 

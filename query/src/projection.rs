@@ -56,7 +56,8 @@ pub enum AsOf {
 }
 
 impl AsOf {
-    fn holds(self, seq: u64, ingest_time: Time) -> bool {
+    /// Whether a record was known by then.
+    pub(crate) fn holds(self, seq: u64, ingest_time: Time) -> bool {
         match self {
             Self::Now => true,
             Self::Seq(last) => seq <= last,

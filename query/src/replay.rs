@@ -13,7 +13,7 @@ use crate::alerts;
 use crate::event::EventRow;
 use crate::grants::Grants;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Time, table};
+use crate::rows::{Cell, Time, table};
 
 table! {
     /// One step of a replay.
@@ -89,7 +89,7 @@ pub fn replay(snapshot: &Snapshot, id: &str, as_of: AsOf, now: Time) -> Vec<Step
     if events.is_empty() {
         return Vec::new();
     }
-    let spans = known_spans(snapshot, &events);
+    let spans = known_spans(snapshot, &events, as_of);
     Order::new(&events, &grants, &spans).steps()
 }
 
@@ -128,7 +128,7 @@ fn select(snapshot: &Snapshot, id: &str, as_of: AsOf, grants: &Grants) -> Vec<Ev
 }
 
 /// The parent of every span in the traces concerned, mapped to an event or not.
-fn known_spans(snapshot: &Snapshot, events: &[EventRow]) -> HashMap<String, Option<String>> {
+fn known_spans(snapshot: &Snapshot, events: &[EventRow], as_of: AsOf) -> HashMap<String, Option<String>> {
     use datafusion::arrow::array::{Array as _, StringArray};
     let traces: HashSet<&str> = events.iter().filter_map(|e| e.trace_id.as_deref()).collect();
     let mut out = HashMap::new();
@@ -138,7 +138,13 @@ fn known_spans(snapshot: &Snapshot, events: &[EventRow]) -> HashMap<String, Opti
         else {
             continue;
         };
-        for i in (0..batch.num_rows()).filter(|&i| traces.contains(trace.value(i))) {
+        let cell = |name, i| batch.column_by_name(name).map(|c| (c, i));
+        let known = |i: usize| {
+            let seq = cell("seq", i).map_or(0, |(c, i)| <u64 as Cell>::read(c, i));
+            let ingested = cell("ingest_time", i).map_or(Time(0), |(c, i)| <Time as Cell>::read(c, i));
+            as_of.holds(seq, ingested)
+        };
+        for i in (0..batch.num_rows()).filter(|&i| traces.contains(trace.value(i)) && known(i)) {
             out.insert(span.value(i).to_owned(), parent.is_valid(i).then(|| parent.value(i).to_owned()));
         }
     }

@@ -101,7 +101,9 @@ fn details(step: &StepRow, paint: &Paint) -> Vec<String> {
 
 /// One line of plain text, shortened.
 fn clean(text: &str, max: usize) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // Controls command a terminal; bidirectional overrides make it show what is not there.
+    let unsafe_char = |c: char| c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let plain: String = text.chars().map(|c| if unsafe_char(c) { ' ' } else { c }).collect();
     let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     if plain.chars().count() <= max {
         return plain;

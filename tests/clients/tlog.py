@@ -40,7 +40,7 @@ note = get("/checkpoint").decode()
 body, signatures = note.split("\n\n")
 origin, size, wanted = body.split("\n")
 size = int(size)
-name, key_id, public = vkey.split("+")
+name, key_id, public = vkey.split("+", 2)  # base64 may have more of them
 assert name == origin
 public = base64.b64decode(public)
 assert public[0] == 1 and sha(name.encode(), b"\n", public)[:4].hex() == key_id

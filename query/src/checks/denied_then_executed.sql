@@ -11,12 +11,16 @@ FROM (
     SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason
     FROM tool_calls c
-    JOIN denials d ON d.agent_id = c.agent_id
+    JOIN denials d ON d.tool_call_id = c.tool_call_id AND d.trace_id = c.trace_id
     WHERE d.event_time <= c.event_time
-      AND CASE WHEN d.tool_call_id IS NOT NULL THEN d.tool_call_id = c.tool_call_id AND d.trace_id = c.trace_id
-               ELSE authority_covers(d.actions, c.action)
-                    AND (d.resources IS NULL OR (c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)))
-          END
+    UNION ALL
+    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
+           d.seq AS denial_seq, d.event_time AS denied_time, d.reason
+    FROM tool_calls c
+    JOIN denials d ON d.agent_id = c.agent_id
+    WHERE d.event_time <= c.event_time AND d.tool_call_id IS NULL
+      AND authority_covers(d.actions, c.action)
+      AND (d.resources IS NULL OR (c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)))
 ) h
 LEFT ANTI JOIN grants g
     ON g.subject = h.agent_id AND g.state NOT IN ('denied', 'invalid')

@@ -79,6 +79,14 @@ fn invalid_reasons(row: &EventRow, attributes: Attributes<'_>) -> Vec<String> {
             rule(row.grant_id.is_some() && row.grant_id == row.parent_grant_id, "a grant that is its own parent");
             rule(row.kind == "grant_derived" && row.parent_grant_id.is_none(), "a derived grant without a parent");
             let times = (attributes.time("authz.grant.not_before"), attributes.time("authz.grant.expires_at"));
+            for name in ["not_before", "expires_at"].map(|n| format!("authz.grant.{n}")) {
+                let unread = attributes.text(&name).is_some() && attributes.time(&name).is_none();
+                rule(unread, &format!("{name} cannot be read as a time"));
+            }
+            for name in ["max_uses", "max_depth"].map(|n| format!("authz.grant.{n}")) {
+                let unread = attributes.text(&name).is_some() && attributes.number(&name).is_none();
+                rule(unread, &format!("{name} cannot be read as a number"));
+            }
             rule(matches!(times, (Some(from), Some(to)) if to <= from), "a grant that expires before it begins");
         }
         "grant_revoked" => rule(row.grant_id.is_none(), "a revocation without a grant"),
