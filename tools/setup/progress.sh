@@ -5,7 +5,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 what=${1:-build}
-if [ "$what" = test ]; then set -- test --workspace --no-run; else set -- build --bin custody --workspace; fi
+if [ "$what" = test ]; then set -- test --workspace --no-run; else
+    # One test beside the binary: cargo then builds what we depend on with the same features as for `make test`, once.
+    set -- build --workspace --bin custody --test tamper
+fi
 dir=${CARGO_TARGET_DIR:-target}
 if [ ! -d "$dir/debug/deps" ]; then
     printf '%s\n' "custody: first build; DataFusion and RocksDB take 10 to 25 minutes on two cores" >&2
