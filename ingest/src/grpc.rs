@@ -52,14 +52,16 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
     };
     match export(core, signal, identity, request).await {
         Ok(message) => success(&message),
-        Err(refusal) => error(&refusal.grpc()),
+        Err(refusal) => {
+            core.stats.refused(&refusal);
+            error(&refusal.grpc())
+        }
     }
 }
 
 async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let message = message(core, request, &mut held).await;
-    let message = message.inspect_err(|refusal| core.stats.refused(refusal))?;
+    let message = message(core, request, &mut held).await?;
     let outcome = core.receive(signal, Encoding::Protobuf, message, identity, held).await?;
     Ok(partial_success(&outcome))
 }

@@ -45,14 +45,11 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
     }
     let encoding = match content_type(request.headers()) {
         Ok(encoding) => encoding,
-        Err(refusal) => {
-            core.stats.refused(&refusal);
-            return refused(&refusal, Encoding::Json);
-        }
+        Err(refusal) => return refused(core, &refusal, Encoding::Json),
     };
     match export(core, signal, encoding, identity, request).await {
         Ok(outcome) => accepted(signal, encoding, &outcome),
-        Err(refusal) => refused(&refusal, encoding),
+        Err(refusal) => refused(core, &refusal, encoding),
     }
 }
 
@@ -73,8 +70,7 @@ async fn export(
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let body = whole_body(core, request, &mut held).await;
-    let body = body.inspect_err(|refusal| core.stats.refused(refusal))?;
+    let body = whole_body(core, request, &mut held).await?;
     core.receive(signal, encoding, body, identity, held).await
 }
 
@@ -120,7 +116,9 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
     answer(StatusCode::OK, encoding, body)
 }
 
-fn refused(refusal: &Refusal, encoding: Encoding) -> Response<Body> {
+/// Counts a refusal, and tells it in the request's encoding.
+fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
+    core.stats.refused(refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),
         Encoding::Json => refusal.json(),

@@ -47,21 +47,6 @@ impl Core {
         identity: String,
         held: Held,
     ) -> Result<Outcome, Refusal> {
-        let outcome = self.receive_inner(signal, encoding, body, identity, held).await;
-        if let Err(refusal) = &outcome {
-            self.stats.refused(refusal);
-        }
-        outcome
-    }
-
-    async fn receive_inner(
-        &self,
-        signal: Signal,
-        encoding: Encoding,
-        body: Bytes,
-        identity: String,
-        held: Held,
-    ) -> Result<Outcome, Refusal> {
         let read = if body.len() <= INLINE_BYTES_MAX {
             read(signal, encoding, body, &identity, &self.limits)?
         } else {
