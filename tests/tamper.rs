@@ -209,14 +209,21 @@ fn content_that_was_changed_is_found_at_its_seq() {
 #[test]
 fn a_layout_that_was_changed_is_found_at_its_block() {
     let log = Original::new();
-    log.case("the salt", 1 + 150, |db| db.edit(cf::BLOCKS, &key(15), |v| v[10] ^= 1));
+    log.case("the salt", 1 + 150, |db| db.edit(cf::BLOCKS, &key(15), |v| *v.last_mut().unwrap() ^= 1));
     log.case("the sender", 1 + 150, |db| {
         db.edit(cf::BLOCKS, &key(15), |v| {
             let at = find(v, "127.0.0.1");
             v[at] = b'9';
         });
     });
-    log.case("one record's range", 1 + 160, |db| db.edit(cf::BLOCKS, &key(16), |v| *v.last_mut().unwrap() -= 1));
+    log.case("one record's range", 1 + 160, |db| {
+        db.edit(cf::BLOCKS, &key(16), |v| {
+            // Behind the records stand the number of copies and the salt.
+            let at = v.len() - 32 - 4 - 1;
+            v[at] -= 1;
+        });
+    });
+    log.case("that something was erased", 1 + 160, |db| db.edit(cf::BLOCKS, &key(16), |v| v[3] = 1));
     log.case("how it was encoded", 1 + 160, |db| db.edit(cf::BLOCKS, &key(16), |v| v[2] = 1));
     log.case("the version byte", 1 + 160, |db| db.edit(cf::BLOCKS, &key(16), |v| v[0] = 2));
 }

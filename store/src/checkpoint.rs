@@ -7,16 +7,14 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use custody_proto::Hash;
-use sha2::{Digest as _, Sha256};
-use signed_note::{Note, StandardVerifier, VerifierList};
 
 use crate::Error;
-use crate::keys::SigningKey;
+use crate::note::{Note, VerifierKey};
 
 /// What a checkpoint says: this log had this many records and this root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The name of the log, and of the key that signs for it.
+    /// The name of the log, and of the keys that sign for it.
     pub origin: String,
     /// The number of records.
     pub size: u64,
@@ -30,51 +28,47 @@ impl Checkpoint {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
     }
 
-    /// The signed note.
-    pub(crate) fn sign(&self, key: &SigningKey) -> String {
-        let body = self.body();
-        let signature = [&key.id().to_be_bytes()[..], &key.sign(body.as_bytes())].concat();
-        format!("{body}\n\u{2014} {} {}\n", key.name(), STANDARD.encode(signature))
+    /// Reads the signed text. Extension lines, which this log never writes, are refused.
+    pub fn parse_text(text: &str) -> Result<Self, Error> {
+        let bad = |what: &str| Error::corrupt(format!("the checkpoint {what}"));
+        let lines: Vec<&str> = text.strip_suffix('\n').ok_or_else(|| bad("has no end"))?.split('\n').collect();
+        let [origin, size, root] = lines[..] else {
+            return Err(bad("does not have three lines: origin, size, root (extension lines are not taken)"));
+        };
+        if origin.is_empty() {
+            return Err(bad("has an empty origin"));
+        }
+        let number = size.parse().ok().filter(|n: &u64| n.to_string() == size);
+        let size = number.ok_or_else(|| bad("has a size that is not a number"))?;
+        let decoded = STANDARD.decode(root).ok().and_then(|r| r.try_into().ok());
+        let root = decoded.ok_or_else(|| bad("has a root that is not 32 bytes of base64"))?;
+        Ok(Self { origin: origin.to_owned(), size, root })
     }
 
     /// Reads a note without looking at its signatures.
     pub fn parse_unverified(note: &str) -> Result<Self, Error> {
-        let (body, _) = note.split_once("\n\n").ok_or_else(|| Error::corrupt("the checkpoint is not a signed note"))?;
-        let mut lines = body.split('\n');
-        let mut line =
-            |what| lines.next().ok_or_else(|| Error::corrupt(format!("the checkpoint has no line for its {what}")));
-        let origin = line("origin")?.to_owned();
-        let size = line("size")?;
-        let root = line("root")?;
-        let number = size.parse().ok().filter(|n: &u64| n.to_string() == size);
-        let size = number.ok_or_else(|| Error::corrupt("the checkpoint's size is not a number"))?;
-        let root = STANDARD.decode(root).ok().and_then(|r| r.try_into().ok());
-        let root = root.ok_or_else(|| Error::corrupt("the checkpoint's root is not a hash"))?;
-        if lines.next().is_some() {
-            return Err(Error::corrupt("the checkpoint has extension lines, which this log never writes"));
-        }
-        Ok(Self { origin, size, root })
+        Self::parse_text(&Note::parse(note)?.text)
     }
 
-    /// Reads a note and checks that the key of `vkey` signed it.
-    pub fn verify(note: &str, vkey: &str) -> Result<Self, Error> {
+    /// Reads a note and checks that every one of these keys signed it, and that
+    /// they are keys of its origin.
+    pub fn verify(note: &str, keys: &[VerifierKey]) -> Result<Self, Error> {
         let bad = |what: String| Error::corrupt(format!("the checkpoint's signature does not verify: {what}"));
-        let verifier = StandardVerifier::new(vkey).map_err(|e| bad(format!("the public key is unusable: {e}")))?;
-        let parsed = Note::from_bytes(note.as_bytes()).map_err(|e| bad(e.to_string()))?;
-        let (signed, _) =
-            parsed.verify(&VerifierList::new(vec![Box::new(verifier)])).map_err(|e| bad(e.to_string()))?;
-        if signed.is_empty() {
-            return Err(bad("it is not signed by the log's key".into()));
+        let note = Note::parse(note).map_err(|e| bad(e.to_string()))?;
+        let checkpoint = Self::parse_text(&note.text)?;
+        if keys.is_empty() {
+            return Err(bad("no key to verify it with".into()));
         }
-        Self::parse_unverified(note)
+        for key in keys {
+            if key.name() != checkpoint.origin {
+                return Err(bad(format!("the key is of {}, the checkpoint of {}", key.name(), checkpoint.origin)));
+            }
+            if key.find(&note).map_err(|e| bad(e.to_string()))?.is_none() {
+                return Err(bad(format!("it is not signed by the log's {} key", key.algorithm())));
+            }
+        }
+        Ok(checkpoint)
     }
-}
-
-/// The key id of a note key (C2SP signed-note): the first four bytes of
-/// `SHA-256(name ‖ 0x0A ‖ algorithm ‖ public key)`.
-pub(crate) fn key_id(name: &str, key: &[u8]) -> u32 {
-    let hash = Sha256::new().chain_update(name).chain_update(b"\n").chain_update(key).finalize();
-    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
 }
 
 /// Replaces a small file so that after a crash either the old or the new one is
@@ -96,28 +90,49 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::SigningKeys;
+    use proptest::prelude::*;
 
-    fn signed() -> (Checkpoint, String, String) {
-        let key = SigningKey::from_seed("example.com/log", &[7; 32]).unwrap();
+    fn signed() -> (Checkpoint, String, Vec<VerifierKey>) {
+        let (keys, _) = SigningKeys::generate("example.com/log").unwrap();
         let checkpoint = Checkpoint { origin: "example.com/log".into(), size: 9, root: [3; 32] };
-        let note = checkpoint.sign(&key);
-        (checkpoint, note, key.vkey())
-    }
-
-    #[test]
-    fn an_outside_implementation_accepts_the_signature() {
-        let (checkpoint, note, vkey) = signed();
-        assert_eq!(Checkpoint::verify(&note, &vkey).unwrap(), checkpoint);
+        let note = keys.sign_checkpoint(&checkpoint, 1_700_000_000).unwrap();
+        (checkpoint, note.to_string(), keys.verifiers())
     }
 
     #[test]
     fn every_changed_byte_is_refused() {
-        let (_, note, vkey) = signed();
+        let (checkpoint, note, keys) = signed();
+        assert_eq!(Checkpoint::verify(&note, &keys).unwrap(), checkpoint);
         for at in 0..note.len() {
             let mut bytes = note.clone().into_bytes();
             bytes[at] ^= 1;
             let Ok(changed) = String::from_utf8(bytes) else { continue };
-            assert!(Checkpoint::verify(&changed, &vkey).is_err(), "byte {at}");
+            assert!(Checkpoint::verify(&changed, &keys).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_signature_that_was_taken_off_is_missed() {
+        let (_, note, keys) = signed();
+        let mut note = Note::parse(&note).unwrap();
+        note.lines.pop();
+        let error = Checkpoint::verify(&note.to_string(), &keys).unwrap_err();
+        assert!(error.to_string().contains("not signed by the log's ML-DSA-44 key"), "{error}");
+        assert!(Checkpoint::verify(&note.to_string(), &keys[..1]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn texts_survive_the_round_trip(origin in "[a-z.]{1,20}(/[a-z0-9]{1,9})?", size: u64, root: [u8; 32]) {
+            let checkpoint = Checkpoint { origin, size, root };
+            prop_assert_eq!(Checkpoint::parse_text(&checkpoint.body()).unwrap(), checkpoint);
+        }
+
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,80}\n?[0-9]{0,5}\n?[A-Za-z0-9+/=]{0,50}\n?") {
+            let _ = Checkpoint::parse_text(&text);
+            let _ = Checkpoint::parse_unverified(&text);
         }
     }
 }

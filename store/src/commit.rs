@@ -1,10 +1,10 @@
 //! From content to commitments: what of a block is hashed, with which salt.
 //!
-//! Every byte of a block is bound to its entries: records, resources and scopes
-//! each by their own digest (so that each can be erased alone and the rest still
-//! proved), everything else by the digest of the *frame*. The digests are salted:
-//! without the salt, which dies with the content, nobody can guess a short text
-//! from its commitment.
+//! Every byte of a block is bound to its entries. Its *parts* (frame, sender,
+//! resources, scopes, records, and copies of records that are elsewhere in the log)
+//! have a digest each, with a salt each, so that every one can be erased or shown
+//! alone. Without its salt, which dies with it, nobody can guess a short text from
+//! its commitment.
 
 use blake3::Hasher;
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
@@ -14,12 +14,16 @@ use bytes::Bytes;
 use custody_proto::scan::{Range, Scan};
 use custody_proto::{Hash, Signal};
 
-use crate::format::{Encoding, FORMAT_VERSION, Layout, Placed};
+use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Part, Placed, Salts};
 
 /// BLAKE3 context strings, one per kind of digest.
 pub mod context {
+    /// Of the salts of a block's parts.
+    pub const SALTS: &str = "custody salts v1";
     /// Of a record's content commitment.
     pub const CONTENT: &str = "custody content v1";
+    /// Of what the records of a group share.
+    pub const SHARED: &str = "custody shared v1";
     /// Of a block's frame.
     pub const FRAME: &str = "custody frame v1";
     /// Of a resource.
@@ -28,22 +32,30 @@ pub mod context {
     pub const SCOPE: &str = "custody scope v1";
     /// Of the identity of the sender.
     pub const IDENTITY: &str = "custody identity v1";
+    /// Of a copy of a record that is elsewhere in the log.
+    pub const COPY: &str = "custody copy v1";
 }
 
 struct Keys {
+    salts: ContextKey,
     content: ContextKey,
+    shared: ContextKey,
     frame: ContextKey,
     resource: ContextKey,
     scope: ContextKey,
     identity: ContextKey,
+    copy: ContextKey,
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
+    salts: hash_derive_key_context(context::SALTS),
     content: hash_derive_key_context(context::CONTENT),
+    shared: hash_derive_key_context(context::SHARED),
     frame: hash_derive_key_context(context::FRAME),
     resource: hash_derive_key_context(context::RESOURCE),
     scope: hash_derive_key_context(context::SCOPE),
     identity: hash_derive_key_context(context::IDENTITY),
+    copy: hash_derive_key_context(context::COPY),
 });
 
 fn digest(key: &ContextKey, parts: &[&[u8]]) -> Hash {
@@ -52,6 +64,14 @@ fn digest(key: &ContextKey, parts: &[&[u8]]) -> Hash {
         hasher.update(part);
     }
     *hasher.finalize().as_bytes()
+}
+
+/// The salts of all parts of a block, from the block's own.
+pub(crate) fn part_salts(salt: &[u8; 32], parts: usize) -> Vec<[u8; 32]> {
+    let mut out = vec![[0; 32]; parts];
+    let mut stream = Hasher::new_from_context_key(&KEYS.salts).update(salt).finalize_xof();
+    stream.fill(out.as_flattened_mut());
+    out
 }
 
 /// The bytes of a range that may lie in the annex.
@@ -63,54 +83,154 @@ pub(crate) fn slice<'a>(layout: &'a Layout, payload: &'a [u8], range: Range) -> 
     }
 }
 
-/// The salted digest of what a block is besides records, resources and scopes.
-fn frame(layout: &Layout, payload: &[u8]) -> Hash {
-    let identity = digest(&KEYS.identity, &[&layout.salt, layout.identity.as_bytes()]);
-    let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
-    hasher.update(&layout.salt);
-    hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
-    hasher.update(&layout.payload_len.to_be_bytes());
-    hasher.update(&identity);
-    hasher.update(&(layout.annex.len() as u32).to_be_bytes());
-    hasher.update(&layout.tables());
-    let mut cut: Vec<Range> = layout.records.iter().map(|r| r.range).collect();
-    cut.extend(layout.groups.iter().flat_map(|g| [g.resource, g.scope]));
-    cut.retain(|r| (r.at as usize) < payload.len());
-    cut.sort_unstable_by_key(|r| r.at);
-    let mut at = 0;
-    for range in cut {
-        if range.at as usize > at {
-            hasher.update(&payload[at..range.at as usize]);
-        }
-        at = at.max((range.at + range.len) as usize);
-    }
-    hasher.update(&payload[at.min(payload.len())..]);
-    *hasher.finalize().as_bytes()
+/// A block's parts with their salts: makes the digests that commitments are made of.
+pub(crate) struct Digests<'a> {
+    layout: &'a Layout,
+    payload: &'a [u8],
+    parts: std::borrow::Cow<'a, [Part]>,
+    resource_parts: Vec<usize>,
 }
 
-/// The commitments to all records of a block, in order.
-pub(crate) fn commitments(layout: &Layout, payload: &[u8]) -> Vec<Hash> {
-    let frame = frame(layout, payload);
-    let mut last: Option<(Range, Hash)> = None;
-    let groups: Vec<(Hash, Hash)> = layout
-        .groups
-        .iter()
-        .map(|group| {
+impl<'a> Digests<'a> {
+    pub(crate) fn new(layout: &'a Layout, payload: &'a [u8]) -> Self {
+        let parts = match &layout.salts {
+            Salts::Whole(salt) => part_salts(salt, layout.part_count()).into_iter().map(Part::Kept).collect(),
+            Salts::Partly(parts) => std::borrow::Cow::Borrowed(parts.as_slice()),
+        };
+        Self { layout, payload, parts, resource_parts: layout.resource_parts() }
+    }
+
+    /// The digest of a part: computed if it is there, the stored one if it is erased.
+    fn part(&self, part: usize, key: &ContextKey, bytes: &[u8]) -> Hash {
+        match &self.parts[part] {
+            Part::Kept(salt) => digest(key, &[salt, bytes]),
+            Part::Erased(digest) => *digest,
+        }
+    }
+
+    /// The part of a group's resource.
+    pub(crate) fn resource_part(&self, group: usize) -> usize {
+        self.resource_parts[group]
+    }
+
+    /// All parts, with their salts.
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The salt of a part, unless it is erased.
+    pub(crate) fn salt(&self, part: usize) -> Option<[u8; 32]> {
+        match self.parts[part] {
+            Part::Kept(salt) => Some(salt),
+            Part::Erased(_) => None,
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Hash {
+        self.part(Layout::IDENTITY, &KEYS.identity, self.layout.identity.as_bytes())
+    }
+
+    pub(crate) fn resource(&self, group: usize) -> Hash {
+        let range = self.layout.groups[group].resource;
+        self.part(self.resource_parts[group], &KEYS.resource, slice(self.layout, self.payload, range))
+    }
+
+    pub(crate) fn scope(&self, group: usize) -> Hash {
+        let range = self.layout.groups[group].scope;
+        self.part(self.layout.scope_part(group), &KEYS.scope, slice(self.layout, self.payload, range))
+    }
+
+    fn copies(&self) -> Vec<Hash> {
+        let each = |(i, copy): (usize, &Copied)| {
+            self.part(self.layout.copy_part(i), &KEYS.copy, slice(self.layout, self.payload, copy.range))
+        };
+        self.layout.copies.iter().enumerate().map(each).collect()
+    }
+
+    /// The digest of what the block is besides its other parts.
+    pub(crate) fn frame(&self) -> Hash {
+        let (layout, payload) = (self.layout, self.payload);
+        let Part::Kept(salt) = &self.parts[Layout::FRAME] else { return [0; 32] };
+        let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
+        hasher.update(salt);
+        hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
+        hasher.update(&layout.payload_len.to_be_bytes());
+        hasher.update(&(layout.annex.len() as u32).to_be_bytes());
+        hasher.update(&layout.tables());
+        for copy in self.copies() {
+            hasher.update(&copy);
+        }
+        let mut at = 0;
+        for range in layout.cuts() {
+            if range.at as usize > at {
+                hasher.update(&payload[at..range.at as usize]);
+            }
+            at = at.max((range.at + range.len) as usize);
+        }
+        hasher.update(&payload[at.min(payload.len())..]);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The commitments to all records of the block, in order; `None` for erased ones.
+    pub(crate) fn commitments(&self) -> Vec<Option<Hash>> {
+        let (frame, identity) = (self.frame(), self.identity());
+        let mut last: Option<(usize, Hash)> = None;
+        let shared = |group: usize| {
+            let part = self.resource_parts[group];
             let resource = match last {
-                Some((range, hash)) if range == group.resource => hash,
-                _ => digest(&KEYS.resource, &[&layout.salt, slice(layout, payload, group.resource)]),
+                Some((same, hash)) if same == part => hash,
+                _ => self.resource(group),
             };
-            last = Some((group.resource, resource));
-            (resource, digest(&KEYS.scope, &[&layout.salt, slice(layout, payload, group.scope)]))
-        })
-        .collect();
-    let commit = |record: &Placed| {
-        let (resource, scope) = &groups[record.group as usize];
-        let bytes = slice(layout, payload, record.range);
-        let len = (bytes.len() as u64).to_be_bytes();
-        digest(&KEYS.content, &[&layout.salt, &frame, resource, scope, &len, bytes])
-    };
-    layout.records.iter().map(commit).collect()
+            last = Some((part, resource));
+            shared_digest(&frame, &identity, &resource, &self.scope(group))
+        };
+        let groups: Vec<Hash> = (0..self.layout.groups.len()).map(shared).collect();
+        let commit = |(i, record): (usize, &Placed)| {
+            let Part::Kept(salt) = &self.parts[self.layout.record_part(i)] else { return None };
+            let bytes = slice(self.layout, self.payload, record.range);
+            Some(record_commitment(salt, &groups[record.group as usize], bytes))
+        };
+        self.layout.records.iter().enumerate().map(commit).collect()
+    }
+
+    /// The digest of a copy, before its bytes go.
+    pub(crate) fn copy(&self, i: usize) -> Hash {
+        let range = self.layout.copies[i].range;
+        self.part(self.layout.copy_part(i), &KEYS.copy, slice(self.layout, self.payload, range))
+    }
+}
+
+/// What the records of a group share, in one digest.
+pub(crate) fn shared_digest(frame: &Hash, identity: &Hash, resource: &Hash, scope: &Hash) -> Hash {
+    digest(&KEYS.shared, &[frame, identity, resource, scope])
+}
+
+/// The commitment to one record.
+pub(crate) fn record_commitment(salt: &[u8; 32], shared: &Hash, record: &[u8]) -> Hash {
+    digest(&KEYS.content, &[salt, shared, &(record.len() as u64).to_be_bytes(), record])
+}
+
+/// The digests of parts that are shown alone, each with its salt: for checking a
+/// record without its block.
+pub(crate) mod alone {
+    use super::{Hash, KEYS, digest};
+
+    pub(crate) fn identity(salt: &[u8; 32], identity: &str) -> Hash {
+        digest(&KEYS.identity, &[salt, identity.as_bytes()])
+    }
+
+    pub(crate) fn resource(salt: &[u8; 32], bytes: &[u8]) -> Hash {
+        digest(&KEYS.resource, &[salt, bytes])
+    }
+
+    pub(crate) fn scope(salt: &[u8; 32], bytes: &[u8]) -> Hash {
+        digest(&KEYS.scope, &[salt, bytes])
+    }
+}
+
+/// The commitments of a block of which nothing is erased.
+fn whole(layout: &Layout, payload: &[u8]) -> Vec<Hash> {
+    Digests::new(layout, payload).commitments().into_iter().flatten().collect()
 }
 
 /// A request that is ready to be appended: scanned, salted and hashed. This is
@@ -121,6 +241,7 @@ pub struct Prepared {
     pub(crate) payload: Bytes,
     pub(crate) ids: Vec<([u8; 16], [u8; 8])>,
     pub(crate) commitments: Vec<Hash>,
+    pub(crate) receipt: bool,
 }
 
 impl Prepared {
@@ -148,14 +269,21 @@ impl Prepared {
             signal,
             encoding,
             payload_len: payload.len() as u32,
-            salt,
+            salts: Salts::Whole(salt),
             identity: identity[..cut].to_owned(),
             annex: scan.annex,
             groups: scan.groups,
             records,
+            copies: Vec::new(),
         };
-        let commitments = commitments(&layout, &payload);
-        Self { layout, payload, ids, commitments }
+        let commitments = whole(&layout, &payload);
+        Self { layout, payload, ids, commitments, receipt: false }
+    }
+
+    /// Asks for a signed receipt.
+    pub fn with_receipt(mut self, wanted: bool) -> Self {
+        self.receipt = wanted;
+        self
     }
 
     /// How many records it holds.
@@ -173,14 +301,23 @@ impl Prepared {
         content(&self.layout, &self.payload, i)
     }
 
-    /// Drops the records for which `keep` is false; they stay in the payload as
-    /// part of the frame, so the commitments of the others change.
-    pub(crate) fn retain(&mut self, keep: &[bool]) {
-        let mut flags = keep.iter();
-        self.layout.records.retain(|_| flags.next().copied().unwrap_or(true));
-        let mut flags = keep.iter();
-        self.ids.retain(|_| flags.next().copied().unwrap_or(true));
-        self.commitments = commitments(&self.layout, &self.payload);
+    /// Takes out the records that are in the log already: `originals` has the seq of
+    /// each one's original. They stay in the payload as copies, so the commitments of
+    /// the others change.
+    pub(crate) fn take_out(&mut self, originals: &[Option<u64>]) {
+        let mut left = Vec::with_capacity(self.layout.records.len());
+        let mut ids = Vec::with_capacity(self.ids.len());
+        for (i, record) in self.layout.records.iter().enumerate() {
+            match originals[i] {
+                Some(seq) => self.layout.copies.push(Copied { range: record.range, seq }),
+                None => {
+                    left.push(*record);
+                    ids.push(self.ids[i]);
+                }
+            }
+        }
+        (self.layout.records, self.ids) = (left, ids);
+        self.commitments = whole(&self.layout, &self.payload);
     }
 }
 

@@ -30,8 +30,13 @@ pub mod cf {
     pub const REQUESTS: &str = "requests";
     /// submitter → how many records it has in the log.
     pub const SUBMITTERS: &str = "submitters";
+    /// seq of a record of the ledger's own → its event name.
+    pub const SYSTEM: &str = "system";
+    /// size → a checkpoint that witnesses were asked to cosign, with what they answered.
+    pub const CHECKPOINTS: &str = "checkpoints";
     /// All of them.
-    pub const ALL: [&str; 8] = [META, PAYLOADS, BLOCKS, ENTRIES, NODES, IDS, REQUESTS, SUBMITTERS];
+    pub const ALL: [&str; 10] =
+        [META, PAYLOADS, BLOCKS, ENTRIES, NODES, IDS, REQUESTS, SUBMITTERS, SYSTEM, CHECKPOINTS];
 }
 
 /// Keys of the column family `meta`.
@@ -42,6 +47,12 @@ pub mod meta {
     pub const ORIGIN: &[u8] = b"origin";
     /// u64 size ‖ last chain hash.
     pub const HEAD: &[u8] = b"head";
+    /// UTF-8: the durability level that the newest record about it names.
+    pub const DURABILITY: &[u8] = b"durability";
+    /// UTF-8: the vkeys in force, a line each.
+    pub const KEYS: &[u8] = b"keys";
+    /// Present while erased content may still lie in files: compact, then remove.
+    pub const PURGE: &[u8] = b"purge";
 }
 
 /// How the bytes of a block came to be.
@@ -55,7 +66,7 @@ pub enum Encoding {
 }
 
 /// How many records there are and the chain hash of the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The number of records, the genesis record included.
     pub size: u64,
@@ -90,6 +101,33 @@ pub struct Placed {
     pub range: Range,
 }
 
+/// A record of the request that was in the log already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Its bytes within the payload.
+    pub range: Range,
+    /// The seq of the original.
+    pub seq: u64,
+}
+
+/// One part of a block of which something is erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It is there; this is its salt.
+    Kept([u8; 32]),
+    /// It is gone; this is its digest where other digests need it, else zeros.
+    Erased(Hash),
+}
+
+/// The salts of a block's parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Salts {
+    /// Nothing is erased: the salt from which all others come.
+    Whole([u8; 32]),
+    /// Something is erased, so the salt that they came from is gone too.
+    Partly(Vec<Part>),
+}
+
 /// What is kept of a block beside its payload: all that is needed to recompute
 /// its commitments, and that dies with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +138,8 @@ pub struct Layout {
     pub encoding: Encoding,
     /// The length of the payload.
     pub payload_len: u32,
-    /// The salt of the block's commitments.
-    pub salt: [u8; 32],
+    /// The salts of the block's commitments.
+    pub salts: Salts,
     /// Who sent the request, as authenticated.
     pub identity: String,
     /// Resources and scopes that came in pieces, joined.
@@ -110,12 +148,62 @@ pub struct Layout {
     pub groups: Vec<Group>,
     /// The records that have an entry, in order.
     pub records: Vec<Placed>,
+    /// The records that have none because they were in the log already.
+    pub copies: Vec<Copied>,
 }
 
 impl Layout {
-    /// The tables of groups and records, as they stand in the value and in the frame digest.
+    /// Index of the frame among the parts.
+    pub(crate) const FRAME: usize = 0;
+    /// Index of the sender's identity among the parts.
+    pub(crate) const IDENTITY: usize = 1;
+
+    /// How many parts there are: frame, identity, two for each group, one for each
+    /// record and each copy, in this order.
+    pub(crate) fn part_count(&self) -> usize {
+        self.copy_part(self.copies.len())
+    }
+
+    /// The part of each group's resource: groups in a row that name the same bytes share
+    /// that of the first.
+    pub(crate) fn resource_parts(&self) -> Vec<usize> {
+        let mut out: Vec<usize> = Vec::with_capacity(self.groups.len());
+        for (i, group) in self.groups.iter().enumerate() {
+            let same = i > 0 && self.groups[i - 1].resource == group.resource;
+            out.push(if same { out[i - 1] } else { 2 + 2 * i });
+        }
+        out
+    }
+
+    /// The part of a group's scope.
+    pub(crate) fn scope_part(&self, group: usize) -> usize {
+        3 + 2 * group
+    }
+
+    /// The part of a record.
+    pub(crate) fn record_part(&self, i: usize) -> usize {
+        2 + 2 * self.groups.len() + i
+    }
+
+    /// The part of a copy.
+    pub(crate) fn copy_part(&self, i: usize) -> usize {
+        2 + 2 * self.groups.len() + self.records.len() + i
+    }
+
+    /// The ranges of the payload that are no part of the frame, in order.
+    pub(crate) fn cuts(&self) -> Vec<Range> {
+        let mut cuts: Vec<Range> = self.records.iter().map(|r| r.range).collect();
+        cuts.extend(self.copies.iter().map(|c| c.range));
+        cuts.extend(self.groups.iter().flat_map(|g| [g.resource, g.scope]));
+        cuts.retain(|r| r.at < self.payload_len);
+        cuts.sort_unstable_by_key(|r| r.at);
+        cuts
+    }
+
+    /// The tables of groups, records and copies, as they stand in the value and in the frame digest.
     pub(crate) fn tables(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(8 + self.groups.len() * 16 + self.records.len() * 12);
+        let mut out =
+            Vec::with_capacity(12 + self.groups.len() * 16 + self.records.len() * 12 + self.copies.len() * 16);
         out.extend((self.groups.len() as u32).to_be_bytes());
         for group in &self.groups {
             for number in [group.resource.at, group.resource.len, group.scope.at, group.scope.len] {
@@ -128,6 +216,12 @@ impl Layout {
                 out.extend(number.to_be_bytes());
             }
         }
+        out.extend((self.copies.len() as u32).to_be_bytes());
+        for copy in &self.copies {
+            out.extend(copy.range.at.to_be_bytes());
+            out.extend(copy.range.len.to_be_bytes());
+            out.extend(copy.seq.to_be_bytes());
+        }
         out
     }
 
@@ -135,14 +229,27 @@ impl Layout {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let tables = self.tables();
         let mut out = Vec::with_capacity(48 + self.identity.len() + self.annex.len() + tables.len());
-        out.extend([FORMAT_VERSION, self.signal.byte(), self.encoding as u8, 0]);
+        let partly = matches!(self.salts, Salts::Partly(_));
+        out.extend([FORMAT_VERSION, self.signal.byte(), self.encoding as u8, partly.into()]);
         out.extend(self.payload_len.to_be_bytes());
-        out.extend(self.salt);
         out.extend((self.identity.len() as u16).to_be_bytes());
         out.extend(self.identity.as_bytes());
         out.extend((self.annex.len() as u32).to_be_bytes());
         out.extend(&self.annex);
         out.extend(tables);
+        match &self.salts {
+            Salts::Whole(salt) => out.extend(salt),
+            Salts::Partly(parts) => {
+                for part in parts {
+                    let (kept, hash) = match part {
+                        Part::Kept(salt) => (0, salt),
+                        Part::Erased(digest) => (1, digest),
+                    };
+                    out.push(kept);
+                    out.extend(hash);
+                }
+            }
+        }
         out
     }
 
@@ -150,8 +257,8 @@ impl Layout {
     /// within the payload or the annex, or it is not read at all.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut read = Bytes(bytes);
-        let [version, signal, encoding, zero] = read.array()?;
-        if version != FORMAT_VERSION || zero != 0 {
+        let [version, signal, encoding, partly] = read.array()?;
+        if version != FORMAT_VERSION || partly > 1 {
             return None;
         }
         let signal = Signal::from_byte(signal)?;
@@ -161,7 +268,6 @@ impl Layout {
             _ => return None,
         };
         let payload_len = read.u32()?;
-        let salt = read.array()?;
         let identity_len = read.u16()?;
         let identity = String::from_utf8(read.take(identity_len.into())?.to_vec()).ok()?;
         let annex_len = read.u32()?;
@@ -176,7 +282,16 @@ impl Layout {
             let fits = within(placed.range, payload_len.into()) && (placed.group as usize) < groups.len();
             fits.then_some(placed)
         })?;
-        let layout = Self { signal, encoding, payload_len, salt, identity, annex, groups, records };
+        let copies = read.list(16, |r| {
+            let copy = Copied { range: r.range()?, seq: r.u64()? };
+            within(copy.range, payload_len.into()).then_some(copy)
+        })?;
+        let salts = Salts::Whole([0; 32]);
+        let mut layout = Self { signal, encoding, payload_len, salts, identity, annex, groups, records, copies };
+        layout.salts = match partly {
+            0 => Salts::Whole(read.array()?),
+            _ => Salts::Partly((0..layout.part_count()).map(|_| read.part()).collect::<Option<_>>()?),
+        };
         read.0.is_empty().then_some(layout)
     }
 }
@@ -335,10 +450,15 @@ pub(crate) fn request_key(signal: Signal, payload: &[u8]) -> [u8; 16] {
     twox_hash::XxHash3_128::oneshot_with_seed(signal.byte().into(), payload).to_be_bytes()
 }
 
-/// Reads a value that is a list of seqs.
+/// Reads a value that is a list of seqs. Those with [`COPY_BIT`] are first seqs of
+/// blocks that hold a copy.
 pub(crate) fn seqs(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes))
 }
+
+/// In a list of seqs in `ids`: not a record of this span, but the first seq of a
+/// block that holds a copy of one (which erasing must find).
+pub(crate) const COPY_BIT: u64 = 1 << 63;
 
 /// Reads big-endian fields off the front of a value.
 struct Bytes<'a>(&'a [u8]);
@@ -368,6 +488,14 @@ impl<'a> Bytes<'a> {
 
     fn range(&mut self) -> Option<Range> {
         Some(Range { at: self.u32()?, len: self.u32()? })
+    }
+
+    fn part(&mut self) -> Option<Part> {
+        match self.array()? {
+            [0] => self.array().map(Part::Kept),
+            [1] => self.array().map(Part::Erased),
+            _ => None,
+        }
     }
 
     fn list<T>(&mut self, item_bytes: usize, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
@@ -413,13 +541,16 @@ mod tests {
         #[test]
         fn layouts_survive_the_round_trip(
             salt: [u8; 32], identity in "[a-z:.0-9]{0,40}", annex in proptest::collection::vec(any::<u8>(), 0..20),
-            len in 10u32..100,
+            len in 10u32..100, partly: bool,
         ) {
             let layout = Layout {
-                signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, salt, identity,
+                signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, identity,
+                salts: if partly { Salts::Partly(vec![Part::Kept(salt), Part::Erased(salt), Part::Kept(salt),
+                    Part::Kept(salt), Part::Kept(salt), Part::Erased([0; 32])]) } else { Salts::Whole(salt) },
                 groups: vec![Group { resource: Range { at: 0, len: 3 }, scope: Range { at: len, len: annex.len() as u32 } }],
                 annex,
                 records: vec![Placed { group: 0, range: Range { at: 4, len: 6 } }],
+                copies: vec![Copied { range: Range { at: 3, len: 1 }, seq: 7 }],
             };
             prop_assert_eq!(Layout::decode(&layout.encode()), Some(layout));
         }
@@ -431,7 +562,8 @@ mod tests {
             signal: Signal::Traces,
             encoding: Encoding::Protobuf,
             payload_len: 10,
-            salt: [1; 32],
+            salts: Salts::Whole([1; 32]),
+            copies: vec![],
             identity: "peer:127.0.0.1".into(),
             annex: vec![],
             groups: vec![Group::default()],

@@ -25,11 +25,12 @@ use rocksdb::{
 use crate::checkpoint::{Checkpoint, replace_file};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
-use crate::keys::{SigningKey, SubmitterSecret};
+use crate::keys::{KeySource, SigningKeys, SubmitterSecret};
+use crate::note::VerifierKey;
 use crate::reader::Reader;
 use crate::tree::{Frontier, root_at};
-use crate::writer::Writer;
-use crate::{Clock, Error, SystemClock};
+use crate::writer::{Parts, Writer};
+use crate::{Clock, Error, SystemClock, rotate};
 
 /// How to open a log.
 pub struct Options {
@@ -38,11 +39,37 @@ pub struct Options {
     pub origin: Option<String>,
     /// Where ingest times come from.
     pub clock: Arc<dyn Clock>,
+    /// Where the keys are that sign.
+    pub keys: KeySource,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+}
+
+/// What an acknowledgement promises. The level in force is in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Written and fsynced: survives a power cut.
+    #[default]
+    Fsync,
+    /// Handed to the operating system: survives `kill -9`, not a power cut. Checkpoints
+    /// are still fsynced first.
+    Os,
+}
+
+impl Durability {
+    /// Its name, as on the command line and in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Os => "os",
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { origin: None, clock: Arc::new(SystemClock) }
+        let clock = Arc::new(SystemClock::default());
+        Self { origin: None, clock, keys: KeySource::Directory, durability: Durability::Fsync }
     }
 }
 
@@ -51,7 +78,6 @@ pub(crate) struct Shared {
     pub(crate) db: DB,
     pub(crate) dir: PathBuf,
     pub(crate) origin: String,
-    pub(crate) vkey: String,
     state: Mutex<Published>,
     changed: Condvar,
 }
@@ -60,6 +86,7 @@ pub(crate) struct Shared {
 struct Published {
     head: Head,
     checkpoint: Option<Arc<str>>,
+    keys: Vec<VerifierKey>,
 }
 
 impl Shared {
@@ -78,6 +105,15 @@ impl Shared {
 
     pub(crate) fn checkpoint(&self) -> Option<Arc<str>> {
         self.published().checkpoint.clone()
+    }
+
+    /// The public keys in force.
+    pub(crate) fn keys(&self) -> Vec<VerifierKey> {
+        self.published().keys.clone()
+    }
+
+    pub(crate) fn publish_keys(&self, keys: Vec<VerifierKey>) {
+        self.published().keys = keys;
     }
 
     pub(crate) fn publish_head(&self, head: Head) {
@@ -103,27 +139,24 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let fresh = claim(dir)?;
     let db = open_db(dir, false)?;
     let origin = settle_origin(&db, &options, fresh)?;
-    let key = SigningKey::open(&dir.join("keys/log.key"), &origin)?;
-    if key.name() != origin {
-        return Err(Error::invalid(format!(
-            "keys/log.key signs for {}, but the log's origin is {origin}; put the log's own key there",
-            key.name()
-        )));
-    }
+    let shared = share(db, dir, origin, vec![])?;
+    let fresh = shared.head().size == 0;
+    rotate::finish(&shared)?;
+    let keys = SigningKeys::open(&options.keys, dir, &shared.origin, fresh)?;
+    check_keys(&shared, &keys)?;
+    shared.publish_keys(keys.verifiers());
     let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"))?;
-    let vkey = key.vkey();
-    if fs::read_to_string(dir.join("log.vkey")).ok().as_deref() != Some(&format!("{vkey}\n")) {
-        replace_file(&dir.join("log.vkey"), format!("{vkey}\n").as_bytes())?;
-    }
-    let shared = share(db, dir, origin, vkey)?;
     let reader = Reader::new(Arc::clone(&shared));
     check_tail(&reader)?;
     let frontier = Frontier::load(shared.head().size, &reader)?;
-    let signed = check_checkpoint(&reader)?;
-    let mut writer = Writer::new(shared, frontier, key, secret, options.clock, signed, &reader)?;
-    if writer.head_size() == 0 {
+    let signed_size = check_checkpoint(&reader)?;
+    let (clock, durability) = (options.clock, options.durability);
+    let mut writer = Writer::new(Parts { shared, frontier, keys, secret, clock, durability, signed_size }, &reader)?;
+    if fresh {
         writer.append_genesis()?;
     }
+    writer.note_durability()?;
+    write_vkeys(dir, &writer.keys_text())?;
     writer.checkpoint()?;
     Ok((writer, reader))
 }
@@ -134,21 +167,22 @@ pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     let note = read_checkpoint(dir)?;
     let db = open_db(dir, true)?;
     let origin = read_origin(&db)?.ok_or_else(|| Error::corrupt("the log has no origin"))?;
-    let vkey = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default().trim().to_owned();
-    let shared = share(db, dir, origin, vkey)?;
+    let vkeys = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default();
+    let keys = vkeys.lines().map(VerifierKey::parse).collect::<Result<_, _>>();
+    let keys = keys.map_err(|e| Error::corrupt(format!("log.vkey: {e}")))?;
+    let shared = share(db, dir, origin, keys)?;
     if let Some(note) = note {
         shared.publish_checkpoint(&note);
     }
     Ok(shared)
 }
 
-fn share(db: DB, dir: &Path, origin: String, vkey: String) -> Result<Arc<Shared>, Error> {
+fn share(db: DB, dir: &Path, origin: String, keys: Vec<VerifierKey>) -> Result<Arc<Shared>, Error> {
     let shared = Shared {
         db,
         dir: dir.to_owned(),
         origin,
-        vkey,
-        state: Mutex::new(Published { head: Head::EMPTY, checkpoint: None }),
+        state: Mutex::new(Published { head: Head::EMPTY, checkpoint: None, keys }),
         changed: Condvar::new(),
     };
     let head = match shared.db.get_cf(shared.cf(cf::META), meta::HEAD)? {
@@ -157,6 +191,35 @@ fn share(db: DB, dir: &Path, origin: String, vkey: String) -> Result<Arc<Shared>
     };
     shared.publish_head(head);
     Ok(Arc::new(shared))
+}
+
+/// The keys that sign must be those that the log names.
+fn check_keys(shared: &Shared, keys: &SigningKeys) -> Result<(), Error> {
+    if keys.name() != shared.origin {
+        return Err(Error::invalid(format!(
+            "the signing keys are of {}, but the log's origin is {}; use the log's own keys",
+            keys.name(),
+            shared.origin
+        )));
+    }
+    let named = shared.db.get_cf(shared.cf(cf::META), meta::KEYS)?;
+    let ours: String = keys.verifiers().iter().map(|key| format!("{key}\n")).collect();
+    match named {
+        Some(named) if named != ours.as_bytes() => Err(Error::invalid(
+            "the signing keys are not those that the log names; use the log's own keys, or change them with \
+             `custody keys rotate`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes `log.vkey`, if it says something else.
+pub(crate) fn write_vkeys(dir: &Path, text: &str) -> Result<(), Error> {
+    let path = dir.join("log.vkey");
+    if fs::read_to_string(&path).ok().as_deref() == Some(text) {
+        return Ok(());
+    }
+    replace_file(&path, text.as_bytes())
 }
 
 /// Makes the directory a data directory, or checks that it is one. True if it is new.
@@ -207,6 +270,7 @@ fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
     let cache = Cache::new_lru_cache(64 << 20);
     let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
     let options = db_options();
+    check_frozen(&path)?;
     let opened = if read_only {
         DB::open_cf_descriptors_read_only(&options, &path, families, false)
     } else {
@@ -223,6 +287,18 @@ fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
             Error::corrupt(format!("the log in {} cannot be opened: {text}", dir.display()))
         }
     })
+}
+
+/// Logs that were made before format 1 was settled have fewer column families.
+fn check_frozen(log: &Path) -> Result<(), Error> {
+    match DB::list_cf(&DbOptions::default(), log) {
+        Ok(families) if !families.iter().any(|name| name == cf::SYSTEM) => Err(Error::invalid(format!(
+            "{} was made by a development version, before log format 1 was settled; start a new data directory with \
+             --data-dir, and keep the old one with the version that made it",
+            log.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn db_options() -> DbOptions {
@@ -326,19 +402,30 @@ fn check_tail(reader: &Reader) -> Result<(), Error> {
     }
     let block = reader.block_at(last.first_seq)?.ok_or_else(|| damaged("its last block is missing"))?;
     match block.content {
-        Some(content) if content.commitments() != last.commitments => {
-            Err(damaged("its last block is not what its entries commit to"))
-        }
+        Some(content) if !content.is_of(&last) => Err(damaged("its last block is not what its entries commit to")),
         _ => Ok(()),
     }
+}
+
+fn no_checkpoint(dir: &Path) -> Error {
+    Error::corrupt(format!(
+        "{} is missing, so nothing shows whether the log lost its tail; put the file back from a backup, or see what \
+         `custody repair` says",
+        dir.join("checkpoint").display()
+    ))
 }
 
 /// The log must hold what was signed. Gives the signed size.
 fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
     let shared = reader.shared();
-    let Some(note) = read_checkpoint(&shared.dir)? else { return Ok(0) };
-    let checkpoint = Checkpoint::verify(&note, &shared.vkey)?;
     let size = shared.head().size;
+    let Some(note) = read_checkpoint(&shared.dir)? else {
+        // A crash between the genesis record and the first checkpoint leaves just that record.
+        return if size <= 1 { Ok(0) } else { Err(no_checkpoint(&shared.dir)) };
+    };
+    // After a crash in a rotation of keys the newest checkpoint is still by the former ones.
+    let checkpoint = Checkpoint::parse_unverified(&note)?;
+    let checkpoint = Checkpoint::verify(&note, &rotate::keys_at(reader, checkpoint.size)?)?;
     if checkpoint.size > size {
         return Err(Error::corrupt(format!(
             "the signed checkpoint covers {} records but the log holds {size}: it was rolled back or lost its tail; \

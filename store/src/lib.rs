@@ -7,11 +7,15 @@
 
 mod checkpoint;
 pub mod commit;
+mod erase;
 mod error;
 pub mod format;
-mod keys;
+pub mod keys;
 mod ledger;
+pub mod note;
 mod reader;
+mod rotate;
+pub mod system;
 pub mod tamper;
 pub mod tree;
 #[cfg(test)]
@@ -20,10 +24,12 @@ pub mod verify;
 mod writer;
 
 pub use checkpoint::Checkpoint;
+pub use erase::{Cause, Erased, Erasure, Hold};
 pub use commit::Prepared;
 pub use error::{Error, ErrorKind};
 pub use format::{Commitments, Encoding, Head};
-pub use ledger::{Options, open};
+pub use keys::KeySource;
+pub use ledger::{Durability, Options, open};
 pub use reader::{Block, Content, Reader};
 pub use writer::{Receipt, Writer};
 
@@ -31,15 +37,34 @@ pub use writer::{Receipt, Writer};
 pub trait Clock: Send + Sync {
     /// The time now, in ns since the Unix epoch.
     fn now(&self) -> u64;
+
+    /// A time in ns that never goes back nor jumps, from any beginning. What passes
+    /// on it and not on [`Self::now`] is a jump of the clock, which the log records.
+    /// By default the same as [`Self::now`], so that no jump is seen.
+    fn monotonic(&self) -> u64 {
+        self.now()
+    }
 }
 
 /// The clock of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    start: std::time::Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |d| d.as_nanos() as u64)
+    }
+
+    fn monotonic(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 }

@@ -10,14 +10,24 @@ use rocksdb::{Direction, IteratorMode};
 
 use crate::Error;
 use crate::commit;
-use crate::format::{Commitments, Encoding, Head, Layout, cf, node_key, seq_key, seqs};
+use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs};
+use crate::note::VerifierKey;
 use crate::ledger::{Shared, open_read_only};
-use crate::tree::{Nodes, TILE_WIDTH, leaf_hash};
+use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, root_at};
 
 /// Reads the log. Cheap to clone; sees what is durable and nothing else.
 #[derive(Clone)]
 pub struct Reader {
     shared: Arc<Shared>,
+}
+
+/// A checkpoint that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its size.
+    pub size: u64,
+    /// The note, with the log's signatures and the cosignatures.
+    pub note: String,
 }
 
 /// A block: its commitments, which stay, and its content, which may be erased.
@@ -62,6 +72,14 @@ impl Content {
         self.layout.records[i].group as usize
     }
 
+    /// Whether the content of the `i`-th record was erased; its bytes are zeros then.
+    pub fn is_erased(&self, i: usize) -> bool {
+        match &self.layout.salts {
+            Salts::Whole(_) => false,
+            Salts::Partly(parts) => matches!(parts[self.layout.record_part(i)], Part::Erased(_)),
+        }
+    }
+
     /// How many records the block has.
     pub fn records(&self) -> usize {
         self.layout.records.len()
@@ -86,9 +104,21 @@ impl Content {
         commit::content(&self.layout, &self.payload, i)
     }
 
-    /// The commitments, computed anew.
-    pub(crate) fn commitments(&self) -> Vec<Hash> {
-        commit::commitments(&self.layout, &self.payload)
+    /// The commitments, computed anew; `None` for erased records.
+    pub(crate) fn commitments(&self) -> Vec<Option<Hash>> {
+        self.digests().commitments()
+    }
+
+    /// Whether these are its commitments, as far as its records are not erased.
+    pub(crate) fn is_of(&self, commitments: &Commitments) -> bool {
+        let computed = self.commitments();
+        let same = |(computed, stored): (&Option<Hash>, &Hash)| computed.is_none_or(|hash| hash == *stored);
+        computed.len() == commitments.commitments.len() && computed.iter().zip(&commitments.commitments).all(same)
+    }
+
+    /// What the commitments are made of.
+    pub(crate) fn digests(&self) -> commit::Digests<'_> {
+        commit::Digests::new(&self.layout, &self.payload)
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -127,9 +157,14 @@ impl Reader {
         &self.shared.origin
     }
 
-    /// The public key of the log, as verifiers take it.
-    pub fn vkey(&self) -> &str {
-        &self.shared.vkey
+    /// The public keys of the log, Ed25519 first.
+    pub fn keys(&self) -> Vec<VerifierKey> {
+        self.shared.keys()
+    }
+
+    /// The Ed25519 public key of the log, as verifiers take it.
+    pub fn vkey(&self) -> String {
+        self.shared.keys().first().map(ToString::to_string).unwrap_or_default()
     }
 
     /// The data directory.
@@ -213,10 +248,54 @@ impl Reader {
             if !key.starts_with(trace_id) {
                 break;
             }
-            found.extend(seqs(&value).filter(|&seq| seq < size));
+            found.extend(seqs(&value).filter(|&seq| seq & COPY_BIT == 0 && seq < size));
         }
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// The seqs of the ledger's own records, each with its event name.
+    pub(crate) fn system_index(&self) -> Result<Vec<(u64, String)>, Error> {
+        let size = self.head().size;
+        let rows = self.shared.db.iterator_cf(self.shared.cf(cf::SYSTEM), IteratorMode::Start);
+        let read = rows.map(|item| {
+            let (key, name) = item?;
+            Ok((seq_of_key(&key)?, String::from_utf8_lossy(&name).into_owned()))
+        });
+        read.filter(|row| row.as_ref().map_or(true, |(seq, _)| *seq < size)).collect()
+    }
+
+    /// How many records a submitter has in the log.
+    pub fn submitted(&self, submitter: &[u8; 16]) -> Result<u64, Error> {
+        let value = self.shared.db.get_pinned_cf(self.shared.cf(cf::SUBMITTERS), submitter)?;
+        Ok(value.and_then(|v| seqs(&v).next()).unwrap_or(0))
+    }
+
+    /// The root of the tree at a size that it has or had.
+    pub fn root_at(&self, size: u64) -> Result<Hash, Error> {
+        if size > self.head().size {
+            return Err(Error::invalid(format!("the log has {} records, not {size}", self.head().size)));
+        }
+        root_at(size, self)
+    }
+
+    /// The kept checkpoints (those that witnesses were asked to cosign) of sizes in a
+    /// range, both ends included, smallest first.
+    pub fn witnessed(&self, from: u64, to: u64) -> Result<Vec<Kept>, Error> {
+        let key = seq_key(from);
+        let rows = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
+        let mut out = Vec::new();
+        for row in rows {
+            let (key, value) = row?;
+            let size = seq_of_key(&key)?;
+            if size > to {
+                break;
+            }
+            let note = String::from_utf8(value.into_vec());
+            let note = note.map_err(|_| Error::corrupt(format!("the kept checkpoint of size {size} is not text")))?;
+            out.push(Kept { size, note });
+        }
+        Ok(out)
     }
 
     /// A tile of the tree (C2SP tlog-tiles): `width` hashes (1 to 256) of `level`,

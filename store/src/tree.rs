@@ -22,7 +22,7 @@ pub fn leaf_hash(entry: &[u8; ENTRY_BYTES]) -> Hash {
 }
 
 /// The RFC 6962 node hash: `SHA-256(0x01 ‖ left ‖ right)`.
-fn node_hash(left: Hash, right: Hash) -> Hash {
+pub(crate) fn node_hash(left: Hash, right: Hash) -> Hash {
     tlog::node_hash(tlog::Hash(left), tlog::Hash(right)).0
 }
 
@@ -96,6 +96,23 @@ impl Frontier {
             }
         }
         right.unwrap_or(tlog::EMPTY_HASH.0)
+    }
+
+    /// The partial tile of each level.
+    pub(crate) fn levels(&self) -> &[Vec<Hash>] {
+        &self.levels
+    }
+
+    /// The frontier of these tiles; `None` if they are not those of a tree of that size.
+    pub(crate) fn of(size: u64, levels: Vec<Vec<Hash>>) -> Option<Self> {
+        let mut width = size;
+        for tile in &levels {
+            if tile.len() as u64 != width % TILE_WIDTH {
+                return None;
+            }
+            width /= TILE_WIDTH;
+        }
+        (width == 0).then_some(Self { size, levels })
     }
 
     /// The frontier of a stored tree of that size.

@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::commit::{Prepared, context};
 use crate::format::{Commitments, Encoding};
 use crate::keys::SigningKey;
+use crate::note::{Algorithm, Note};
 use crate::tree::leaf_hash;
 
 const DOCUMENT: &str = include_str!("../../docs/format.md");
@@ -63,9 +64,13 @@ fn the_worked_example_of_the_document_is_recomputed() {
 
     // By the formulas of the document.
     let b3 = |context: &str, parts: &[&[u8]]| blake3::derive_key(context, &parts.concat());
-    let identity = b3(context::IDENTITY, &[&salt, b"peer:127.0.0.1"]);
-    let resource = b3(context::RESOURCE, &[&salt, part(group.resource)]);
-    let scope = b3(context::SCOPE, &[&salt, part(group.scope)]);
+    let mut salts = [[0; 32]; 5];
+    let mut stream = blake3::Hasher::new_derive_key(context::SALTS).update(&salt).finalize_xof();
+    stream.fill(salts.as_flattened_mut());
+    let [s_frame, s_identity, s_resource, s_scope, s_record] = salts;
+    let identity = b3(context::IDENTITY, &[&s_identity, b"peer:127.0.0.1"]);
+    let resource = b3(context::RESOURCE, &[&s_resource, part(group.resource)]);
+    let scope = b3(context::SCOPE, &[&s_scope, part(group.scope)]);
     let numbers = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
     let tables = numbers(&[
         1,
@@ -77,15 +82,17 @@ fn the_worked_example_of_the_document_is_recomputed() {
         0,
         record.at,
         record.len,
+        0,
     ]);
     let mut rest = payload.clone();
     for range in [record, group.scope, group.resource] {
         rest.drain(range.at as usize..(range.at + range.len) as usize);
     }
     let len = numbers(&[payload.len() as u32]);
-    let frame = b3(context::FRAME, &[&salt, &[1, 1, 0, 0], &len, &identity, &numbers(&[0]), &tables, &rest]);
+    let frame = b3(context::FRAME, &[&s_frame, &[1, 1, 0, 0], &len, &numbers(&[0]), &tables, &rest]);
+    let shared = b3(context::SHARED, &[&frame, &identity, &resource, &scope]);
     let record_len = (part(record).len() as u64).to_be_bytes();
-    let commitment = b3(context::CONTENT, &[&salt, &frame, &resource, &scope, &record_len, part(record)]);
+    let commitment = b3(context::CONTENT, &[&s_record, &shared, &record_len, part(record)]);
 
     // By the crate.
     assert_eq!(prepared.commitments, [commitment]);
@@ -103,23 +110,27 @@ fn the_worked_example_of_the_document_is_recomputed() {
     let encoded = entry.encode();
     let leaf: [u8; 32] = Sha256::new().chain_update([0]).chain_update(encoded).finalize().into();
     assert_eq!(leaf, leaf_hash(&encoded));
-    let key = SigningKey::from_seed("example.com/log", &[7; 32]).unwrap();
-    let checkpoint = Checkpoint { origin: "example.com/log".into(), size: 1, root: leaf };
+    let key = SigningKey::from_seed("example.com/log", Algorithm::Ed25519, &[7; 32]).unwrap();
+    let text = Checkpoint { origin: "example.com/log".into(), size: 1, root: leaf }.body();
+    let lines = vec![key.sign(&text, 0).unwrap()];
+    let note = Note { text, lines };
 
     let values = [
         ("payload", hex(&payload)),
         ("blocks value", hex(&prepared.layout.encode())),
-        ("identity digest", hex(&identity)),
+        ("salts", hex(salts.as_flattened())),
         ("frame digest", hex(&frame)),
+        ("identity digest", hex(&identity)),
         ("resource digest", hex(&resource)),
         ("scope digest", hex(&scope)),
+        ("shared digest", hex(&shared)),
         ("content commitment", hex(&commitment)),
         ("entries value", hex(&commitments.encode())),
         ("entry", hex(&encoded)),
         ("chain hash", hex(&entry.chain())),
         ("leaf hash", hex(&leaf)),
-        ("vkey", key.vkey()),
-        ("checkpoint", checkpoint.sign(&key)),
+        ("vkey", key.verifier().to_string()),
+        ("checkpoint", note.to_string()),
     ];
     let missing: Vec<_> = values.iter().filter(|(_, value)| !DOCUMENT.contains(value.trim_end())).collect();
     for (name, value) in &missing {
@@ -131,8 +142,17 @@ fn the_worked_example_of_the_document_is_recomputed() {
 /// The document names every column family and every context string.
 #[test]
 fn the_document_names_what_the_code_names() {
-    let contexts =
-        [context::CONTENT, context::FRAME, context::RESOURCE, context::SCOPE, context::IDENTITY].map(String::from);
+    let contexts = [
+        context::SALTS,
+        context::CONTENT,
+        context::SHARED,
+        context::FRAME,
+        context::RESOURCE,
+        context::SCOPE,
+        context::IDENTITY,
+        context::COPY,
+    ];
+    let contexts = contexts.map(String::from);
     let families = crate::format::cf::ALL.map(|name| format!("`{name}`"));
     let chain = custody_proto::entry::CHAIN_CONTEXT.to_owned();
     for name in contexts.iter().chain(&families).chain([&chain]) {

@@ -1,21 +1,52 @@
 //! Verification: a separate reading of the format that derives everything anew.
 //!
 //! It shares with the writer the byte layouts and nothing else: not its state,
-//! not its indexes. It reads payloads, layouts and entries side by side, in seq
-//! order, and recomputes every commitment, every link of the chain, every node of
-//! the tree, the head and the root, down to the signature of the checkpoint.
+//! not its indexes. One thread reads entries, layouts and payloads side by side, in
+//! seq order; workers recompute commitments, chain and leaves of each block; the
+//! calling thread joins the blocks: chain, counters, tree, keys, erasures, and the
+//! root at every size that was signed. Memory does not grow with the log, but for a
+//! counter of each submitter and the ranges of what was erased.
 
+mod block;
+mod read;
+mod receipts;
+mod state;
+
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use custody_proto::Hash;
-use rocksdb::DBRawIterator;
 
 use crate::checkpoint::Checkpoint;
-use crate::format::{Commitments, Head, Layout, cf, node_key, seq_of_key};
+use crate::format::{Commitments, Head, cf, node_key, seq_of_key};
 use crate::ledger::read_checkpoint;
-use crate::reader::{Content, Reader};
-use crate::tree::{Frontier, Node, leaf_hash};
+use crate::note::VerifierKey;
+use crate::reader::Reader;
+use crate::rotate;
+use crate::system::{SeqSet, event};
+use crate::tree::Node;
 use crate::{Error, ErrorKind};
+
+use block::{Checked, check};
+use read::{Chunk, Column, Source};
+pub use receipts::{ReceiptVerdict, verify_receipts};
+pub use state::State;
+
+/// What is verified, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A signed checkpoint that somebody kept: nothing that it covers may be changed or gone.
+    pub trusted: Option<String>,
+    /// Keys that the caller trusts: the first record must name exactly these.
+    /// Without them the keys of the first record are taken as they are.
+    pub keys: Vec<VerifierKey>,
+    /// How many workers hash; 0 takes as many as the machine has cores.
+    pub workers: usize,
+    /// Where an earlier verification of the same log got to.
+    pub state: Option<State>,
+}
 
 /// What verification found.
 #[derive(Clone, Debug)]
@@ -27,22 +58,26 @@ pub enum Verdict {
 }
 
 /// Counts of a sound log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Records verified.
     pub records: u64,
+    /// Of these, how many were erased: as many as the log's records about erasure name.
+    pub erased: u64,
     /// Blocks (accepted requests) verified.
     pub blocks: u64,
     /// Payload bytes hashed.
     pub bytes: u64,
     /// Nodes of the tree compared.
     pub nodes: u64,
+    /// Checkpoints whose root and signatures hold.
+    pub checkpoints: u64,
     /// Durable records that no checkpoint covers yet.
     pub unsigned: u64,
-    /// The checkpoint, whose signature verifies.
+    /// The checkpoint, whose signatures verify.
     pub checkpoint: String,
-    /// The log's public key.
-    pub vkey: String,
+    /// The log's public keys in force, Ed25519 first.
+    pub keys: Vec<String>,
 }
 
 /// The first thing that is wrong.
@@ -54,6 +89,9 @@ pub struct Finding {
     pub reason: String,
 }
 
+/// The seq of a finding whose place the joining knows.
+const UNPLACED: u64 = u64::MAX;
+
 type Step<T = ()> = Result<T, Stop>;
 
 /// Why a reading ends early.
@@ -62,23 +100,17 @@ enum Stop {
     Unreadable(Error),
 }
 
-impl From<Finding> for Stop {
-    fn from(finding: Finding) -> Self {
-        Self::Found(finding)
-    }
-}
-
 /// Verifies a data directory, or a copy of one. `Err` means that it could not be
 /// told: the store is not readable at all. `progress` hears how many records are
-/// done, of how many.
-pub fn verify(dir: &Path, progress: impl FnMut(u64, u64)) -> Result<Verdict, Error> {
+/// done, of how many, and can keep the state.
+pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(&State, u64)) -> Result<Verdict, Error> {
     // The checkpoint first: the log may grow meanwhile, but never below it.
     let note = match read_checkpoint(dir) {
         Ok(note) => note,
         Err(e) => return Ok(Verdict::Tampered(Finding { seq: 0, reason: e.to_string() })),
     };
     let reader = Reader::open(dir)?;
-    match Reading::new(&reader).run(note, progress) {
+    match Reading::new(&reader, options).and_then(|reading| reading.run(note, progress)) {
         Ok(summary) => Ok(Verdict::Sound(summary)),
         Err(Stop::Found(finding)) => Ok(Verdict::Tampered(finding)),
         Err(Stop::Unreadable(error)) => Err(error),
@@ -86,161 +118,279 @@ pub fn verify(dir: &Path, progress: impl FnMut(u64, u64)) -> Result<Verdict, Err
 }
 
 fn found<T>(seq: u64, reason: impl Into<String>) -> Step<T> {
-    Err(Finding { seq, reason: reason.into() }.into())
+    Err(Stop::Found(Finding { seq, reason: reason.into() }))
 }
 
 /// A storage error while reading what begins at `seq`: damage is a finding.
 fn damage(seq: u64, error: Error) -> Stop {
     match error.kind() {
-        ErrorKind::Corrupt => Finding { seq, reason: error.to_string() }.into(),
+        ErrorKind::Corrupt | ErrorKind::Invalid => Stop::Found(Finding { seq, reason: error.to_string() }),
         _ => Stop::Unreadable(error),
     }
 }
 
+impl Stop {
+    /// A finding of the reading; one without a place is at the first seq that is not verified.
+    fn at(self, seq: u64) -> Self {
+        match self {
+            Self::Found(finding) if finding.seq == UNPLACED => Self::Found(Finding { seq, ..finding }),
+            Self::Found(finding) => Self::Found(finding),
+            Self::Unreadable(error) => Self::Unreadable(error),
+        }
+    }
+}
+
+/// A root that was signed, and where.
+struct Signed {
+    checkpoint: Checkpoint,
+    note: String,
+    what: &'static str,
+}
+
 struct Reading<'a> {
     reader: &'a Reader,
-    frontier: Frontier,
-    head: Head,
-    last_time: u64,
+    options: &'a Options,
+    state: State,
     previous_block: Option<u64>,
-    signed: Option<(Checkpoint, Option<Hash>)>,
+    /// Signed roots by size, still to come.
+    signed: BTreeMap<u64, Vec<Signed>>,
+    newest: Option<Checkpoint>,
+    /// What the index says was erased: so that a gap is found where it is.
+    hinted: SeqSet,
     nodes: Vec<Node>,
-    summary: Summary,
+    checkpoint_note: String,
+    /// That a root is not the signed one.
+    rewritten: Option<Finding>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(reader: &'a Reader) -> Self {
-        Self {
-            reader,
-            frontier: Frontier::default(),
-            head: Head::EMPTY,
-            last_time: 0,
-            previous_block: None,
-            signed: None,
-            nodes: Vec::new(),
-            summary: Summary::default(),
+    fn new(reader: &'a Reader, options: &'a Options) -> Step<Self> {
+        let hints = reader.erasures().unwrap_or_default();
+        let hinted = SeqSet::of(hints.iter().flat_map(|(_, set)| set.ranges().iter().cloned()));
+        let state = options.state.clone().unwrap_or_default();
+        if state.head.size > reader.head().size {
+            return found(
+                reader.head().size,
+                format!("the log ends before size {}, up to which it was verified earlier", state.head.size),
+            );
         }
+        Ok(Self {
+            reader,
+            options,
+            state,
+            previous_block: None,
+            signed: BTreeMap::new(),
+            newest: None,
+            hinted,
+            nodes: Vec::new(),
+            checkpoint_note: String::new(),
+            rewritten: None,
+        })
     }
 
-    fn run(mut self, note: Option<String>, mut progress: impl FnMut(u64, u64)) -> Step<Summary> {
-        self.checkpoint(note)?;
+    fn run(mut self, note: Option<String>, mut progress: impl FnMut(&State, u64)) -> Step<Summary> {
+        self.checkpoints(note)?;
         let total = self.reader.head().size;
-        let mut entries = Column::open(self.reader, cf::ENTRIES);
-        let mut layouts = Column::open(self.reader, cf::BLOCKS);
-        let mut payloads = Column::open(self.reader, cf::PAYLOADS);
-        while let Some((key, value)) = entries.next(self.head.size)? {
-            let block = self.entries(key, value)?;
-            let content = self.content(&block, &mut layouts, &mut payloads)?;
-            self.commitments(&block, &content)?;
-            self.link(&block)?;
-            self.summary.blocks += 1;
-            self.summary.bytes += content.payload().len() as u64;
-            progress(self.head.size, total);
-        }
-        for column in [&mut layouts, &mut payloads] {
-            if let Some((key, _)) = column.next(self.head.size)? {
-                let seq = seq_of_key(key).map_err(|e| damage(self.head.size, e))?;
-                return found(seq, format!("{} has content for which there is no entry", column.name));
+        let from = self.state.head.size;
+        let workers = match self.options.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            some => some,
+        };
+        let reader = self.reader;
+        std::thread::scope(|scope| {
+            let (work, chunks) = sync_channel::<(u64, Chunk)>(2 * workers);
+            let (done, checked) = sync_channel::<(u64, Vec<Checked>)>(2 * workers);
+            let chunks = std::sync::Arc::new(Mutex::new(chunks));
+            for _ in 0..workers {
+                let (chunks, done) = (std::sync::Arc::clone(&chunks), done.clone());
+                scope.spawn(move || work_off(&chunks, &done));
+            }
+            drop(done);
+            scope.spawn(move || Source::open(reader, from).send(&work));
+            self.join(&checked, |state| progress(state, total))
+        })?;
+        self.no_other_nodes()?;
+        self.ends()?;
+        self.erasures()?;
+        self.summary()
+    }
+
+    /// Takes the blocks in order.
+    fn join(&mut self, checked: &Receiver<(u64, Vec<Checked>)>, mut progress: impl FnMut(&State)) -> Step {
+        let mut early = BTreeMap::new();
+        let mut next = 0;
+        for (index, blocks) in checked {
+            early.insert(index, blocks);
+            while let Some(blocks) = early.remove(&next) {
+                next += 1;
+                for block in blocks {
+                    self.block(block)?;
+                }
+                progress(&self.state);
             }
         }
-        self.nodes()?;
-        self.ends()?;
-        self.genesis()?;
-        self.summary.records = self.head.size;
-        Ok(self.summary)
+        Ok(())
     }
 
-    /// The checkpoint's signature; its root is compared when the chain gets there.
-    fn checkpoint(&mut self, note: Option<String>) -> Step {
+    fn block(&mut self, checked: Checked) -> Step {
+        let expected = self.state.head.size;
+        let first = checked.key.map_err(|stop| stop.at(expected))?;
+        if first > expected {
+            return found(expected, format!("the entries of seq {expected} to {} are missing", first - 1));
+        }
+        let Some(block) = checked.block else {
+            return found(expected, "the entries are not in the format's layout");
+        };
+        if first < expected || block.first_seq != first {
+            return found(first.min(expected), "the entries stand under a seq that is not theirs");
+        }
+        if block.ingest_time < self.state.last_time {
+            return found(first, "the ingest time is before that of the record before it");
+        }
+        self.state.last_time = block.ingest_time;
+        if let Some(finding) = checked.finding {
+            return Err(Stop::Found(finding));
+        }
+        if let Some(seq) = checked.gaps.seqs().find(|seq| !self.hinted.contains(*seq)) {
+            return found(seq, format!("the content of seq {seq} is missing, and no record says that it was erased"));
+        }
+        let reached = self.link(&block, &checked.leaves, checked.end)?;
+        self.counter(&block)?;
+        for (seq, record) in &checked.system {
+            self.system(*seq, record)?;
+        }
+        for (root, signed) in reached {
+            self.reached(root, signed)?;
+        }
+        let state = &mut self.state;
+        checked.gaps.ranges().iter().for_each(|range| state.gaps.append(range.clone()));
+        if !checked.copies_erased.is_empty() {
+            state.copies_erased = state.copies_erased.union(&checked.copies_erased);
+        }
+        state.blocks += 1;
+        state.bytes += checked.bytes;
+        Ok(())
+    }
+
+    fn counter(&mut self, block: &Commitments) -> Step {
+        let next = self.state.counters.entry(block.submitter).or_insert(0);
+        if *next != block.counter {
+            return found(
+                block.first_seq,
+                format!("the submitter's counter is {}, but {next} of its records came before", block.counter),
+            );
+        }
+        *next += block.count();
+        Ok(())
+    }
+
+    /// The checkpoints: their form now, their roots when the chain gets there, their
+    /// signatures when the keys are known.
+    fn checkpoints(&mut self, note: Option<String>) -> Step {
         let Some(note) = note else {
             if self.reader.head().size == 0 && self.reader.last_commitments().is_ok_and(|last| last.is_none()) {
                 return found(0, "the log is empty: it has no checkpoint and not even its genesis record");
             }
             return found(0, "the checkpoint is missing, so no record is proved");
         };
-        let checkpoint = Checkpoint::verify(&note, self.reader.vkey()).map_err(|e| damage(0, e))?;
-        if checkpoint.origin != self.reader.origin() {
-            return found(0, format!("the checkpoint is of {}, not of {}", checkpoint.origin, self.reader.origin()));
+        let newest = self.expect(note.clone(), "the checkpoint")?;
+        if newest.origin != self.reader.origin() {
+            return found(0, format!("the checkpoint is of {}, not of {}", newest.origin, self.reader.origin()));
         }
-        self.summary.checkpoint = note;
-        self.summary.vkey = self.reader.vkey().to_owned();
-        self.signed = Some((checkpoint, None));
+        if let Ok(keys) = rotate::keys_at(self.reader, newest.size) {
+            Checkpoint::verify(&note, &keys).map_err(|e| damage(0, e))?;
+        }
+        self.newest = Some(newest);
+        self.checkpoint_note = note;
+        if let Some(trusted) = &self.options.trusted {
+            let trusted = self.expect(trusted.clone(), "the trusted checkpoint")?;
+            if trusted.origin != self.reader.origin() {
+                return found(
+                    0,
+                    format!("the trusted checkpoint is of {}, not of {}", trusted.origin, self.reader.origin()),
+                );
+            }
+        }
+        for kept in self.reader.witnessed(0, u64::MAX).map_err(|e| damage(0, e))? {
+            self.expect(kept.note, "a kept checkpoint")?;
+        }
         Ok(())
     }
 
-    fn entries(&mut self, key: &[u8], value: &[u8]) -> Step<Commitments> {
-        let expected = self.head.size;
-        let first = seq_of_key(key).map_err(|e| damage(expected, e))?;
-        if first > expected {
-            return found(expected, format!("the entries of seq {expected} to {} are missing", first - 1));
+    fn expect(&mut self, note: String, what: &'static str) -> Step<Checkpoint> {
+        let checkpoint = Checkpoint::parse_unverified(&note).map_err(|e| damage(0, e))?;
+        let size = checkpoint.size;
+        let signed = Signed { checkpoint: checkpoint.clone(), note, what };
+        if size > self.state.head.size {
+            self.signed.entry(size).or_default().push(signed);
+        } else if self.reader.root_at(size).map_err(|e| damage(0, e))? != checkpoint.root {
+            return found(0, format!("the root at size {size} is not that of {what}"));
         }
-        let Some(block) = Commitments::decode(value) else {
-            return found(expected, "the entries are not in the format's layout");
-        };
-        if first < expected || block.first_seq != first {
-            return found(first.min(expected), "the entries stand under a seq that is not theirs");
-        }
-        if block.ingest_time < self.last_time {
-            return found(first, "the ingest time is before that of the record before it");
-        }
-        self.last_time = block.ingest_time;
-        Ok(block)
+        Ok(checkpoint)
     }
 
-    fn content(&self, block: &Commitments, layouts: &mut Column<'_>, payloads: &mut Column<'_>) -> Step<Content> {
-        let seq = block.first_seq;
-        let layout = layouts.expect(seq)?;
-        let Some(layout) = Layout::decode(layout) else {
-            return found(seq, "the block's layout is not in the format's layout");
-        };
-        let payload = payloads.expect(seq)?.to_vec();
-        if layout.records.len() as u64 != block.count() || layout.signal != block.signal {
-            return found(seq, "the block's layout does not fit its entries");
-        }
-        match Content::new(layout, payload.into()) {
-            Some(content) => Ok(content),
-            None => found(seq, "the payload has another length than the block's layout says"),
-        }
-    }
-
-    /// Every record against the commitment in its entry.
-    fn commitments(&self, block: &Commitments, content: &Content) -> Step {
-        let computed = content.commitments();
-        let wrong = |i: &usize| computed[*i] != block.commitments[*i];
-        let count = block.commitments.len();
-        let Some(first) = (0..count).find(wrong) else { return Ok(()) };
-        let seq = block.first_seq + first as u64;
-        if count > 1 && (0..count).all(|i| wrong(&i)) {
-            return found(
-                seq,
-                format!(
-                    "no record of the block (seq {seq} to {}) is what its entry commits to: its resource, scope, \
-                     framing, salt or sender was changed",
-                    block.end_seq() - 1
-                ),
+    /// The log had this root at the size that a checkpoint was signed for.
+    fn reached(&mut self, root: Hash, signed: Signed) -> Step {
+        let Signed { checkpoint, note, what } = signed;
+        if root != checkpoint.root {
+            let reason = format!(
+                "the log is consistent in itself but is not the one that was signed: the root at size {} differs from \
+                 that of {what}, so it was written anew",
+                checkpoint.size
             );
+            // If an entry of the last block does not end in the head, that says more.
+            self.rewritten.get_or_insert(Finding { seq: 0, reason });
+            return Ok(());
         }
-        let name = block.signal.record_name();
-        found(seq, format!("the {name} is not what its entry commits to: its content was changed"))
+        let keys = self.state.keys_at(checkpoint.size);
+        Checkpoint::verify(&note, keys).map_err(|e| damage(0, e))?;
+        self.state.checkpoints += 1;
+        Ok(())
     }
 
-    /// Chain, tree, and the root at the size that was signed.
-    fn link(&mut self, block: &Commitments) -> Step {
+    /// Chain and tree; gives the roots at the sizes that were signed.
+    fn link(&mut self, block: &Commitments, leaves: &[Hash], end: Hash) -> Step<Vec<(Hash, Signed)>> {
         let seq = block.first_seq;
-        if block.previous != self.head.chain {
-            return self.broken_link(block);
+        if block.previous != self.state.head.chain {
+            return self.broken_link(block).map(|()| Vec::new());
         }
-        for link in block.chained(block.previous) {
-            self.frontier.push(leaf_hash(&link.bytes), |node| self.nodes.push(node));
-            self.head = Head { size: link.entry.seq + 1, chain: link.chain };
-            if let Some((checkpoint, root)) = &mut self.signed
-                && checkpoint.size == self.head.size
-            {
-                *root = Some(self.frontier.root());
+        let mut reached = Vec::new();
+        for leaf in leaves {
+            self.state.frontier.push(*leaf, |node| self.nodes.push(node));
+            self.state.head.size += 1;
+            for signed in self.signed.remove(&self.state.head.size).unwrap_or_default() {
+                reached.push((self.state.frontier.root(), signed));
             }
         }
+        self.state.head.chain = end;
         self.previous_block = Some(seq);
-        self.nodes_so_far()
+        self.nodes_so_far()?;
+        Ok(reached)
+    }
+
+    fn system(&mut self, seq: u64, record: &crate::system::SystemRecord) -> Step {
+        match record.event.as_str() {
+            event::GENESIS | event::KEYS => {
+                if (seq == 0) != (record.event == event::GENESIS) {
+                    return found(seq, "a genesis record that is not the first, or a first record that is none");
+                }
+                let before = self.state.keys_at(seq);
+                let keys = rotate::follow(before, self.reader.origin(), seq, record).map_err(|e| damage(seq, e))?;
+                if seq == 0 && !self.options.keys.is_empty() && self.options.keys != keys {
+                    return found(0, "the log's first record does not name the keys that you trust");
+                }
+                self.state.keys.push((seq, keys));
+            }
+            event::ERASURE => {
+                let set = record.text("custody.erasure.seqs").and_then(SeqSet::parse);
+                let Some(set) = set.filter(|set| set.ranges().last().is_none_or(|range| range.end <= seq)) else {
+                    return found(seq, "the erasure record does not name earlier records");
+                };
+                self.state.erased = self.state.erased.union(&set);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Two blocks do not join. Which of them was changed? The one whose stored
@@ -251,7 +401,7 @@ impl<'a> Reading<'a> {
             Ok(Some(next)) => Some(next.previous),
             _ => Some(self.reader.head().chain).filter(|_| self.reader.head().size == block.end_seq()),
         };
-        if next.is_some() && next == end(self.head.chain) {
+        if next.is_some() && next == end(self.state.head.chain) {
             return found(block.first_seq, "the hash of the entry before it was changed");
         }
         let first = self.previous_block.unwrap_or(0);
@@ -260,7 +410,7 @@ impl<'a> Reading<'a> {
             format!(
                 "an entry of the block at seq {first} to {} was changed, swapped or inserted: the chain after it \
                  does not continue from it",
-                block.first_seq - 1
+                block.first_seq.saturating_sub(1)
             ),
         )
     }
@@ -276,7 +426,7 @@ impl<'a> Reading<'a> {
             let range =
                 format!("tile node {} of level {} (seq {first} to {})", node.index, node.level, first + width - 1);
             match stored {
-                Some(stored) if stored[..] == node.hash => self.summary.nodes += 1,
+                Some(stored) if stored[..] == node.hash => self.state.nodes += 1,
                 Some(_) => return found(first, format!("{range} is not the hash of its entries")),
                 None => return found(first, format!("{range} is missing")),
             }
@@ -285,66 +435,63 @@ impl<'a> Reading<'a> {
     }
 
     /// No node that the log is too short for.
-    fn nodes(&self) -> Step {
-        let mut stored = Column::open(self.reader, cf::NODES);
+    fn no_other_nodes(&self) -> Step {
+        let size = self.state.head.size;
+        let mut stored = Column::open(self.reader, cf::NODES, None);
         let mut count = 0;
-        while let Some((key, _)) = stored.next(self.head.size)? {
+        while let Some((key, _)) = stored.next(size)? {
             let (level, index) = key.split_first().ok_or_else(|| damage(0, Error::corrupt("an empty tile key")))?;
             let index = seq_of_key(index).map_err(|e| damage(0, e))?;
             let end = 256u64.checked_pow((*level).into()).and_then(|w| w.checked_mul(index.checked_add(1)?));
-            if *level == 0 || end.is_none_or(|end| end > self.head.size) {
-                return found(self.head.size, format!("tile node {index} of level {level} was inserted"));
+            if *level == 0 || end.is_none_or(|end| end > size) {
+                return found(size, format!("tile node {index} of level {level} was inserted"));
             }
             count += 1;
         }
-        if count != self.summary.nodes {
+        if count != self.state.nodes {
             return found(0, "the tree has nodes that were inserted");
         }
         Ok(())
     }
 
-    /// Head and checkpoint against what was read.
+    /// Head, keys and checkpoints against what was read.
     fn ends(&mut self) -> Step {
-        let size = self.head.size;
+        let size = self.state.head.size;
         let head = self.reader.head();
         if head.size > size {
             return found(size, format!("the log ends at size {size}, but its head says {}", head.size));
         }
-        if head != self.head {
+        if head != self.state.head {
             return self.wrong_head(head);
         }
-        let Some((checkpoint, root)) = &self.signed else { return Ok(()) };
-        match root {
-            None => found(
-                size,
-                format!(
-                    "the checkpoint covers {} records, the log holds {size}: the rest was removed",
-                    checkpoint.size
-                ),
-            ),
-            Some(root) if *root != checkpoint.root => found(
-                0,
-                format!(
-                    "the log is consistent in itself but is not the one that was signed: the root at size {} differs \
-                     from the checkpoint's, so it was written anew",
-                    checkpoint.size
-                ),
-            ),
-            Some(_) => {
-                self.summary.unsigned = size - checkpoint.size;
-                Ok(())
-            }
+        if let Some(finding) = self.rewritten.take() {
+            return Err(Stop::Found(finding));
         }
+        if let Some((beyond, signed)) = self.signed.first_key_value() {
+            let what = signed.first().map_or("a checkpoint", |s| s.what);
+            return found(
+                size,
+                format!("{what} covers {beyond} records, the log holds {size}: the rest was removed or rolled back"),
+            );
+        }
+        if self.state.keys_at(size).is_empty() {
+            return found(0, "the log's first record is not its genesis record");
+        }
+        if self.reader.keys() != self.state.keys_at(size) {
+            return found(0, "log.vkey does not hold the keys that the log's records name");
+        }
+        Ok(())
     }
 
     /// Head and last entry differ. Which of them was changed? If the signed root
     /// bears out the entries, the head.
     fn wrong_head(&self, head: Head) -> Step {
-        let size = self.head.size;
+        let size = self.state.head.size;
         if head.size < size {
             return found(head.size, "records were inserted behind the log's head");
         }
-        let borne_out = self.signed.as_ref().is_some_and(|(c, root)| c.size == size && *root == Some(c.root));
+        let root = self.state.frontier.root();
+        let borne_out = self.newest.as_ref().is_some_and(|c| c.size == size && c.root == root);
         if borne_out {
             return found(size, "the log's head is not the chain hash of its last entry: the head was changed");
         }
@@ -352,64 +499,47 @@ impl<'a> Reading<'a> {
         found(first, format!("an entry of the last block (seq {first} to {}) was changed", size - 1))
     }
 
-    /// The key that signed must be the one that the first record names.
-    fn genesis(&self) -> Step {
-        let block = self.reader.block_at(0).map_err(|e| damage(0, e))?;
-        let content = block.and_then(|b| b.content);
-        let names_key = |c: &Content| {
-            let (record, vkey) = (c.record(0), self.reader.vkey().as_bytes());
-            record.windows(vkey.len()).any(|w| w == vkey)
-        };
-        if content.as_ref().is_some_and(names_key) {
-            return Ok(());
+    /// As many gaps as erasures: no content is missing that no record says was erased,
+    /// and none is there that one says is gone.
+    fn erasures(&self) -> Step {
+        let state = &self.state;
+        if let Some(seq) = state.gaps.without(&state.erased).seqs().next() {
+            return found(seq, format!("the content of seq {seq} is missing, and no record says that it was erased"));
         }
-        found(0, "log.vkey is not the key that the log's first record names")
+        if let Some(seq) = state.erased.without(&state.gaps).seqs().next() {
+            return found(seq, format!("a record says that the content of seq {seq} was erased, but it is there"));
+        }
+        if let Some(seq) = state.copies_erased.without(&state.erased).seqs().next() {
+            return found(seq, format!("a copy of seq {seq} was erased, but no record says that seq {seq} was"));
+        }
+        Ok(())
+    }
+
+    fn summary(self) -> Step<Summary> {
+        let state = self.state;
+        let Some(newest) = self.newest else { return found(0, "the checkpoint is missing, so no record is proved") };
+        Ok(Summary {
+            records: state.head.size,
+            erased: state.erased.count(),
+            blocks: state.blocks,
+            bytes: state.bytes,
+            nodes: state.nodes,
+            checkpoints: state.checkpoints,
+            unsigned: state.head.size - newest.size,
+            checkpoint: self.checkpoint_note,
+            keys: state.keys_at(state.head.size).iter().map(ToString::to_string).collect(),
+        })
     }
 }
 
-/// One column family, read in key order.
-struct Column<'a> {
-    name: &'static str,
-    iterator: DBRawIterator<'a>,
-    started: bool,
-}
-
-impl<'a> Column<'a> {
-    fn open(reader: &'a Reader, name: &'static str) -> Self {
-        let shared = reader.shared();
-        let mut options = rocksdb::ReadOptions::default();
-        options.set_verify_checksums(true);
-        options.fill_cache(false);
-        options.set_readahead_size(2 << 20);
-        let iterator = shared.db.raw_iterator_cf_opt(shared.cf(name), options);
-        Self { name, iterator, started: false }
-    }
-
-    /// The next key and value. `seq` is where the reading stands, for a finding.
-    fn next(&mut self, seq: u64) -> Step<Option<(&[u8], &[u8])>> {
-        if self.started {
-            self.iterator.next();
-        } else {
-            self.iterator.seek_to_first();
-            self.started = true;
-        }
-        self.iterator.status().map_err(|e| damage(seq, e.into()))?;
-        Ok(self.iterator.item())
-    }
-
-    /// The next value, which must be that of the block at `seq`.
-    fn expect(&mut self, seq: u64) -> Step<&[u8]> {
-        let name = self.name;
-        let Some((key, value)) = self.next(seq)? else {
-            return found(seq, format!("the block at seq {seq} is missing from {name}"));
-        };
-        let key = seq_of_key(key).map_err(|e| damage(seq, e))?;
-        match key.cmp(&seq) {
-            std::cmp::Ordering::Equal => Ok(value),
-            std::cmp::Ordering::Greater => found(seq, format!("the block at seq {seq} is missing from {name}")),
-            std::cmp::Ordering::Less => {
-                found(key, format!("{name} has content at seq {key} for which there is no entry"))
-            }
+/// A worker: takes chunks until there are none.
+fn work_off(chunks: &Mutex<Receiver<(u64, Chunk)>>, done: &SyncSender<(u64, Vec<Checked>)>) {
+    loop {
+        let next = chunks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
+        let Ok((index, chunk)) = next else { return };
+        // The reader of the results has stopped at a finding.
+        if done.send((index, chunk.into_iter().map(check).collect())).is_err() {
+            return;
         }
     }
 }

@@ -8,33 +8,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
-use custody_proto::otlp::common::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
-use custody_proto::otlp::logs::{LogRecord, ResourceLogs, ScopeLogs};
-use custody_proto::otlp::resource::Resource;
-use custody_proto::{Limits, Signal, entry, scan};
-use prost::Message as _;
+use custody_proto::{Signal, entry};
 use rocksdb::{WriteBatch, WriteOptions};
 
 use crate::checkpoint::{Checkpoint, replace_file};
 use crate::commit::Prepared;
 use crate::format::{
-    Commitments, Encoding, FORMAT_VERSION, Head, cf, log_key, meta, node_key, request_key, seq_key, seqs, span_key,
+    COPY_BIT, Commitments, Encoding, FORMAT_VERSION, Head, cf, log_key, meta, node_key, request_key, seq_key, seqs,
+    span_key,
 };
-use crate::keys::{SigningKey, SubmitterSecret};
-use crate::ledger::Shared;
+use crate::keys::{SigningKeys, SubmitterSecret};
+use crate::ledger::{Durability, Shared};
+use crate::note::{VerifierKey, sha256_hex};
 use crate::reader::{Content, Reader};
+use crate::system::{Attribute, SYSTEM_IDENTITY, SystemRecord, event};
 use crate::tree::{Frontier, leaf_hash};
 use crate::{Clock, Error};
 
-/// The identity under which the ledger itself appends.
-pub const SYSTEM_IDENTITY: &str = "system:custody";
+/// A clock that is off by more than this from what passed is said to have jumped, in ns.
+const CLOCK_JUMP_NS: u64 = 5_000_000_000;
 
 /// Of one span id, at most this many earlier versions are compared.
 const VERSIONS_COMPARED: usize = 64;
 
 /// What became of one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// The seq of the first record appended; of the original for a pure retry.
     pub first_seq: u64,
@@ -44,37 +42,60 @@ pub struct Receipt {
     pub duplicates: u64,
     /// How many of those appended have a span id that is in the log with other content.
     pub conflicts: u64,
+    /// The same, signed, if the sender asked for it: a note (docs/format.md, "Receipts"),
+    /// or why it could not be signed.
+    pub signed: Option<Result<String, String>>,
 }
 
 /// The one that appends.
 pub struct Writer {
-    shared: Arc<Shared>,
-    reader: Reader,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reader: Reader,
     frontier: Frontier,
     head: Head,
     last_time: u64,
-    key: SigningKey,
+    pub(crate) keys: SigningKeys,
+    /// Keys that signed until the last rotation: the next checkpoint is signed by both.
+    pub(crate) former: Option<SigningKeys>,
     secret: SubmitterSecret,
     clock: Arc<dyn Clock>,
+    /// Wall and monotonic time of the last append, in ns.
+    clock_mark: Option<(u64, u64)>,
+    durability: Durability,
     signed_size: u64,
     dead: bool,
 }
 
+/// What a writer is made of.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) frontier: Frontier,
+    pub(crate) keys: SigningKeys,
+    pub(crate) secret: SubmitterSecret,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) durability: Durability,
+    pub(crate) signed_size: u64,
+}
+
 impl Writer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        frontier: Frontier,
-        key: SigningKey,
-        secret: SubmitterSecret,
-        clock: Arc<dyn Clock>,
-        signed_size: u64,
-        reader: &Reader,
-    ) -> Result<Self, Error> {
-        let head = shared.head();
-        assert_eq!(frontier.size(), head.size, "the tree and the log have different sizes");
-        let last_time = reader.last_commitments()?.map_or(0, |last| last.ingest_time);
-        let reader = reader.clone();
-        Ok(Self { shared, reader, frontier, head, last_time, key, secret, clock, signed_size, dead: false })
+    pub(crate) fn new(parts: Parts, reader: &Reader) -> Result<Self, Error> {
+        let head = parts.shared.head();
+        assert_eq!(parts.frontier.size(), head.size, "the tree and the log have different sizes");
+        Ok(Self {
+            last_time: reader.last_commitments()?.map_or(0, |last| last.ingest_time),
+            reader: reader.clone(),
+            frontier: parts.frontier,
+            head,
+            shared: parts.shared,
+            keys: parts.keys,
+            former: None,
+            secret: parts.secret,
+            clock: parts.clock,
+            clock_mark: None,
+            durability: parts.durability,
+            signed_size: parts.signed_size,
+            dead: false,
+        })
     }
 
     /// How many records are durable.
@@ -82,80 +103,177 @@ impl Writer {
         self.head.size
     }
 
+    /// Reads what is durable.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// Appends a batch with one fsync. After `Ok` all of it is durable; after
     /// `Err` the writer takes nothing more, and what of the batch is on disk is
     /// found by opening the log again.
     pub fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error> {
-        if self.dead {
-            return Err(Error::fatal("the log stopped after a failed write; restart to recover it"));
+        let jump = self.clock_jump();
+        let wanted: Vec<bool> = batch.iter().map(|request| request.receipt).collect();
+        let mut receipts = self.alive(|writer| {
+            let mut stage = Stage::new(writer);
+            if let Some(record) = jump {
+                stage.add(record.prepare(stage.time)?)?;
+            }
+            let receipts = batch.into_iter().map(|request| stage.add(request)).collect::<Result<Vec<_>, _>>()?;
+            stage.commit()?;
+            Ok(receipts)
+        })?;
+        for (receipt, _) in receipts.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted) {
+            receipt.signed = Some(self.sign_receipt(receipt).map_err(|e| e.to_string()));
         }
-        self.dead = true;
-        let mut stage = Stage::new(self);
-        let receipts = batch.into_iter().map(|request| stage.add(request)).collect::<Result<Vec<_>, _>>()?;
-        stage.commit()?;
-        self.dead = false;
         Ok(receipts)
     }
 
-    /// Signs and publishes a checkpoint, if there are records that the last one
-    /// does not cover. What it covers is durable.
-    pub fn checkpoint(&mut self) -> Result<(), Error> {
+    /// Appends a record of the ledger's own; gives its seq.
+    pub fn append_system(&mut self, record: &SystemRecord) -> Result<u64, Error> {
+        self.append_with(record, |_| Ok(()))
+    }
+
+    /// Appends a record of the ledger's own, with more in the same write.
+    pub(crate) fn append_with(
+        &mut self,
+        record: &SystemRecord,
+        more: impl FnOnce(&mut WriteBatch) -> Result<(), Error>,
+    ) -> Result<u64, Error> {
+        let request = record.prepare(self.now())?;
+        self.alive(|writer| {
+            let mut stage = Stage::new(writer);
+            let seq = stage.add(request)?.first_seq;
+            more(&mut stage.write)?;
+            stage.commit()?;
+            Ok(seq)
+        })
+    }
+
+    /// Runs what must not fail: after an error the writer is dead.
+    fn alive<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         if self.dead {
             return Err(Error::fatal("the log stopped after a failed write; restart to recover it"));
         }
-        if self.head.size <= self.signed_size {
+        self.dead = true;
+        let done = work(self)?;
+        self.dead = false;
+        Ok(done)
+    }
+
+    /// Signs and publishes a checkpoint, if there are records that the last one
+    /// does not cover. What it covers is durable. While a signer elsewhere does not
+    /// answer, the error is `Unavailable` and the writer goes on.
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
+        if !self.dead && self.head.size <= self.signed_size && self.former.is_none() {
             return Ok(());
         }
-        let checkpoint =
-            Checkpoint { origin: self.shared.origin.clone(), size: self.head.size, root: self.frontier.root() };
-        let note = checkpoint.sign(&self.key);
-        // A crash here forgets a signature that nobody has seen; the same tree is signed again.
-        self.dead = true;
-        replace_file(&self.shared.dir.join("checkpoint"), note.as_bytes())?;
-        self.dead = false;
-        self.signed_size = checkpoint.size;
+        let size = self.head.size;
+        let checkpoint = Checkpoint { origin: self.shared.origin.clone(), size, root: self.frontier.root() };
+        let time = self.clock.now() / 1_000_000_000;
+        let mut note = self.keys.sign_checkpoint(&checkpoint, time)?;
+        if let Some(former) = &self.former {
+            note.merge(former.sign_checkpoint(&checkpoint, time)?.lines);
+        }
+        let note = note.to_string();
+        self.alive(|writer| {
+            if writer.durability == Durability::Os {
+                // What was acknowledged is in the operating system's hands; what is signed must be on disk.
+                let synced = writer.shared.db.flush_wal(true);
+                synced.map_err(|e| Error::fatal(format!("the log cannot be synced: {e}")))?;
+            }
+            // A crash here forgets a signature that nobody has seen; the same tree is signed again.
+            replace_file(&writer.shared.dir.join("checkpoint"), note.as_bytes())
+        })?;
+        self.former = None;
+        self.signed_size = size;
         self.shared.publish_checkpoint(&note);
         Ok(())
     }
 
-    /// Appends the log's first record, which names its origin, format and key.
+    /// Appends the log's first record, which names its origin, format, keys and durability.
     pub(crate) fn append_genesis(&mut self) -> Result<(), Error> {
-        let payload = genesis(&self.shared.origin, &self.shared.vkey, self.now());
-        let scan = scan(Signal::Logs, &payload, &Limits::default()).map_err(|e| Error::invalid(e.message()))?;
-        let request = Prepared::new(Signal::Logs, Encoding::Protobuf, payload.into(), scan, SYSTEM_IDENTITY);
-        self.append(vec![request]).map(drop)
+        let record = SystemRecord::new(event::GENESIS)
+            .with("custody.log.origin", self.shared.origin.as_str())
+            .with("custody.log.format", u64::from(FORMAT_VERSION))
+            .with("custody.log.vkeys", vkeys(&self.keys.verifiers()))
+            .with("custody.log.durability", self.durability.name());
+        let (keys, level) = (self.keys_text(), self.durability.name());
+        let shared = Arc::clone(&self.shared);
+        let more = |write: &mut WriteBatch| {
+            write.put_cf(shared.cf(cf::META), meta::KEYS, keys);
+            write.put_cf(shared.cf(cf::META), meta::DURABILITY, level);
+            Ok(())
+        };
+        self.append_with(&record, more).map(drop)
     }
 
-    fn now(&self) -> u64 {
+    /// Says in the log that another durability level is in force from here on.
+    pub(crate) fn note_durability(&mut self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let level = self.durability.name();
+        let known = shared.db.get_cf(shared.cf(cf::META), meta::DURABILITY)?;
+        if known.as_deref() == Some(level.as_bytes()) {
+            return Ok(());
+        }
+        let record = SystemRecord::new(event::DURABILITY).with("custody.log.durability", level);
+        let more = |write: &mut WriteBatch| {
+            write.put_cf(shared.cf(cf::META), meta::DURABILITY, level);
+            Ok(())
+        };
+        self.append_with(&record, more).map(drop)
+    }
+
+    /// The public keys, a line each.
+    pub(crate) fn keys_text(&self) -> String {
+        self.keys.verifiers().iter().map(|key| format!("{key}\n")).collect()
+    }
+
+    pub(crate) fn now(&self) -> u64 {
         self.clock.now().max(self.last_time)
+    }
+
+    /// What to say if the clock does not show what passed since the last append.
+    fn clock_jump(&mut self) -> Option<SystemRecord> {
+        let (wall, monotonic) = (self.clock.now(), self.clock.monotonic());
+        let expected = match self.clock_mark {
+            Some((wall_before, before)) => wall_before.saturating_add(monotonic.saturating_sub(before)),
+            // The first append since the start: all that is known is that time does not run backwards.
+            None => wall.max(self.last_time),
+        };
+        self.clock_mark = Some((wall, monotonic));
+        (wall.abs_diff(expected) > CLOCK_JUMP_NS).then(|| {
+            SystemRecord::new(event::CLOCK)
+                .with("custody.clock.expected", expected)
+                .with("custody.clock.found", wall)
+                .with("custody.clock.ingest_time", wall.max(self.last_time))
+        })
+    }
+
+    /// A note that says what became of a request: who, which records, from which counter on.
+    fn sign_receipt(&self, receipt: &Receipt) -> Result<String, Error> {
+        let missing = || Error::corrupt(format!("the entry of seq {} is missing", receipt.first_seq));
+        let block = self.reader.block_at(receipt.first_seq)?.ok_or_else(missing)?;
+        let found = &block.commitments;
+        let digest = block.content.map(|content| sha256_hex(content.payload())).unwrap_or_default();
+        let text = format!(
+            "custody receipt v1\norigin {}\nsubmitter {}\nfirst-seq {}\ncounter {}\nappended {}\nduplicates {}\n\
+             ingest-time {}\nrequest-sha256 {digest}\n",
+            self.shared.origin,
+            const_hex::encode(found.submitter),
+            receipt.first_seq,
+            found.counter + (receipt.first_seq - found.first_seq),
+            receipt.appended,
+            receipt.duplicates,
+            found.ingest_time,
+        );
+        Ok(self.keys.sign_text(text)?.to_string())
     }
 }
 
-/// The genesis record: a log record with the event name `custody.log.genesis`.
-fn genesis(origin: &str, vkey: &str, time: u64) -> Vec<u8> {
-    let attribute = |key: &str, value| KeyValue {
-        key: key.into(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..Default::default()
-    };
-    let text = |key: &str, value: &str| attribute(key, Value::StringValue(value.into()));
-    let record = LogRecord {
-        time_unix_nano: time,
-        observed_time_unix_nano: time,
-        event_name: "custody.log.genesis".into(),
-        attributes: vec![
-            text("custody.log.origin", origin),
-            text("custody.log.vkey", vkey),
-            attribute("custody.log.format", Value::IntValue(FORMAT_VERSION.into())),
-            text("custody.log.durability", "fsync"),
-        ],
-        ..Default::default()
-    };
-    let scope = InstrumentationScope { name: "custody".into(), ..Default::default() };
-    let resource = Resource { attributes: vec![text("service.name", "custody")], ..Default::default() };
-    let scope_logs = vec![ScopeLogs { scope: Some(scope), log_records: vec![record], ..Default::default() }];
-    let resource_logs = vec![ResourceLogs { resource: Some(resource), scope_logs, ..Default::default() }];
-    ExportLogsServiceRequest { resource_logs }.encode_to_vec()
+/// A list of public keys as an attribute.
+pub(crate) fn vkeys(keys: &[VerifierKey]) -> Attribute {
+    Attribute::Texts(keys.iter().map(ToString::to_string).collect())
 }
 
 /// A batch in the making: the write, and what is in it but not yet in the log.
@@ -164,7 +282,7 @@ struct Stage<'a> {
     write: WriteBatch,
     requests: Vec<(u64, Prepared)>,
     by_request: HashMap<[u8; 16], usize>,
-    /// All seqs of a span id, those in the log included.
+    /// All seqs of a span id, those in the log included; with [`COPY_BIT`], blocks that hold a copy.
     by_span: HashMap<[u8; 25], Vec<u64>>,
     counters: HashMap<[u8; 16], u64>,
     head: Head,
@@ -174,7 +292,8 @@ struct Stage<'a> {
 /// What is known of one span id before a record with it is appended.
 enum Seen {
     Never,
-    Same,
+    /// The same record is in the log, or will be: its seq if it is not in this request.
+    Same(Option<u64>),
     Other,
 }
 
@@ -208,7 +327,7 @@ impl<'a> Stage<'a> {
         }
         let (appended, first_seq) = (request.records() as u64, self.head.size);
         let conflicts = flags.iter().filter(|f| **f & entry::FLAG_CONFLICT != 0).count() as u64;
-        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, conflicts };
+        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, conflicts, signed: None };
         if appended > 0 {
             self.put(key, request, flags)?;
         }
@@ -237,9 +356,11 @@ impl<'a> Stage<'a> {
         let keys: Vec<[u8; 25]> = request.ids.iter().map(|(trace, span)| span_key(trace, span)).collect();
         let shared = Arc::clone(&self.writer.shared);
         let stored = shared.db.batched_multi_get_cf(shared.cf(cf::IDS), keys.iter(), false);
+        // Where each span id of this request was first, by index; and where the kept ones will be.
         let mut here: HashMap<[u8; 25], Vec<usize>> = HashMap::with_capacity(keys.len());
         let mut blocks = BlockCache::default();
-        let mut keep = Vec::with_capacity(keys.len());
+        let mut originals = vec![None; keys.len()];
+        let mut places = vec![0; keys.len()];
         let mut flags = Vec::with_capacity(keys.len());
         for (i, (key, stored)) in keys.iter().zip(stored).enumerate() {
             if let Some(stored) = stored?
@@ -247,32 +368,52 @@ impl<'a> Stage<'a> {
             {
                 self.by_span.insert(*key, seqs(&stored).collect());
             }
-            let earlier = self.by_span.get(key).map(Vec::as_slice).unwrap_or_default();
+            places[i] = self.head.size + flags.len() as u64;
             let twins = here.entry(*key).or_default();
-            let mut seen = if earlier.is_empty() && twins.is_empty() { Seen::Never } else { Seen::Other };
-            if twins.iter().any(|&j| request.content(j) == request.content(i)) {
-                seen = Seen::Same;
-            }
-            for &seq in earlier.iter().rev().take(VERSIONS_COMPARED) {
-                if matches!(seen, Seen::Same) {
-                    break;
-                }
-                if self.is_same(seq, request, i, &mut blocks)? {
-                    seen = Seen::Same;
+            match self.seen(key, request, i, twins, &mut blocks)? {
+                Seen::Never => flags.push(base_flags(request)),
+                Seen::Other => flags.push(base_flags(request) | entry::FLAG_CONFLICT),
+                Seen::Same(Some(seq)) => originals[i] = Some(seq),
+                Seen::Same(None) => {
+                    let twin = same_twin(request, i, twins);
+                    originals[i] = twin.map(|j| originals[j].unwrap_or(places[j]));
                 }
             }
             twins.push(i);
-            keep.push(!matches!(seen, Seen::Same));
-            match seen {
-                Seen::Never => flags.push(base_flags(request)),
-                Seen::Other => flags.push(base_flags(request) | entry::FLAG_CONFLICT),
-                Seen::Same => {}
+        }
+        if flags.len() < keys.len() && !flags.is_empty() {
+            for (key, _) in keys.iter().zip(&originals).filter(|(_, original)| original.is_some()) {
+                self.by_span.entry(*key).or_default().push(self.head.size | COPY_BIT);
             }
         }
-        if flags.len() < keep.len() {
-            request.retain(&keep);
+        if flags.len() < keys.len() {
+            request.take_out(&originals);
         }
         Ok(flags)
+    }
+
+    /// What is known of the `i`-th span of a request; `twins` are those of the same
+    /// id before it in the same request.
+    fn seen(
+        &self,
+        key: &[u8; 25],
+        request: &Prepared,
+        i: usize,
+        twins: &[usize],
+        blocks: &mut BlockCache,
+    ) -> Result<Seen, Error> {
+        if same_twin(request, i, twins).is_some() {
+            return Ok(Seen::Same(None));
+        }
+        let earlier = self.by_span.get(key).map(Vec::as_slice).unwrap_or_default();
+        let versions = || earlier.iter().rev().filter(|seq| **seq & COPY_BIT == 0);
+        for &seq in versions().take(VERSIONS_COMPARED) {
+            if self.is_same(seq, request, i, blocks)? {
+                return Ok(Seen::Same(Some(seq)));
+            }
+        }
+        let never = versions().next().is_none() && twins.is_empty();
+        Ok(if never { Seen::Never } else { Seen::Other })
     }
 
     fn is_same(&self, seq: u64, request: &Prepared, i: usize, blocks: &mut BlockCache) -> Result<bool, Error> {
@@ -283,7 +424,8 @@ impl<'a> Stage<'a> {
             return Ok(earlier.content((seq - first) as usize) == ours);
         }
         let Some((first, content)) = blocks.get(&self.writer.reader, seq)? else { return Ok(false) };
-        Ok(content.parts((seq - first) as usize) == ours)
+        let at = (seq - first) as usize;
+        Ok(!content.is_erased(at) && content.parts(at) == ours)
     }
 
     /// Puts a request's block into the write.
@@ -313,7 +455,7 @@ impl<'a> Stage<'a> {
             frontier.push(leaf_hash(&link.bytes), |n| write.put_cf(nodes, node_key(n.level, n.index), n.hash));
             self.head = Head { size: link.entry.seq + 1, chain: link.chain };
         }
-        self.index(&request, first_seq)?;
+        self.index(&request, first_seq);
         self.by_request.insert(key, self.requests.len());
         self.requests.push((first_seq, request));
         Ok(())
@@ -333,22 +475,22 @@ impl<'a> Stage<'a> {
         Ok(before)
     }
 
-    /// Makes the records findable by trace and span id.
-    fn index(&mut self, request: &Prepared, first_seq: u64) -> Result<(), Error> {
-        let shared = Arc::clone(&self.writer.shared);
-        let ids = shared.cf(cf::IDS);
+    /// Makes the records findable: by trace and span id, and the ledger's own as such.
+    fn index(&mut self, request: &Prepared, first_seq: u64) {
+        let shared = &self.writer.shared;
+        let (ids, system) = (shared.cf(cf::IDS), shared.cf(cf::SYSTEM));
+        if request.layout.identity == SYSTEM_IDENTITY {
+            let name = SystemRecord::decode(request.content(0)[0]).map(|record| record.event).unwrap_or_default();
+            self.write.put_cf(system, seq_key(first_seq), name);
+        }
         for (i, (trace, span)) in request.ids.iter().enumerate() {
             let seq = first_seq + i as u64;
             match request.layout.signal {
-                Signal::Traces => {
-                    let key = span_key(trace, span);
-                    self.by_span.entry(key).or_default().push(seq);
-                }
+                Signal::Traces => self.by_span.entry(span_key(trace, span)).or_default().push(seq),
                 Signal::Logs if *trace != [0; 16] => self.write.put_cf(ids, log_key(trace, seq), seq_key(seq)),
                 Signal::Logs | Signal::Metrics => {}
             }
         }
-        Ok(())
     }
 
     fn commit(mut self) -> Result<(), Error> {
@@ -367,7 +509,7 @@ impl<'a> Stage<'a> {
         self.write.put_cf(shared.cf(cf::META), meta::HEAD, self.head.encode());
         assert_eq!(self.writer.frontier.size(), self.head.size, "the tree and the chain have different sizes");
         let mut sync = WriteOptions::default();
-        sync.set_sync(true);
+        sync.set_sync(self.writer.durability == Durability::Fsync);
         // A crash before this line loses the batch, which nobody was told of; after it, nothing.
         shared.db.write_opt(self.write, &sync).map_err(|e| Error::fatal(format!("the log cannot be written: {e}")))?;
         self.writer.head = self.head;
@@ -375,6 +517,12 @@ impl<'a> Stage<'a> {
         shared.publish_head(self.head);
         Ok(())
     }
+}
+
+/// The one of the newest `twins` that is the same as the `i`-th record.
+fn same_twin(request: &Prepared, i: usize, twins: &[usize]) -> Option<usize> {
+    let newest = twins.iter().rev().take(VERSIONS_COMPARED);
+    newest.copied().find(|&j| request.content(j) == request.content(i))
 }
 
 fn base_flags(request: &Prepared) -> u16 {

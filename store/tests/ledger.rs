@@ -14,12 +14,12 @@ fn a_new_log_begins_with_a_signed_genesis_record() {
     let (writer, reader) = open_log(dir.path());
     assert_eq!(writer.head_size(), 1);
     let note = reader.checkpoint().unwrap().unwrap();
-    let checkpoint = Checkpoint::verify(&note, reader.vkey()).unwrap();
+    let checkpoint = Checkpoint::verify(&note, &reader.keys()).unwrap();
     assert_eq!((checkpoint.size, checkpoint.origin.as_str()), (1, "example.com/test"));
     let genesis = reader.block_at(0).unwrap().unwrap().content.unwrap();
     assert_eq!(genesis.identity(), "system:custody");
     let text = String::from_utf8_lossy(genesis.record(0)).into_owned();
-    assert!(text.contains("custody.log.genesis") && text.contains(reader.vkey()));
+    assert!(text.contains("custody.log.genesis") && text.contains(&reader.vkey()));
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("keys/log.key")).unwrap());
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -68,14 +68,14 @@ fn a_retry_in_another_batch_appends_only_what_is_new() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, reader) = open_log(dir.path());
     writer.append(vec![traces(vec![span(1, "a"), span(2, "b")])]).unwrap();
-    let receipt = writer.append(vec![traces(vec![span(2, "b"), span(3, "c"), span(3, "c")])]).unwrap()[0];
+    let receipt = &writer.append(vec![traces(vec![span(2, "b"), span(3, "c"), span(3, "c")])]).unwrap()[0];
     assert_eq!((receipt.appended, receipt.duplicates, receipt.conflicts), (1, 2, 0));
     let block = reader.block_at(3).unwrap().unwrap();
     let content = block.content.unwrap();
     assert_eq!((content.records(), Span::decode(content.record(0)).unwrap()), (1, span(3, "c")));
     writer.checkpoint().unwrap();
     drop(writer);
-    assert!(matches!(verify(dir.path(), |_, _| ()).unwrap(), Verdict::Sound(_)));
+    assert!(matches!(verify(dir.path(), &Default::default(), |_, _| ()).unwrap(), Verdict::Sound(_)));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn the_same_span_id_with_other_content_is_kept_and_flagged() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, reader) = open_log(dir.path());
     writer.append(vec![traces(vec![span(1, "a")])]).unwrap();
-    let receipt = writer.append(vec![traces(vec![span(1, "forged")])]).unwrap()[0];
+    let receipt = &writer.append(vec![traces(vec![span(1, "forged")])]).unwrap()[0];
     assert_eq!((receipt.appended, receipt.conflicts), (1, 1));
     assert_eq!(reader.commitments_at(2).unwrap().unwrap().flags, [custody_proto::entry::FLAG_CONFLICT]);
     let again = writer.append(vec![traces(vec![span(1, "forged")]), traces(vec![span(1, "a")])]).unwrap();

@@ -1,11 +1,20 @@
 //! `custody verify`: reads a log afresh and says whether anything was changed.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use custody_store::verify::{Finding, Summary, Verdict, verify};
+use custody_store::Reader;
+use custody_store::note::VerifierKey;
+use custody_store::verify::{Finding, Options, State, Summary, Verdict, verify, verify_receipts};
+use serde_json::{Value, json};
+
+use crate::Failure;
+
+/// How often the state is kept, with --state.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// Read the log afresh and prove that nothing was changed.
 ///
@@ -17,6 +26,21 @@ pub struct Verify {
     /// The data directory, or a copy of one. A server may be running on it.
     #[arg(long, default_value = "custody-data", value_name = "DIR")]
     data_dir: PathBuf,
+    /// A signed checkpoint that you kept: nothing that it covers may be changed or rolled back.
+    #[arg(long, value_name = "FILE")]
+    trusted: Option<PathBuf>,
+    /// A file with the public keys that you trust (log.vkey, a line each); else those that the first record names.
+    #[arg(long, value_name = "FILE")]
+    vkey: Option<PathBuf>,
+    /// A file of signed receipts that an exporter kept: none of its records may be missing.
+    #[arg(long, value_name = "FILE")]
+    submitter: Option<PathBuf>,
+    /// Keep in this file how far it got, and go on from there. Keep it where the log's operator cannot write.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// How many workers hash [default: one for each core].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    workers: usize,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -25,34 +49,84 @@ pub struct Verify {
 impl Verify {
     /// Runs the command; the exit status is the verdict.
     pub fn run(self) -> ExitCode {
-        let mut progress = Progress::new(self.json);
-        let verdict = verify(&self.data_dir, |done, total| progress.show(done, total));
-        progress.clear();
-        match verdict {
-            Ok(Verdict::Sound(summary)) => {
-                self.print_sound(&summary);
-                ExitCode::SUCCESS
-            }
-            Ok(Verdict::Tampered(finding)) => {
-                self.print_tampered(&finding);
-                ExitCode::from(1)
-            }
-            Err(error) => {
+        match self.verdict() {
+            Ok(status) => status,
+            Err(failure) => {
                 if self.json {
-                    println!("{}", serde_json::json!({"verdict": "unreadable", "reason": error.to_string()}));
+                    println!("{}", json!({"verdict": "unreadable", "reason": failure.message}));
                 }
-                eprintln!("custody verify: cannot tell: {error}");
+                eprintln!("custody verify: cannot tell: {}", failure.message);
                 ExitCode::from(2)
             }
         }
     }
 
-    fn print_sound(&self, summary: &Summary) {
+    fn verdict(&self) -> Result<ExitCode, Failure> {
+        let options = self.options()?;
+        let mut progress = Progress::new(self.json);
+        let mut kept = Instant::now();
+        let verdict = verify(&self.data_dir, &options, |state, total| {
+            progress.show(state, total);
+            if kept.elapsed() > KEEP_EVERY {
+                kept = Instant::now();
+                self.keep(state);
+            }
+        });
+        progress.clear();
+        match verdict.map_err(Failure::unable)? {
+            Verdict::Tampered(finding) => {
+                self.print_tampered(&finding);
+                Ok(ExitCode::from(1))
+            }
+            Verdict::Sound(summary) => {
+                let receipts = self.receipts()?;
+                self.print_sound(&summary, receipts.as_ref());
+                let missing = receipts.is_some_and(|r| r["wrong"].as_array().is_some_and(|w| !w.is_empty()));
+                Ok(ExitCode::from(u8::from(missing)))
+            }
+        }
+    }
+
+    fn options(&self) -> Result<Options, Failure> {
+        let mut options = Options { workers: self.workers, ..Options::default() };
+        options.trusted = self.trusted.as_deref().map(read).transpose()?;
+        if let Some(path) = &self.vkey {
+            let keys = read(path)?.lines().map(VerifierKey::parse).collect::<Result<_, _>>();
+            options.keys = keys.map_err(|e| Failure::unable(format!("{}: {e}", path.display())))?;
+        }
+        if let Some(path) = self.state.as_deref().filter(|path| path.exists()) {
+            options.state = Some(State::parse(&read(path)?).map_err(Failure::unable)?);
+        }
+        Ok(options)
+    }
+
+    /// Keeps the state; that it cannot be kept does not change the verdict.
+    fn keep(&self, state: &State) {
+        let Some(path) = &self.state else { return };
+        let new = path.with_extension("new");
+        let kept = std::fs::write(&new, state.to_text()).and_then(|()| std::fs::rename(&new, path));
+        if let Err(error) = kept {
+            eprintln!("custody verify: --state {} cannot be written: {error}", path.display());
+        }
+    }
+
+    fn receipts(&self) -> Result<Option<Value>, Failure> {
+        let Some(path) = &self.submitter else { return Ok(None) };
+        let reader = Reader::open(&self.data_dir).map_err(Failure::unable)?;
+        let verdict = verify_receipts(&reader, &read(path)?).map_err(Failure::unable)?;
+        Ok(Some(json!({
+            "receipts": verdict.receipts, "records": verdict.records, "of_submitters": verdict.of_submitters,
+            "wrong": verdict.wrong,
+        })))
+    }
+
+    fn print_sound(&self, summary: &Summary, receipts: Option<&Value>) {
         if self.json {
-            let json = serde_json::json!({
-                "verdict": "sound", "records": summary.records, "blocks": summary.blocks, "bytes": summary.bytes,
-                "tree_nodes": summary.nodes, "unsigned": summary.unsigned, "checkpoint": summary.checkpoint,
-                "vkey": summary.vkey,
+            let json = json!({
+                "verdict": "sound", "records": summary.records, "erased": summary.erased, "blocks": summary.blocks,
+                "bytes": summary.bytes, "tree_nodes": summary.nodes, "checkpoints": summary.checkpoints,
+                "unsigned": summary.unsigned, "checkpoint": summary.checkpoint, "vkeys": summary.keys,
+                "receipts": receipts,
             });
             println!("{json}");
             return;
@@ -61,49 +135,80 @@ impl Verify {
             "sound: {} records in {} blocks, {} payload bytes, {} tree nodes; every commitment, link and node recomputed",
             summary.records, summary.blocks, summary.bytes, summary.nodes
         );
+        if summary.erased > 0 {
+            println!("       {} records are erased, and the log's records say of each why", summary.erased);
+        }
         if summary.unsigned > 0 {
             println!("       the newest {} records are durable but not yet in a signed checkpoint", summary.unsigned);
         }
-        println!("key:   {}", summary.vkey);
-        println!("checkpoint:");
+        if let Some(receipts) = receipts {
+            print_receipts(receipts);
+        }
+        for key in &summary.keys {
+            println!("key:   {}", short(key));
+        }
+        println!("checkpoint ({} in all):", summary.checkpoints);
         for line in summary.checkpoint.lines() {
-            println!("  {line}");
+            println!("  {}", short(line));
         }
     }
 
     fn print_tampered(&self, finding: &Finding) {
         if self.json {
-            println!("{}", serde_json::json!({"verdict": "tampered", "seq": finding.seq, "reason": finding.reason}));
+            println!("{}", json!({"verdict": "tampered", "seq": finding.seq, "reason": finding.reason}));
         } else {
             println!("TAMPERED at seq {}: {}", finding.seq, finding.reason);
         }
     }
 }
 
+fn print_receipts(receipts: &Value) {
+    println!(
+        "receipts: {} verified; the {} records that they speak of are there, of {} from the same submitters",
+        receipts["receipts"], receipts["records"], receipts["of_submitters"]
+    );
+    for wrong in receipts["wrong"].as_array().into_iter().flatten() {
+        println!("MISSING: {}", wrong.as_str().unwrap_or_default());
+    }
+}
+
+/// A line with a post-quantum key or signature, cut for people.
+fn short(line: &str) -> String {
+    if line.len() <= 200 { line.to_owned() } else { format!("{}...", &line[..line.floor_char_boundary(120)]) }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
+}
+
 /// A progress line on a terminal, and nothing elsewhere.
 struct Progress {
-    shown: bool,
+    shown: Option<Instant>,
     wanted: bool,
-    last: u64,
+    start: Instant,
 }
 
 impl Progress {
     fn new(json: bool) -> Self {
-        Self { shown: false, wanted: !json && std::io::stderr().is_terminal(), last: 0 }
+        Self { shown: None, wanted: !json && std::io::stderr().is_terminal(), start: Instant::now() }
     }
 
-    fn show(&mut self, done: u64, total: u64) {
-        let step = (total / 100).max(10_000);
-        if self.wanted && done >= self.last + step {
-            self.last = done;
-            self.shown = true;
-            eprint!("\rverifying {done} of {total} records");
-            let _ = std::io::stderr().flush();
+    fn show(&mut self, state: &State, total: u64) {
+        let due = self.shown.unwrap_or(self.start).elapsed() > Duration::from_millis(200);
+        if !self.wanted || !due {
+            return;
         }
+        self.shown = Some(Instant::now());
+        let seconds = self.start.elapsed().as_secs_f64();
+        let rate = state.bytes() as f64 / seconds / 1e6;
+        let percent = state.size() * 100 / total.max(1);
+        let left = seconds * (total.saturating_sub(state.size())) as f64 / state.size().max(1) as f64;
+        eprint!("\rverifying {} of {total} records ({percent} %), {rate:.0} MB/s, {left:.0} s left ", state.size());
+        let _ = std::io::stderr().flush();
     }
 
     fn clear(&mut self) {
-        if self.shown {
+        if self.shown.is_some() {
             eprint!("\r\x1b[K");
         }
     }
