@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::body::{self, Compression, Held};
 use crate::http::{Body, partial_success};
-use crate::receive::Core;
+use crate::receive::{Core, Outcome, Sender};
 use crate::status::Refusal;
 
 /// The bytes in front of every gRPC message: a flag and the length.
@@ -51,7 +51,11 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
         )));
     };
     match export(core, signal, identity, request).await {
-        Ok(message) => success(&message),
+        Ok(outcome) => {
+            let mut response = success(&partial_success(&outcome));
+            outcome.put_receipt(response.headers_mut());
+            response
+        }
         Err(refusal) => {
             core.stats.refused(&refusal);
             error(&refusal.grpc())
@@ -59,11 +63,11 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
     }
 }
 
-async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Outcome, Refusal> {
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
+    let sender = Sender::new(identity, request.headers());
     let message = message(core, request, &mut held).await?;
-    let outcome = core.receive(signal, Encoding::Protobuf, message, identity, held).await?;
-    Ok(partial_success(&outcome))
+    core.receive(signal, Encoding::Protobuf, message, sender, held).await
 }
 
 /// The one message of a unary call.

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use prost::Message as _;
 
 use crate::body::{self, Compression, Held};
-use crate::receive::{Core, Outcome};
+use crate::receive::{Core, Outcome, Sender};
 use crate::status::Refusal;
 
 /// The body of every answer.
@@ -48,7 +48,11 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
         Err(refusal) => return refused(core, &refusal, Encoding::Json),
     };
     match export(core, signal, encoding, identity, request).await {
-        Ok(outcome) => accepted(signal, encoding, &outcome),
+        Ok(outcome) => {
+            let mut response = accepted(signal, encoding, &outcome);
+            outcome.put_receipt(response.headers_mut());
+            response
+        }
         Err(refusal) => refused(core, &refusal, encoding),
     }
 }
@@ -70,8 +74,9 @@ async fn export(
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
+    let sender = Sender::new(identity, request.headers());
     let body = whole_body(core, request, &mut held).await?;
-    core.receive(signal, encoding, body, identity, held).await
+    core.receive(signal, encoding, body, sender, held).await
 }
 
 async fn whole_body(core: &Core, request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use custody_proto::{Limits, Signal, json, scan};
 use custody_store::{Encoding, Prepared};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::body::Held;
 use crate::sequencer::{Sequencer, SubmitError};
@@ -21,6 +24,45 @@ pub(crate) struct Outcome {
     pub rejected: u64,
     /// Why the first of those cannot be.
     pub message: String,
+    /// The signed receipt that was asked for, or why there is none.
+    pub receipt: Option<Result<String, String>>,
+}
+
+/// Who sends, and what he asks for beside.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    /// The identity, as authenticated.
+    pub identity: String,
+    /// Whether a signed receipt is asked for.
+    pub receipt: bool,
+}
+
+/// The header (and gRPC metadata) that asks for a receipt, and that carries it.
+pub(crate) const RECEIPT: HeaderName = HeaderName::from_static("custody-receipt");
+
+/// Says in the answer why there is no receipt.
+const RECEIPT_ERROR: HeaderName = HeaderName::from_static("custody-receipt-error");
+
+impl Sender {
+    /// The sender of a request with these headers.
+    pub(crate) fn new(identity: String, headers: &HeaderMap) -> Self {
+        let receipt = headers.get(RECEIPT).is_some_and(|value| value == "1");
+        Self { identity, receipt }
+    }
+}
+
+impl Outcome {
+    /// Puts the receipt into an answer's headers.
+    pub(crate) fn put_receipt(&self, headers: &mut HeaderMap) {
+        let (name, value) = match &self.receipt {
+            None => return,
+            Some(Ok(note)) => (RECEIPT, STANDARD.encode(note)),
+            Some(Err(why)) => (RECEIPT_ERROR, why.clone()),
+        };
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// What every receiver shares.
@@ -44,14 +86,14 @@ impl Core {
         signal: Signal,
         encoding: Encoding,
         body: Bytes,
-        identity: String,
+        sender: Sender,
         held: Held,
     ) -> Result<Outcome, Refusal> {
         let read = if body.len() <= INLINE_BYTES_MAX {
-            read(signal, encoding, body, &identity, &self.limits)?
+            read(signal, encoding, body, &sender, &self.limits)?
         } else {
             let limits = self.limits.clone();
-            let read = tokio::task::spawn_blocking(move || read(signal, encoding, body, &identity, &limits)).await;
+            let read = tokio::task::spawn_blocking(move || read(signal, encoding, body, &sender, &limits)).await;
             read.map_err(|_| Refusal::unavailable("the server is stopping", 1))??
         };
         self.stats.rejected(signal, read.outcome.rejected);
@@ -63,7 +105,7 @@ impl Core {
         match self.sequencer.submit(read.request, held).await {
             Ok(receipt) => {
                 self.stats.accepted(signal, receipt.appended, receipt.duplicates, receipt.conflicts, bytes);
-                Ok(read.outcome)
+                Ok(Outcome { receipt: receipt.signed, ..read.outcome })
             }
             Err(SubmitError::Draining) => Err(Refusal::unavailable("the server is stopping; try again", 1)),
             Err(SubmitError::Failed(_)) => {
@@ -79,13 +121,15 @@ struct Read {
 }
 
 /// The CPU work of one request.
-fn read(signal: Signal, encoding: Encoding, body: Bytes, identity: &str, limits: &Limits) -> Result<Read, Refusal> {
+fn read(signal: Signal, encoding: Encoding, body: Bytes, sender: &Sender, limits: &Limits) -> Result<Read, Refusal> {
     let invalid = |e: custody_proto::Invalid| Refusal::Invalid(e.message().to_owned());
     let payload = match encoding {
         Encoding::Protobuf => body,
         Encoding::Json => json::transcode(signal, &body).map_err(invalid)?.into(),
     };
     let scan = scan(signal, &payload, limits).map_err(invalid)?;
-    let outcome = Outcome { rejected: scan.rejected, message: scan.rejection.clone().unwrap_or_default() };
-    Ok(Read { request: Prepared::new(signal, encoding, payload, scan, identity), outcome })
+    let message = scan.rejection.clone().unwrap_or_default();
+    let outcome = Outcome { rejected: scan.rejected, message, receipt: None };
+    let request = Prepared::new(signal, encoding, payload, scan, &sender.identity).with_receipt(sender.receipt);
+    Ok(Read { request, outcome })
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use custody_store::{Error, Prepared, Receipt, Writer};
+use custody_store::{Error, ErrorKind, Prepared, Receipt, Writer};
 use tokio::sync::{oneshot, watch};
 
 use crate::stats::Stats;
@@ -22,7 +22,12 @@ pub trait Log: Send + 'static {
     fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error>;
     /// Signs what is not yet covered by a checkpoint.
     fn checkpoint(&mut self) -> Result<(), Error>;
+    /// Does something else with the log, between two groups.
+    fn run(&mut self, work: Work);
 }
+
+/// What the ledger itself does with the log: erasing, rotating keys, and the like.
+pub type Work = Box<dyn FnOnce(&mut Writer) + Send>;
 
 impl Log for Writer {
     fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error> {
@@ -31,6 +36,10 @@ impl Log for Writer {
 
     fn checkpoint(&mut self) -> Result<(), Error> {
         Writer::checkpoint(self)
+    }
+
+    fn run(&mut self, work: Work) {
+        work(self);
     }
 }
 
@@ -60,7 +69,12 @@ pub enum SubmitError {
     Failed(String),
 }
 
-struct Job {
+enum Job {
+    Append(Append),
+    Run(Work),
+}
+
+struct Append {
     request: Prepared,
     reply: oneshot::Sender<Result<Receipt, SubmitError>>,
     /// Given back when the request is durable, also if its client has hung up.
@@ -87,7 +101,9 @@ impl Sequencer {
                 tracing::error!(%error, "the log failed; the server stops so that a restart can recover it");
                 failure.send_replace(Some(error.to_string()));
                 for job in jobs.try_iter() {
-                    let _ = job.reply.send(Err(SubmitError::Failed(error.to_string())));
+                    if let Job::Append(job) = job {
+                        let _ = job.reply.send(Err(SubmitError::Failed(error.to_string())));
+                    }
                 }
             }
         };
@@ -100,13 +116,30 @@ impl Sequencer {
     /// request no longer waits, also if the caller has gone by then.
     pub async fn submit(&self, request: Prepared, hold: impl Send + 'static) -> Result<Receipt, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        let sent = match &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(queue) => queue.send(Job { request, reply, _hold: Box::new(hold) }).map_err(|_| ()),
-            None => return Err(SubmitError::Draining),
-        };
-        let failed = || SubmitError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "the log stopped".into()));
-        sent.map_err(|()| failed())?;
-        answer.await.unwrap_or_else(|_| Err(failed()))
+        self.send(Job::Append(Append { request, reply, _hold: Box::new(hold) }))?;
+        answer.await.unwrap_or_else(|_| Err(self.failure()))
+    }
+
+    /// Does something else with the log, in turn with the appending; gives its result.
+    pub async fn command<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> T + Send + 'static,
+    ) -> Result<T, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Run(Box::new(move |writer| drop(reply.send(work(writer))))))?;
+        answer.await.map_err(|_| self.failure())
+    }
+
+    fn send(&self, job: Job) -> Result<(), SubmitError> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*queue {
+            Some(queue) => queue.send(job).map_err(|_| self.failure()),
+            None => Err(SubmitError::Draining),
+        }
+    }
+
+    fn failure(&self) -> SubmitError {
+        SubmitError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "the log stopped".into()))
     }
 
     /// Resolves when the log has failed, with the reason.
@@ -148,16 +181,34 @@ impl<L: Log> Commit<L> {
     fn run(mut self, jobs: &Receiver<Job>) -> Result<(), Error> {
         loop {
             match jobs.recv_timeout(self.until_checkpoint()) {
-                Ok(first) => self.step(first, jobs)?,
+                Ok(Job::Append(first)) => self.step(first, jobs)?,
+                Ok(Job::Run(work)) => self.run_work(work),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.log.checkpoint(),
             }
             if self.unsigned_since.is_some() && self.until_checkpoint().is_zero() {
-                self.log.checkpoint()?;
-                self.unsigned_since = None;
-                self.signed_at = Some(Instant::now());
+                self.sign()?;
             }
         }
+    }
+
+    /// Signs; a signer elsewhere that does not answer now is asked again.
+    fn sign(&mut self) -> Result<(), Error> {
+        match self.log.checkpoint() {
+            Ok(()) => self.unsigned_since = None,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "the newest records are durable, but not signed yet");
+            }
+            Err(error) => return Err(error),
+        }
+        self.signed_at = Some(Instant::now());
+        Ok(())
+    }
+
+    fn run_work(&mut self, work: Work) {
+        self.log.run(work);
+        // It may have appended a record of the ledger's own.
+        self.unsigned_since.get_or_insert_with(Instant::now);
     }
 
     /// How long until records must be signed; long if all are.
@@ -170,13 +221,22 @@ impl<L: Log> Commit<L> {
     }
 
     /// One group: `first` and what has come meanwhile, appended and answered.
-    fn step(&mut self, first: Job, jobs: &Receiver<Job>) -> Result<(), Error> {
+    fn step(&mut self, first: Append, jobs: &Receiver<Job>) -> Result<(), Error> {
         let mut bytes = first.request.bytes();
         let mut group = vec![first];
+        let mut work = None;
         while group.len() < self.settings.group_requests_max && bytes < self.settings.group_bytes_max {
-            let Ok(job) = jobs.try_recv() else { break };
-            bytes += job.request.bytes();
-            group.push(job);
+            match jobs.try_recv() {
+                Ok(Job::Append(job)) => {
+                    bytes += job.request.bytes();
+                    group.push(job);
+                }
+                Ok(Job::Run(next)) => {
+                    work = Some(next);
+                    break;
+                }
+                Err(_) => break,
+            }
         }
         let (requests, replies): (Vec<_>, Vec<_>) =
             group.into_iter().map(|job| (job.request, (job.reply, job._hold))).unzip();
@@ -198,6 +258,9 @@ impl<L: Log> Commit<L> {
         for ((reply, _), receipt) in replies.into_iter().zip(receipts) {
             // A client that hung up has its record all the same.
             let _ = reply.send(Ok(receipt));
+        }
+        if let Some(work) = work {
+            self.run_work(work);
         }
         Ok(())
     }
@@ -230,6 +293,8 @@ mod tests {
             self.signed.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
+
+        fn run(&mut self, _: Work) {}
     }
 
     fn request() -> Prepared {

@@ -36,6 +36,8 @@ impl Log for Probe {
     fn checkpoint(&mut self) -> Result<(), Error> {
         self.writer.checkpoint()
     }
+
+    fn run(&mut self, _: custody_ingest::Work) {}
 }
 
 struct Server {

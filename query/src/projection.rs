@@ -1,7 +1,7 @@
 //! From the log to rows: a thread follows the log, decodes what is new, and
 //! publishes a new snapshot. Every reader keeps the snapshot that it began with.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -126,6 +126,9 @@ pub struct Projection {
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
     stop: AtomicBool,
+    /// How often content was erased, and how often that was followed by a projection anew.
+    forget: AtomicU64,
+    forgot: watch::Sender<u64>,
 }
 
 impl Projection {
@@ -136,6 +139,8 @@ impl Projection {
             current: RwLock::default(),
             visible: watch::channel(0).0,
             stop: AtomicBool::new(false),
+            forget: AtomicU64::new(0),
+            forgot: watch::channel(0).0,
         });
         while projection.step()? {}
         Ok(projection)
@@ -171,8 +176,43 @@ impl Projection {
         !self.stop.load(Ordering::Relaxed)
     }
 
+    /// Makes all rows anew, because content was erased; blocks until those of erased
+    /// records are gone. Only for a projection that follows its log.
+    pub fn forget(&self) {
+        let wanted = self.forget.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut forgot = self.forgot.subscribe();
+        while *forgot.borrow_and_update() < wanted && self.is_well() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Projects the log from its beginning, and publishes that when it has caught up.
+    fn project_anew(&self) -> Result<(), Error> {
+        let wanted = self.forget.load(Ordering::SeqCst);
+        let fresh = Self {
+            reader: self.reader.clone(),
+            current: RwLock::default(),
+            visible: watch::channel(0).0,
+            stop: AtomicBool::new(false),
+            forget: AtomicU64::new(0),
+            forgot: watch::channel(0).0,
+        };
+        while fresh.step()? {}
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.snapshot();
+        self.visible.send_replace(fresh.snapshot().size);
+        self.forgot.send_replace(wanted);
+        Ok(())
+    }
+
     fn run(&self) {
         while !self.stop.load(Ordering::Relaxed) {
+            if *self.forgot.borrow() < self.forget.load(Ordering::SeqCst)
+                && let Err(error) = self.project_anew()
+            {
+                tracing::error!(%error, "the projection could not be made anew");
+                self.stop.store(true, Ordering::Relaxed);
+                return;
+            }
             self.reader.wait(self.snapshot().size, Duration::from_millis(200));
             if let Err(error) = self.step() {
                 tracing::error!(%error, "the projection stopped; queries see the log only up to here");
@@ -252,7 +292,7 @@ impl Rows {
     fn block(&mut self, block: &Block) {
         let Some(content) = &block.content else { return };
         let mut shared: Option<Shared> = None;
-        for i in 0..content.records() {
+        for i in (0..content.records()).filter(|&i| !content.is_erased(i)) {
             let fits = shared.as_ref().is_some_and(|s| s.group == content.group(i));
             let shared = if fits { shared.as_ref() } else { Some(&*shared.insert(Shared::of(content, i))) };
             let Some(shared) = shared else { continue };

@@ -108,22 +108,9 @@ impl<'a> Digests<'a> {
         }
     }
 
-    /// The part of a group's resource.
-    pub(crate) fn resource_part(&self, group: usize) -> usize {
-        self.resource_parts[group]
-    }
-
     /// All parts, with their salts.
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
-    }
-
-    /// The salt of a part, unless it is erased.
-    pub(crate) fn salt(&self, part: usize) -> Option<[u8; 32]> {
-        match self.parts[part] {
-            Part::Kept(salt) => Some(salt),
-            Part::Erased(_) => None,
-        }
     }
 
     pub(crate) fn identity(&self) -> Hash {

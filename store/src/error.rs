@@ -28,11 +28,13 @@ impl Error {
         self.kind
     }
 
-    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+    /// The input is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Invalid, message: message.into() }
     }
 
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+    /// Not now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Unavailable, message: message.into() }
     }
 

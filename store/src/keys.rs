@@ -135,7 +135,7 @@ pub struct SigningKeys(Vec<SigningKey>);
 
 impl SigningKeys {
     /// New keys of both kinds for this origin, and the file that keeps them.
-    pub(crate) fn generate(origin: &str) -> Result<(Self, String), Error> {
+    pub fn generate(origin: &str) -> Result<(Self, String), Error> {
         let (first, a) = SigningKey::generate(origin, Algorithm::Ed25519)?;
         let (second, b) = SigningKey::generate(origin, Algorithm::MlDsa44)?;
         Ok((Self(vec![first, second]), format!("{a}\n{b}\n")))
@@ -293,7 +293,15 @@ pub fn answer_signer(keys: &SigningKeys, question: &str) -> String {
 pub(crate) struct SubmitterSecret([u8; 32]);
 
 impl SubmitterSecret {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    /// Reads the secret; a fresh log makes one. A log that has records must not get
+    /// another: its submitters' counters would begin again.
+    pub(crate) fn open(path: &Path, fresh: bool) -> Result<Self, Error> {
+        if !path.exists() && !fresh {
+            return Err(Error::invalid(format!(
+                "{} is missing, so the log's submitters cannot be told apart; put it back from a backup",
+                path.display()
+            )));
+        }
         if !path.exists() {
             let mut secret = [0; 32];
             random(&mut secret);

@@ -145,7 +145,7 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let keys = SigningKeys::open(&options.keys, dir, &shared.origin, fresh)?;
     check_keys(&shared, &keys)?;
     shared.publish_keys(keys.verifiers());
-    let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"))?;
+    let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"), fresh)?;
     let reader = Reader::new(Arc::clone(&shared));
     check_tail(&reader)?;
     let frontier = Frontier::load(shared.head().size, &reader)?;
@@ -158,6 +158,8 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     writer.note_durability()?;
     write_vkeys(dir, &writer.keys_text())?;
     writer.checkpoint()?;
+    // An erasure that a crash broke off before the files were written anew.
+    reader.purge()?;
     Ok((writer, reader))
 }
 

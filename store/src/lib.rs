@@ -5,6 +5,8 @@
 //! [`verify`] is a separate reading of the format. This crate knows bytes, seqs
 //! and hashes. It knows no socket, no SQL and no wall clock: a [`Clock`] comes in.
 
+pub mod backup;
+pub mod bundle;
 mod checkpoint;
 pub mod commit;
 mod erase;
@@ -13,6 +15,7 @@ pub mod format;
 pub mod keys;
 mod ledger;
 pub mod note;
+pub mod proof;
 mod reader;
 mod rotate;
 pub mod system;
@@ -24,8 +27,8 @@ pub mod verify;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use erase::{Cause, Erased, Erasure, Hold};
 pub use commit::Prepared;
+pub use erase::{Cause, Erased, Erasure, Hold};
 pub use error::{Error, ErrorKind};
 pub use format::{Commitments, Encoding, Head};
 pub use keys::KeySource;

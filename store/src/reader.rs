@@ -10,10 +10,12 @@ use rocksdb::{Direction, IteratorMode};
 
 use crate::Error;
 use crate::commit;
-use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs};
-use crate::note::VerifierKey;
+use crate::format::{
+    COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs,
+};
 use crate::ledger::{Shared, open_read_only};
-use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, root_at};
+use crate::note::VerifierKey;
+use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, prove_consistency, root_at};
 
 /// Reads the log. Cheap to clone; sees what is durable and nothing else.
 #[derive(Clone)]
@@ -283,7 +285,8 @@ impl Reader {
     /// range, both ends included, smallest first.
     pub fn witnessed(&self, from: u64, to: u64) -> Result<Vec<Kept>, Error> {
         let key = seq_key(from);
-        let rows = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
+        let rows =
+            self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
         let mut out = Vec::new();
         for row in rows {
             let (key, value) = row?;
@@ -296,6 +299,24 @@ impl Reader {
             out.push(Kept { size, note });
         }
         Ok(out)
+    }
+
+    /// The newest of the kept checkpoints.
+    pub fn newest_witnessed(&self) -> Result<Option<Kept>, Error> {
+        let mut rows = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::End);
+        let Some(row) = rows.next() else { return Ok(None) };
+        let size = seq_of_key(&row?.0)?;
+        Ok(self.witnessed(size, size)?.pop())
+    }
+
+    /// The consistency path between the trees of two sizes; empty if they are the same
+    /// or the first is 0.
+    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Error> {
+        if old > new || new > self.head().size {
+            let size = self.head().size;
+            return Err(Error::invalid(format!("sizes {old} and {new} must rise and not pass the log's, {size}")));
+        }
+        prove_consistency(old, new, self)
     }
 
     /// A tile of the tree (C2SP tlog-tiles): `width` hashes (1 to 256) of `level`,

@@ -140,6 +140,23 @@ pub(crate) fn root_at(size: u64, nodes: &impl Nodes) -> Result<Hash, Error> {
     tlog::tree_hash(size, &reader).map(|h| h.0).map_err(|e| Error::corrupt(format!("the tree cannot be read: {e}")))
 }
 
+/// The inclusion path of a leaf in the tree of a size (RFC 6962, section 2.1.1).
+pub(crate) fn prove_inclusion(index: u64, size: u64, nodes: &impl Nodes) -> Result<Vec<Hash>, Error> {
+    let proof = tlog::prove_record(size, index, &HashReader { nodes });
+    let proof = proof.map_err(|e| Error::corrupt(format!("the tree cannot be read: {e}")))?;
+    Ok(proof.into_iter().map(|hash| hash.0).collect())
+}
+
+/// The consistency path between the trees of two sizes (RFC 6962, section 2.1.2).
+pub(crate) fn prove_consistency(old: u64, new: u64, nodes: &impl Nodes) -> Result<Vec<Hash>, Error> {
+    if old == 0 || old == new {
+        return Ok(Vec::new());
+    }
+    let proof = tlog::prove_tree(new, old, &HashReader { nodes });
+    let proof = proof.map_err(|e| Error::corrupt(format!("the tree cannot be read: {e}")))?;
+    Ok(proof.into_iter().map(|hash| hash.0).collect())
+}
+
 /// `tlog_tiles`' view of our nodes.
 struct HashReader<'a, N> {
     nodes: &'a N,

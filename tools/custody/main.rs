@@ -1,9 +1,13 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod control;
 mod demo;
 mod events;
+mod evidence;
+mod keep;
 mod recording;
 mod replay;
+mod select;
 mod serve;
 mod source;
 mod sql;
@@ -32,6 +36,20 @@ enum Command {
     Replay(replay::Replay),
     Events(events::Events),
     Verify(verify::Verify),
+    Prove(evidence::Prove),
+    Export(evidence::Export),
+    Check(evidence::Check),
+    Erase(keep::Erase),
+    /// Legal holds: records that may not be erased.
+    #[command(subcommand)]
+    Hold(keep::HoldCommand),
+    Retain(keep::Retain),
+    Backup(keep::Backup),
+    Restore(keep::Restore),
+    /// The log's signing keys.
+    #[command(subcommand)]
+    Keys(keep::KeysCommand),
+    Signer(keep::Signer),
     Demo(demo::Demo),
 }
 
@@ -42,6 +60,16 @@ fn main() -> ExitCode {
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
         Command::Verify(command) => return command.run(),
+        Command::Check(command) => return command.run(),
+        Command::Prove(command) => ("prove", command.run()),
+        Command::Export(command) => ("export", command.run()),
+        Command::Erase(command) => ("erase", command.run()),
+        Command::Hold(command) => ("hold", command.run()),
+        Command::Retain(command) => ("retain", command.run()),
+        Command::Backup(command) => ("backup", command.run()),
+        Command::Restore(command) => ("restore", command.run()),
+        Command::Keys(command) => ("keys", command.run()),
+        Command::Signer(command) => ("signer", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {

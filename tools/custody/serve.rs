@@ -3,17 +3,18 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use custody_ingest::{Bound, Config, Receivers};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
-use custody_store::Options;
+use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::Failure;
+use crate::{Failure, control};
 
 /// Receive OTLP, keep it, and answer questions about it.
 ///
@@ -52,6 +53,59 @@ pub struct Serve {
     /// Most bytes received and not yet durable [default: 268435456].
     #[arg(long, value_name = "BYTES")]
     in_flight_bytes_max: Option<u64>,
+    /// What an acknowledgement promises: fsync (survives a power cut) or os (survives
+    /// kill -9 only) [default: fsync]. The level is in the log.
+    #[arg(long, value_name = "LEVEL", value_parser = durability)]
+    durability: Option<Durability>,
+    /// A file with the signing keys, instead of keys/log.key in the data directory. The
+    /// environment variable CUSTODY_SIGNING_KEY holds the same lines.
+    #[arg(long, value_name = "FILE", conflicts_with = "signer")]
+    signing_key: Option<PathBuf>,
+    /// The Unix socket of a process that holds the signing keys (see `custody signer`).
+    #[arg(long, value_name = "SOCKET")]
+    signer: Option<PathBuf>,
+    /// Erase the content of records older than this, such as 90d; entries and proofs stay
+    /// [default: keep everything].
+    #[arg(long, value_name = "AGE", value_parser = crate::keep::age)]
+    retain: Option<Duration>,
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    let levels = [Durability::Fsync, Durability::Os];
+    levels.into_iter().find(|level| level.name() == text).ok_or_else(|| "the levels are fsync and os".into())
+}
+
+/// Erases what is older than the age, every hour.
+async fn retain(sequencer: custody_ingest::Sequencer, projection: Arc<Projection>, age: Duration) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600).min(age.max(Duration::from_secs(1))));
+    loop {
+        hourly.tick().await;
+        let erased = sequencer.command(move |writer| {
+            let end = writer.reader().first_at(crate::keep::ago(age))?;
+            let erased = writer.erase(&custody_store::Erasure {
+                seqs: custody_store::system::SeqSet::of(std::iter::once(0..end)),
+                cause: custody_store::Cause::Retention,
+                reason: format!("older than {} s", age.as_secs()),
+                actor: "configuration: --retain".into(),
+                identity: "system:custody".into(),
+            })?;
+            Ok::<_, custody_store::Error>(erased.records)
+        });
+        match erased.await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(records)) => {
+                tracing::info!(records, "content older than --retain was erased");
+                let projection = Arc::clone(&projection);
+                let purged =
+                    tokio::task::spawn_blocking(move || projection.reader().purge().map(|()| projection.forget()));
+                if let Ok(Err(error)) = purged.await {
+                    tracing::error!(%error, "erased content may still lie in files; a restart purges it");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "content older than --retain could not be erased"),
+            Err(_) => return,
+        }
+    }
 }
 
 /// The settings of the file.
@@ -67,6 +121,10 @@ struct File {
     origin: Option<String>,
     request_bytes_max: Option<usize>,
     in_flight_bytes_max: Option<u64>,
+    durability: Option<String>,
+    signing_key: Option<PathBuf>,
+    signer: Option<PathBuf>,
+    retain: Option<String>,
 }
 
 impl Serve {
@@ -90,6 +148,16 @@ impl Serve {
         let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("{}: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
         let file: File = toml::from_str(&text).map_err(|e| wrong(&e.to_string().replace('\n', " ")))?;
+        let place = path.display().to_string();
+        fn parse<T>(
+            place: &str,
+            key: &str,
+            value: Option<String>,
+            parse: fn(&str) -> Result<T, String>,
+        ) -> Result<Option<T>, Failure> {
+            let read = value.map(|text| parse(&text)).transpose();
+            read.map_err(|e| Failure::unable(format!("{place}: {key}: {e}")))
+        }
         Ok(Self {
             data_dir: self.data_dir.or(file.data_dir),
             otlp_grpc: self.otlp_grpc.or(file.otlp_grpc),
@@ -100,6 +168,10 @@ impl Serve {
             origin: self.origin.or(file.origin),
             request_bytes_max: self.request_bytes_max.or(file.request_bytes_max),
             in_flight_bytes_max: self.in_flight_bytes_max.or(file.in_flight_bytes_max),
+            durability: self.durability.or(parse(&place, "durability", file.durability, durability)?),
+            signing_key: self.signing_key.or(file.signing_key),
+            signer: self.signer.or(file.signer),
+            retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             config: self.config,
         })
     }
@@ -110,11 +182,11 @@ impl Serve {
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
         only_loopback("--flight-sql", flight_sql)?;
-        let dir = self.data_dir.unwrap_or_else(|| "custody-data".into());
+        let dir = self.data_dir.clone().unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
         let api = listen("the HTTP API", "--http", http).await?;
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
-        let options = Options { origin: self.origin, ..Options::default() };
+        let options = self.options();
         let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
@@ -122,6 +194,8 @@ impl Serve {
         let engine = Engine::new(projection).map_err(Failure::unable)?;
         let flight_service = custody_query::serve::flight::service(engine.clone());
         let stats = receivers.stats();
+        let sequencer = receivers.sequencer();
+        let projected = engine.projection().clone();
         let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
         let addresses = Addresses {
             otlp: bound,
@@ -140,12 +214,18 @@ impl Serve {
             .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(flight), stopped());
         let api = axum::serve(api, router(served)).with_graceful_shutdown(stopped());
         let readers = tokio::spawn(async { tokio::join!(api.into_future(), flight) });
+        let info = serde_json::json!({"http": addresses.http.to_string(), "pid": std::process::id()});
+        control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info }.start(&dir)?;
+        if let Some(age) = self.retain {
+            tokio::spawn(retain(sequencer, projected, age));
+        }
         let stop = stop_signal()?;
         announce(&dir, &addresses, &reader);
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
         let result = receivers.run(stop).await;
+        control::Server::stop(&dir);
         stop_reading.send_replace(true);
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
@@ -153,6 +233,17 @@ impl Serve {
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
         Ok(())
+    }
+
+    fn options(&self) -> Options {
+        let keys = match (&self.signing_key, &self.signer, std::env::var("CUSTODY_SIGNING_KEY")) {
+            (Some(file), _, _) => KeySource::File(file.clone()),
+            (None, Some(socket), _) => KeySource::Socket(socket.clone()),
+            (None, None, Ok(text)) => KeySource::Text(text),
+            (None, None, Err(_)) => KeySource::Directory,
+        };
+        let durability = self.durability.unwrap_or_default();
+        Options { origin: self.origin.clone(), keys, durability, ..Options::default() }
     }
 
     fn receivers(&self) -> Result<Config, Failure> {

@@ -78,7 +78,8 @@ impl Source {
         Self { url, agent, live: true, _own: None }
     }
 
-    fn of_directory(dir: &Path) -> Result<Self, Failure> {
+    /// Serves a data directory to this process alone.
+    pub fn of_directory(dir: &Path) -> Result<Self, Failure> {
         let reader = Reader::open(dir).map_err(Failure::unable)?;
         let projection = Projection::of(reader).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;

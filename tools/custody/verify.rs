@@ -11,7 +11,7 @@ use custody_store::note::VerifierKey;
 use custody_store::verify::{Finding, Options, State, Summary, Verdict, verify, verify_receipts};
 use serde_json::{Value, json};
 
-use crate::Failure;
+use crate::{Failure, print};
 
 /// How often the state is kept, with --state.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -75,12 +75,12 @@ impl Verify {
         progress.clear();
         match verdict.map_err(Failure::unable)? {
             Verdict::Tampered(finding) => {
-                self.print_tampered(&finding);
+                self.print_tampered(&finding)?;
                 Ok(ExitCode::from(1))
             }
             Verdict::Sound(summary) => {
                 let receipts = self.receipts()?;
-                self.print_sound(&summary, receipts.as_ref());
+                self.print_sound(&summary, receipts.as_ref())?;
                 let missing = receipts.is_some_and(|r| r["wrong"].as_array().is_some_and(|w| !w.is_empty()));
                 Ok(ExitCode::from(u8::from(missing)))
             }
@@ -120,7 +120,7 @@ impl Verify {
         })))
     }
 
-    fn print_sound(&self, summary: &Summary, receipts: Option<&Value>) {
+    fn print_sound(&self, summary: &Summary, receipts: Option<&Value>) -> Result<(), Failure> {
         if self.json {
             let json = json!({
                 "verdict": "sound", "records": summary.records, "erased": summary.erased, "blocks": summary.blocks,
@@ -128,52 +128,56 @@ impl Verify {
                 "unsigned": summary.unsigned, "checkpoint": summary.checkpoint, "vkeys": summary.keys,
                 "receipts": receipts,
             });
-            println!("{json}");
-            return;
+            return print(&format!("{json}\n"));
         }
-        println!(
-            "sound: {} records in {} blocks, {} payload bytes, {} tree nodes; every commitment, link and node recomputed",
+        let mut out = format!(
+            "sound: {} records in {} blocks, {} payload bytes, {} tree nodes; every commitment, link and node recomputed\n",
             summary.records, summary.blocks, summary.bytes, summary.nodes
         );
         if summary.erased > 0 {
-            println!("       {} records are erased, and the log's records say of each why", summary.erased);
+            out += &format!("       {} records are erased, and the log's records say of each why\n", summary.erased);
         }
         if summary.unsigned > 0 {
-            println!("       the newest {} records are durable but not yet in a signed checkpoint", summary.unsigned);
+            out += &format!(
+                "       the newest {} records are durable but not yet in a signed checkpoint\n",
+                summary.unsigned
+            );
         }
         if let Some(receipts) = receipts {
-            print_receipts(receipts);
+            out += &receipts_text(receipts);
         }
         for key in &summary.keys {
-            println!("key:   {}", short(key));
+            out += &format!("key:   {}\n", short(key));
         }
-        println!("checkpoint ({} in all):", summary.checkpoints);
+        out += &format!("checkpoint ({} in all):\n", summary.checkpoints);
         for line in summary.checkpoint.lines() {
-            println!("  {}", short(line));
+            out += &format!("  {}\n", short(line));
         }
+        print(&out)
     }
 
-    fn print_tampered(&self, finding: &Finding) {
+    fn print_tampered(&self, finding: &Finding) -> Result<(), Failure> {
         if self.json {
-            println!("{}", json!({"verdict": "tampered", "seq": finding.seq, "reason": finding.reason}));
-        } else {
-            println!("TAMPERED at seq {}: {}", finding.seq, finding.reason);
+            let json = json!({"verdict": "tampered", "seq": finding.seq, "reason": finding.reason});
+            return print(&format!("{json}\n"));
         }
+        print(&format!("TAMPERED at seq {}: {}\n", finding.seq, finding.reason))
     }
 }
 
-fn print_receipts(receipts: &Value) {
-    println!(
-        "receipts: {} verified; the {} records that they speak of are there, of {} from the same submitters",
+fn receipts_text(receipts: &Value) -> String {
+    let mut out = format!(
+        "receipts: {} verified; the {} records that they speak of are there, of {} from the same submitters\n",
         receipts["receipts"], receipts["records"], receipts["of_submitters"]
     );
     for wrong in receipts["wrong"].as_array().into_iter().flatten() {
-        println!("MISSING: {}", wrong.as_str().unwrap_or_default());
+        out += &format!("MISSING: {}\n", wrong.as_str().unwrap_or_default());
     }
+    out
 }
 
 /// A line with a post-quantum key or signature, cut for people.
-fn short(line: &str) -> String {
+pub(crate) fn short(line: &str) -> String {
     if line.len() <= 200 { line.to_owned() } else { format!("{}...", &line[..line.floor_char_boundary(120)]) }
 }
 

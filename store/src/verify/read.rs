@@ -53,7 +53,8 @@ impl<'a> Source<'a> {
             match self.item() {
                 Ok(Some(item)) => {
                     if let Item::Block { entries, content, .. } = &item {
-                        bytes += entries.len() + content.as_ref().map_or(0, |(layout, payload)| layout.len() + payload.len());
+                        bytes += entries.len()
+                            + content.as_ref().map_or(0, |(layout, payload)| layout.len() + payload.len());
                     }
                     chunk.push(item);
                 }

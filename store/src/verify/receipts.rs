@@ -92,9 +92,8 @@ fn check(reader: &Reader, stated: &Stated) -> Result<Option<String>, Error> {
         return Ok(Some(format!("the log has fewer records at seq {first} than it says")));
     }
     let counter = block.counter + (first - block.first_seq);
-    let same = block.submitter == stated.submitter
-        && counter == stated.counter
-        && block.ingest_time == stated.ingest_time;
+    let same =
+        block.submitter == stated.submitter && counter == stated.counter && block.ingest_time == stated.ingest_time;
     let what = || format!("the log has other records at seq {first} to {last}");
     Ok((!same).then(what))
 }

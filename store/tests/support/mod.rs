@@ -27,7 +27,8 @@ impl Clock for Ticks {
 
 /// Opens a log with a deterministic clock.
 pub fn open_log(dir: &Path) -> (Writer, Reader) {
-    let options = Options { origin: Some("example.com/test".into()), clock: Arc::new(Ticks::default()), ..Options::default() };
+    let options =
+        Options { origin: Some("example.com/test".into()), clock: Arc::new(Ticks::default()), ..Options::default() };
     open(dir, options).unwrap()
 }
 
