@@ -43,6 +43,8 @@ pub struct Options {
     pub keys: KeySource,
     /// What an acknowledgement promises.
     pub durability: Durability,
+    /// Whether the database compresses what it writes; not where the filesystem does.
+    pub compression: bool,
 }
 
 /// What an acknowledgement promises. The level in force is in the log.
@@ -69,7 +71,8 @@ impl Durability {
 impl Default for Options {
     fn default() -> Self {
         let clock = Arc::new(SystemClock::default());
-        Self { origin: None, clock, keys: KeySource::Directory, durability: Durability::Fsync }
+        let (keys, durability) = (KeySource::Directory, Durability::Fsync);
+        Self { origin: None, clock, keys, durability, compression: true }
     }
 }
 
@@ -137,7 +140,7 @@ impl Shared {
 /// have it open so; any number may read beside it.
 pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let fresh = claim(dir)?;
-    let db = open_db(dir, false)?;
+    let db = open_db(dir, false, options.compression)?;
     let origin = settle_origin(&db, &options, fresh)?;
     let shared = share(db, dir, origin, vec![])?;
     let fresh = shared.head().size == 0;
@@ -167,7 +170,7 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
 pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     check_format(dir)?;
     let note = read_checkpoint(dir)?;
-    let db = open_db(dir, true)?;
+    let db = open_db(dir, true, true)?;
     let origin = read_origin(&db)?.ok_or_else(|| Error::corrupt("the log has no origin"))?;
     let vkeys = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default();
     let keys = vkeys.lines().map(VerifierKey::parse).collect::<Result<_, _>>();
@@ -267,10 +270,10 @@ fn check_format(dir: &Path) -> Result<(), Error> {
     }
 }
 
-fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
+fn open_db(dir: &Path, read_only: bool, compression: bool) -> Result<DB, Error> {
     let path = dir.join("log");
     let cache = Cache::new_lru_cache(64 << 20);
-    let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
+    let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, compression)));
     let options = db_options();
     check_frozen(&path)?;
     let opened = if read_only {
@@ -316,7 +319,7 @@ fn db_options() -> DbOptions {
     options
 }
 
-fn family_options(name: &str, cache: &Cache) -> DbOptions {
+fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
     let mut options = DbOptions::default();
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
@@ -326,8 +329,13 @@ fn family_options(name: &str, cache: &Cache) -> DbOptions {
         table.set_bloom_filter(10.0, false);
     }
     options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    let (hot, cold) = if compression {
+        (DBCompressionType::Lz4, DBCompressionType::Zstd)
+    } else {
+        (DBCompressionType::None, DBCompressionType::None)
+    };
+    options.set_compression_type(hot);
+    options.set_bottommost_compression_type(cold);
     options.set_write_buffer_size(32 << 20);
     options
 }

@@ -211,6 +211,7 @@ impl<'a> Reading<'a> {
         })?;
         self.no_other_nodes()?;
         self.ends()?;
+        self.erased_behind(from)?;
         self.erasures()?;
         self.summary()
     }
@@ -497,6 +498,23 @@ impl<'a> Reading<'a> {
         }
         let first = self.previous_block.unwrap_or(0);
         found(first, format!("an entry of the last block (seq {first} to {}) was changed", size - 1))
+    }
+
+    /// What was verified earlier, and erased since, is gone now.
+    fn erased_behind(&mut self, from: u64) -> Step {
+        let mut gone = Vec::new();
+        for seq in self.state.erased.without(&self.state.gaps).seqs().take_while(|seq| *seq < from) {
+            let block = self.reader.block_at(seq).map_err(|e| damage(seq, e))?;
+            let is_gone = block.is_none_or(|block| {
+                let at = (seq - block.commitments.first_seq) as usize;
+                block.content.is_none_or(|content| content.is_erased(at))
+            });
+            if is_gone {
+                gone.push(seq);
+            }
+        }
+        self.state.gaps = self.state.gaps.union(&SeqSet::of_seqs(gone));
+        Ok(())
     }
 
     /// As many gaps as erasures: no content is missing that no record says was erased,
