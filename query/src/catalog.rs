@@ -25,6 +25,7 @@ use crate::checks::violations_sql;
 use crate::event::EventRow;
 use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
+use crate::proofs;
 use crate::replay::{StepRow, replay};
 use crate::rows::{Cell, Time};
 use crate::tables::{LedgerRow, LogRow, SpanRow};
@@ -75,6 +76,9 @@ pub(crate) async fn register(
         CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)))
     })?;
     context.register_udf(authority_covers());
+    for function in proofs::functions(reader) {
+        context.register_udf(function);
+    }
     let function = |make: fn(&Snapshot, &str, AsOf, Time) -> RecordBatch, schema: SchemaRef, what: &'static str| {
         Arc::new(Function { snapshot: Arc::clone(snapshot), now, make, schema, what })
     };

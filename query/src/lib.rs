@@ -16,6 +16,7 @@ pub mod format;
 pub mod grants;
 pub mod mapping;
 mod projection;
+mod proofs;
 pub mod replay;
 pub mod rows;
 pub mod serve;

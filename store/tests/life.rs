@@ -396,7 +396,8 @@ fn a_verification_goes_on_where_an_earlier_one_stopped() {
     assert_eq!(resumed.erased, 6);
     writer.append(vec![logs(&["more and more"])]).unwrap();
     writer.checkpoint().unwrap();
-    let Verdict::Sound(fresh) = verify(dir.path(), &Default::default(), |s, _| states.push(s.to_text())).unwrap() else {
+    let Verdict::Sound(fresh) = verify(dir.path(), &Default::default(), |s, _| states.push(s.to_text())).unwrap()
+    else {
         panic!("not sound")
     };
     writer.append(vec![logs(&["the last"])]).unwrap();

@@ -172,6 +172,17 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
     }
 
+    /// Waits until the newest checkpoint covers this many records: a second or two.
+    pub fn wait_until_signed(&self, size: u64) {
+        until(|| self.get("/checkpoint").1.lines().nth(1) == Some(&size.to_string()));
+    }
+
+    /// Starts again on the same folder, after [`Self::stop`].
+    pub fn restart(mut self) -> Self {
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        Self::start_in(folder, &[])
+    }
+
     /// kill -9.
     pub fn kill(mut self) -> tempfile::TempDir {
         let _ = self.child.kill();
@@ -192,6 +203,15 @@ impl Server {
         let summary = verify(&self.data_dir());
         assert_eq!(summary["unsigned"], 0, "the last checkpoint covers everything");
         summary
+    }
+}
+
+/// Waits for something that must come within ten seconds.
+pub fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < end, "it did not come within ten seconds");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
