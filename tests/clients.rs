@@ -7,12 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::Server;
-
-/// The Python of the test clients: what `make test` names, or the venv it makes.
-fn python() -> String {
-    std::env::var("CUSTODY_TEST_PYTHON").unwrap_or_else(|_| format!("{}/.venv/bin/python", env!("CARGO_MANIFEST_DIR")))
-}
+use support::{Server, python};
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; run `make test`, which installs it"));

@@ -123,6 +123,33 @@ fn one_record_is_proved_with_a_file_and_a_key() {
     assert!(status == 1 && text.contains("no record 99"), "{text}");
 }
 
+/// A SCITT implementation that we did not write takes our COSE receipts.
+#[test]
+fn cose_receipts_are_read_by_scitt_cose() {
+    let mut server = Server::start();
+    server.send_grpc(vec![Request::Traces(request(1, 9))]);
+    let dir = server.data_dir();
+    let receipt = Command::new(support::CUSTODY)
+        .args(["prove", "--seq", "6", "--cose", "--data-dir"])
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(receipt.status.success(), "{receipt:?}");
+    let file = server.path().join("receipt.cbor");
+    std::fs::write(&file, receipt.stdout).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/scitt.py");
+    let vkey = std::fs::read_to_string(dir.join("log.vkey")).unwrap();
+    let check = |seq: &str| {
+        let entry = custody(&dir, &["prove", "--seq", seq, "--entry"]);
+        let mut python = Command::new(support::python());
+        let output = python.arg(script).arg(&file).arg(vkey.lines().next().unwrap()).arg(entry.trim()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert_eq!(check("6"), "ok 6 of 10\n");
+    assert!(check("5").starts_with("refused"), "the receipt is not another record's");
+    server.stop_and_verify();
+}
+
 fn hex_of(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

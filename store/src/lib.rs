@@ -9,6 +9,7 @@ pub mod backup;
 pub mod bundle;
 mod checkpoint;
 pub mod commit;
+pub mod cose;
 mod erase;
 mod error;
 pub mod format;

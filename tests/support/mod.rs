@@ -206,6 +206,11 @@ impl Server {
     }
 }
 
+/// The Python of the test clients: what `make test` names, or the venv it makes.
+pub fn python() -> String {
+    std::env::var("CUSTODY_TEST_PYTHON").unwrap_or_else(|_| format!("{}/.venv/bin/python", env!("CARGO_MANIFEST_DIR")))
+}
+
 /// Waits for something that must come within ten seconds.
 pub fn until(mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);

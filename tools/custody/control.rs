@@ -37,6 +37,8 @@ pub enum Request {
     Rotate { file: Option<PathBuf>, reason: String, actor: String },
     /// Write an evidence bundle.
     Export { seqs: String, all: bool, query: String, reason: String, attached: Value },
+    /// A COSE receipt of a record.
+    Cose { seq: u64 },
     /// Add a backup to a directory.
     Backup { to: PathBuf, with_keys: bool, keep: Option<usize> },
 }
@@ -158,6 +160,10 @@ fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, 
             let seq = writer.rotate(&source, reason, actor)?;
             let keys: Vec<String> = writer.reader().keys().iter().map(ToString::to_string).collect();
             Ok(json!({"said_by": [seq], "vkeys": keys}))
+        }
+        Request::Cose { seq } => {
+            let receipt = writer.cose_receipt(*seq)?;
+            Ok(json!({"receipt": receipt}))
         }
         Request::Info | Request::Export { .. } | Request::Backup { .. } => Err(invalid("this needs no writer")),
     }

@@ -34,17 +34,39 @@ pub struct Prove {
     /// Leave the record itself out: prove its entry only.
     #[arg(long)]
     without_content: bool,
+    /// Instead: a COSE receipt (RFC 9942, SCITT) in binary. Its leaf is the entry: see --entry.
+    #[arg(long, requires = "seq", conflicts_with_all = ["consistency", "without_content"])]
+    cose: bool,
+    /// Instead: the record's entry, in hexadecimal.
+    #[arg(long, requires = "seq", conflicts_with_all = ["consistency", "without_content", "cose"])]
+    entry: bool,
 }
 
 impl Prove {
     /// Prints the proof.
     pub fn run(self) -> Result<(), Failure> {
+        if self.cose {
+            return self.cose();
+        }
         let reader = Reader::open(&self.data_dir).map_err(Failure::unable)?;
+        if self.entry {
+            let shown = reader.shown(self.seq.unwrap_or_default(), false).map_err(Failure::wrong)?;
+            return print(&format!("{}\n", hex(&shown.entry)));
+        }
         if let Some(path) = &self.consistency {
             return prove_consistency(&reader, path);
         }
         let proof = reader.proof(self.seq.unwrap_or_default(), !self.without_content);
         print(&proof.map_err(Failure::wrong)?.to_string())
+    }
+}
+
+impl Prove {
+    fn cose(&self) -> Result<(), Failure> {
+        let request = Request::Cose { seq: self.seq.unwrap_or_default() };
+        let answer = Control::of(&self.data_dir)?.ask(&request, &mut std::io::sink())?;
+        let receipt: Vec<u8> = serde_json::from_value(answer["receipt"].clone()).map_err(Failure::unable)?;
+        std::io::stdout().write_all(&receipt).map_err(Failure::unable)
     }
 }
 
