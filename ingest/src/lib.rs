@@ -15,7 +15,7 @@ mod server;
 mod stats;
 mod status;
 
-pub use sequencer::{Log, Sequencer, Settings, SubmitError};
+pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
 pub use stats::Stats;
 pub use status::Refusal;

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use custody_ingest::{Bound, Config, Log, Receivers};
+use custody_ingest::{Bound, Config, Log, Receivers, Work};
 use custody_proto::Limits;
 use custody_proto::otlp::collector_logs::logs_service_client::LogsServiceClient;
 use custody_proto::otlp::collector_metrics::metrics_service_client::MetricsServiceClient;
@@ -35,6 +35,10 @@ impl Log for Probe {
 
     fn checkpoint(&mut self) -> Result<(), Error> {
         self.writer.checkpoint()
+    }
+
+    fn run(&mut self, work: Work) {
+        self.writer.run(work);
     }
 }
 
