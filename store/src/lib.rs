@@ -13,6 +13,7 @@ pub mod format;
 pub mod keys;
 mod ledger;
 pub mod note;
+pub mod policy;
 mod reader;
 mod rotate;
 pub mod system;
@@ -21,16 +22,17 @@ pub mod tree;
 #[cfg(test)]
 mod vectors;
 pub mod verify;
+pub mod witness;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use erase::{Cause, Erased, Erasure, Hold};
 pub use commit::Prepared;
+pub use erase::{Cause, Erased, Erasure, Hold};
 pub use error::{Error, ErrorKind};
 pub use format::{Commitments, Encoding, Head};
 pub use keys::KeySource;
 pub use ledger::{Durability, Options, open};
-pub use reader::{Block, Content, Reader};
+pub use reader::{Block, Content, Kept, Reader};
 pub use writer::{Receipt, Writer};
 
 /// Where times come from: ns since the Unix epoch.

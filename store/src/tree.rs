@@ -140,6 +140,17 @@ pub(crate) fn root_at(size: u64, nodes: &impl Nodes) -> Result<Hash, Error> {
     tlog::tree_hash(size, &reader).map(|h| h.0).map_err(|e| Error::corrupt(format!("the tree cannot be read: {e}")))
 }
 
+/// The RFC 6962 consistency proof from the tree of `old` leaves to that of `new`.
+/// From an empty tree, and to the same one, there is nothing to prove.
+pub(crate) fn consistency(old: u64, new: u64, nodes: &impl Nodes) -> Result<Vec<Hash>, Error> {
+    if old == 0 || old == new {
+        return Ok(vec![]);
+    }
+    let proof = tlog::prove_tree(new, old, &HashReader { nodes });
+    let proof = proof.map_err(|e| Error::corrupt(format!("the tree cannot be read: {e}")))?;
+    Ok(proof.into_iter().map(|hash| hash.0).collect())
+}
+
 /// `tlog_tiles`' view of our nodes.
 struct HashReader<'a, N> {
     nodes: &'a N,
@@ -206,6 +217,9 @@ mod tests {
             prop_assert_eq!(frontier.root(), by_definition(&memory.leaves));
             let earlier = earlier.min(size);
             prop_assert_eq!(root_at(earlier, &memory).unwrap(), by_definition(&memory.leaves[..earlier as usize]));
+            let proof = consistency(earlier, size, &memory).unwrap().into_iter().map(tlog::Hash).collect();
+            let (new, old) = (tlog::Hash(frontier.root()), tlog::Hash(root_at(earlier, &memory).unwrap()));
+            prop_assert!(tlog::check_tree(&proof, size, new, earlier, old).is_ok());
             let loaded = Frontier::load(size, &memory).unwrap();
             prop_assert_eq!(loaded.root(), frontier.root());
         }
