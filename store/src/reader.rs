@@ -11,9 +11,11 @@ use rocksdb::{Direction, IteratorMode, WriteOptions};
 use crate::Error;
 use crate::checkpoint::Checkpoint;
 use crate::commit;
-use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs};
-use crate::note::{Note, VerifierKey};
+use crate::format::{
+    COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs,
+};
 use crate::ledger::{Shared, open_read_only};
+use crate::note::{Note, VerifierKey};
 use crate::tree::{Nodes, TILE_WIDTH, consistency, leaf_hash, root_at};
 
 /// Reads the log. Cheap to clone; sees what is durable and nothing else.
@@ -314,7 +316,8 @@ impl Reader {
     /// range, both ends included, smallest first.
     pub fn witnessed(&self, from: u64, to: u64) -> Result<Vec<Kept>, Error> {
         let key = seq_key(from);
-        let rows = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
+        let rows =
+            self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
         let mut out = Vec::new();
         for row in rows {
             let kept = kept(&row?)?;

@@ -9,6 +9,8 @@ mod source;
 mod sql;
 mod tamper;
 mod verify;
+mod witness;
+mod witnesses;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ enum Command {
     Replay(replay::Replay),
     Events(events::Events),
     Verify(verify::Verify),
+    Witness(witness::Witness),
     Demo(demo::Demo),
 }
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
         Command::Verify(command) => return command.run(),
+        Command::Witness(command) => ("witness", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {

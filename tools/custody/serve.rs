@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use crate::Failure;
+use crate::witnesses::Witnesses;
 
 /// Receive OTLP, keep it, and answer questions about it.
 ///
@@ -52,6 +53,12 @@ pub struct Serve {
     /// Most bytes received and not yet durable [default: 268435456].
     #[arg(long, value_name = "BYTES")]
     in_flight_bytes_max: Option<u64>,
+    /// A C2SP tlog-policy file: witnesses to submit checkpoints to, and how many must cosign.
+    #[arg(long, value_name = "FILE")]
+    witness_policy: Option<PathBuf>,
+    /// How often a new checkpoint is submitted to the witnesses [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    witness_interval: Option<f64>,
 }
 
 /// The settings of the file.
@@ -67,17 +74,14 @@ struct File {
     origin: Option<String>,
     request_bytes_max: Option<usize>,
     in_flight_bytes_max: Option<u64>,
+    witness_policy: Option<PathBuf>,
+    witness_interval: Option<f64>,
 }
 
 impl Serve {
     /// Runs until SIGTERM or Ctrl-C, then finishes what was accepted and signs.
     pub fn run(self) -> Result<(), Failure> {
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into()),
-            )
-            .init();
+        log_to_stderr();
         let settings = self.with_file()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::unable)?;
         let result = runtime.block_on(settings.serve());
@@ -100,6 +104,8 @@ impl Serve {
             origin: self.origin.or(file.origin),
             request_bytes_max: self.request_bytes_max.or(file.request_bytes_max),
             in_flight_bytes_max: self.in_flight_bytes_max.or(file.in_flight_bytes_max),
+            witness_policy: self.witness_policy.or(file.witness_policy),
+            witness_interval: self.witness_interval.or(file.witness_interval),
             config: self.config,
         })
     }
@@ -110,12 +116,15 @@ impl Serve {
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
         only_loopback("--flight-sql", flight_sql)?;
+        let witness_interval = self.witness_interval()?;
         let dir = self.data_dir.unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
         let api = listen("the HTTP API", "--http", http).await?;
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = Options { origin: self.origin, ..Options::default() };
         let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        let witnesses = self.witness_policy.as_deref();
+        let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
@@ -145,7 +154,10 @@ impl Serve {
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
+        let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
         let result = receivers.run(stop).await;
+        // What was not submitted by now is, after the next start.
+        witnesses.inspect(|task| task.abort());
         stop_reading.send_replace(true);
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
@@ -153,6 +165,14 @@ impl Serve {
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
         Ok(())
+    }
+
+    fn witness_interval(&self) -> Result<Duration, Failure> {
+        let seconds = self.witness_interval.unwrap_or(60.0);
+        if !(0.01..=86_400.0).contains(&seconds) {
+            return Err(Failure::unable(format!("--witness-interval {seconds} is not between 0.01 and 86400 seconds")));
+        }
+        Ok(Duration::from_secs_f64(seconds))
     }
 
     fn receivers(&self) -> Result<Config, Failure> {
@@ -167,7 +187,14 @@ impl Serve {
     }
 }
 
-fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
+/// Log lines go to standard error; CUSTODY_LOG filters them.
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+}
+
+/// Without TLS and authentication, only programs of this machine may ask.
+pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
     if address.ip().is_loopback() {
         return Ok(());
     }
@@ -178,7 +205,7 @@ fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
 }
 
 /// Resolves on SIGTERM or Ctrl-C.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unable)?;
@@ -198,7 +225,8 @@ struct Addresses {
     flight_sql: SocketAddr,
 }
 
-async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Binds an address; the error names the flag.
+pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|e| {
         Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
     })
@@ -225,7 +253,12 @@ fn write_ready_file(
         "http": addresses.http.to_string(), "flight_sql": addresses.flight_sql.to_string(),
         "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
     });
+    replace(path, &format!("{ready}\n"))
+}
+
+/// Writes a small file that others wait for: it is there whole, or not.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let new = path.with_extension("new");
-    let written = std::fs::write(&new, format!("{ready}\n")).and_then(|()| std::fs::rename(&new, path));
-    written.map_err(|e| Failure::unable(format!("--ready-file {} cannot be written: {e}", path.display())))
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|e| Failure::unable(format!("{} cannot be written: {e}", path.display())))
 }
