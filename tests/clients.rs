@@ -262,7 +262,9 @@ fn tiles_and_checkpoint_are_a_transparency_log() {
     }
     let vkey = std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap();
     let url = format!("http://{}", server.http);
-    assert_eq!(run(Command::new(python()).args([script, &url, vkey.trim()])), "sound 2496\n");
+    // The second line is the ML-DSA-44 key, which this script does not know.
+    let ed25519 = vkey.lines().next().unwrap();
+    assert_eq!(run(Command::new(python()).args([script, &url, ed25519])), "sound 2496\n");
     for wrong in ["/tile/0/999", "/tile/0/0", "/tile/0/009.p/193", "/tile/x/000", "/tile/entries/../000", "/nothing"] {
         assert_eq!(server.get(wrong).0, 404, "{wrong}");
     }
@@ -270,7 +272,8 @@ fn tiles_and_checkpoint_are_a_transparency_log() {
     assert_eq!(server.get("/readyz").0, 200);
     let openapi: Value = serde_json::from_str(&server.get("/openapi.json").1).unwrap();
     for path in openapi["paths"].as_object().unwrap().keys().filter(|p| !p.contains('{')) {
-        assert_ne!(server.get(path).0, 404, "{path}");
+        // `/checkpoint/witnessed` may have nothing to show; what is not there says something else.
+        assert!(!server.get(path).1.contains("there is nothing at"), "{path}");
     }
     server.stop_and_verify();
 }
