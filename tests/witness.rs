@@ -147,6 +147,8 @@ fn send(server: &mut Server, ids: std::ops::Range<u64>) {
 /// A log that has been started once, so that its keys are known.
 fn new_log() -> tempfile::TempDir {
     let mut server = Server::start();
+    let (status, text) = server.get("/checkpoint/witnessed");
+    assert!(status == 404 && text.contains("--witness-policy"), "{status} {text}");
     server.stop();
     server.kill()
 }

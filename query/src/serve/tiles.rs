@@ -5,7 +5,7 @@
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use custody_store::Kept;
+use custody_store::Reader;
 use custody_store::note::Note;
 
 use super::{Served, problem};
@@ -75,10 +75,7 @@ fn number(text: &str, max: u64) -> Option<u64> {
 /// The newest signed checkpoint; with cosignatures, if witnesses have this one.
 pub(super) async fn checkpoint(State(served): State<Served>) -> Response {
     let reader = served.engine.projection().reader();
-    let note = reader.checkpoint().and_then(|note| match (note, reader.newest_witnessed()?) {
-        (Some(note), Some(kept)) => with_cosignatures(&note, &kept).map(Some),
-        (note, _) => Ok(note),
-    });
+    let note = reader.checkpoint().map(|note| note.map(|note| with_cosignatures(reader, &note).unwrap_or(note)));
     answer(note, "there is no checkpoint yet")
 }
 
@@ -92,13 +89,13 @@ pub(super) async fn witnessed(State(served): State<Served>) -> Response {
     )
 }
 
-fn with_cosignatures(newest: &str, kept: &Kept) -> Result<String, custody_store::Error> {
-    let (mut note, kept) = (Note::parse(newest)?, Note::parse(&kept.note)?);
-    if note.text != kept.text {
-        return Ok(newest.to_owned());
-    }
+/// `None` if witnesses have another one, or what is kept is damaged: `custody verify`
+/// says so, and it is no reason to serve no checkpoint.
+fn with_cosignatures(reader: &Reader, newest: &str) -> Option<String> {
+    let kept = Note::parse(&reader.newest_witnessed().ok()??.note).ok()?;
+    let mut note = Note::parse(newest).ok().filter(|note| note.text == kept.text)?;
     note.merge(kept.lines);
-    Ok(note.to_string())
+    Some(note.to_string())
 }
 
 fn answer(note: Result<Option<String>, custody_store::Error>, none: &str) -> Response {

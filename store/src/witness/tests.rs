@@ -175,6 +175,23 @@ fn damaged_or_keyless_state_is_not_taken_for_a_new_one() {
 }
 
 #[test]
+fn of_submissions_at_the_same_time_one_wins_and_nothing_is_rolled_back() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let witness = witness(dir.path(), &log);
+    for _ in 0..3 {
+        let old = witness.logs()[0].1;
+        let bodies: Vec<String> = (1..9).map(|more| log.body(old, old + more)).collect();
+        let cosigned = std::thread::scope(|scope| {
+            let witness = &witness;
+            let all: Vec<_> = bodies.iter().map(|body| scope.spawn(|| witness.add_checkpoint(body, 9))).collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).filter(Result::is_ok).count()
+        });
+        assert_eq!(cosigned, 1);
+        assert!(witness.logs()[0].1 > old);
+    }
+}
+
+#[test]
 fn evidence_is_bounded_by_kind() {
     let (dir, mut log) = (tempfile::tempdir().unwrap(), Log::new());
     let witness = witness(dir.path(), &log);
