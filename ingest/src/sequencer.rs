@@ -22,11 +22,11 @@ pub trait Log: Send + 'static {
     fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error>;
     /// Signs what is not yet covered by a checkpoint.
     fn checkpoint(&mut self) -> Result<(), Error>;
-    /// Does something else with the log, between two groups.
+    /// Does what only the writer can do, between two groups.
     fn run(&mut self, work: Work);
 }
 
-/// What the ledger itself does with the log: erasing, rotating keys, and the like.
+/// Work for the writer that is no request.
 pub type Work = Box<dyn FnOnce(&mut Writer) + Send>;
 
 impl Log for Writer {
@@ -69,9 +69,11 @@ pub enum SubmitError {
     Failed(String),
 }
 
+/// What waits in the queue.
 enum Job {
-    Append(Append),
-    Run(Work),
+    Append(Box<Append>),
+    /// Work for the writer. Dropped with its reply if the log fails first.
+    Command(Work),
 }
 
 struct Append {
@@ -101,9 +103,8 @@ impl Sequencer {
                 tracing::error!(%error, "the log failed; the server stops so that a restart can recover it");
                 failure.send_replace(Some(error.to_string()));
                 for job in jobs.try_iter() {
-                    if let Job::Append(job) = job {
-                        let _ = job.reply.send(Err(SubmitError::Failed(error.to_string())));
-                    }
+                    let Job::Append(job) = job else { continue };
+                    let _ = job.reply.send(Err(SubmitError::Failed(error.to_string())));
                 }
             }
         };
@@ -116,23 +117,26 @@ impl Sequencer {
     /// request no longer waits, also if the caller has gone by then.
     pub async fn submit(&self, request: Prepared, hold: impl Send + 'static) -> Result<Receipt, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Append(Append { request, reply, _hold: Box::new(hold) }))?;
+        self.send(Job::Append(Box::new(Append { request, reply, _hold: Box::new(hold) })))?;
         answer.await.unwrap_or_else(|_| Err(self.failure()))
     }
 
-    /// Does something else with the log, in turn with the appending; gives its result.
+    /// Has the thread that appends do something else, between two groups; gives what
+    /// it gave. What it appended is signed like the rest.
     pub async fn command<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Writer) -> T + Send + 'static,
     ) -> Result<T, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Run(Box::new(move |writer| drop(reply.send(work(writer))))))?;
+        self.send(Job::Command(Box::new(move |writer| {
+            // Who asked may have gone; the work is done all the same.
+            let _ = reply.send(work(writer));
+        })))?;
         answer.await.map_err(|_| self.failure())
     }
 
     fn send(&self, job: Job) -> Result<(), SubmitError> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*queue {
+        match &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(queue) => queue.send(job).map_err(|_| self.failure()),
             None => Err(SubmitError::Draining),
         }
@@ -182,7 +186,7 @@ impl<L: Log> Commit<L> {
         loop {
             match jobs.recv_timeout(self.until_checkpoint()) {
                 Ok(Job::Append(first)) => self.step(first, jobs)?,
-                Ok(Job::Run(work)) => self.run_work(work),
+                Ok(Job::Command(work)) => self.command(work),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.log.checkpoint(),
             }
@@ -205,12 +209,6 @@ impl<L: Log> Commit<L> {
         Ok(())
     }
 
-    fn run_work(&mut self, work: Work) {
-        self.log.run(work);
-        // It may have appended a record of the ledger's own.
-        self.unsigned_since.get_or_insert_with(Instant::now);
-    }
-
     /// How long until records must be signed; long if all are.
     fn until_checkpoint(&self) -> Duration {
         if self.unsigned_since.is_none() {
@@ -220,26 +218,32 @@ impl<L: Log> Commit<L> {
         self.settings.checkpoint_interval.saturating_sub(waited)
     }
 
+    /// Work between two groups. If it left the writer dead, signing says so.
+    fn command(&mut self, work: Work) {
+        self.log.run(work);
+        self.unsigned_since.get_or_insert_with(Instant::now);
+    }
+
     /// One group: `first` and what has come meanwhile, appended and answered.
-    fn step(&mut self, first: Append, jobs: &Receiver<Job>) -> Result<(), Error> {
+    fn step(&mut self, first: Box<Append>, jobs: &Receiver<Job>) -> Result<(), Error> {
         let mut bytes = first.request.bytes();
         let mut group = vec![first];
-        let mut work = None;
+        let mut command = None;
         while group.len() < self.settings.group_requests_max && bytes < self.settings.group_bytes_max {
             match jobs.try_recv() {
                 Ok(Job::Append(job)) => {
                     bytes += job.request.bytes();
                     group.push(job);
                 }
-                Ok(Job::Run(next)) => {
-                    work = Some(next);
+                Ok(Job::Command(work)) => {
+                    command = Some(work);
                     break;
                 }
                 Err(_) => break,
             }
         }
         let (requests, replies): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|job| (job.request, (job.reply, job._hold))).unzip();
+            group.into_iter().map(|job| *job).map(|job| (job.request, (job.reply, job._hold))).unzip();
         let start = Instant::now();
         let receipts = match self.log.append(requests) {
             Ok(receipts) => receipts,
@@ -259,8 +263,8 @@ impl<L: Log> Commit<L> {
             // A client that hung up has its record all the same.
             let _ = reply.send(Ok(receipt));
         }
-        if let Some(work) = work {
-            self.run_work(work);
+        if let Some(work) = command {
+            self.command(work);
         }
         Ok(())
     }
@@ -294,7 +298,11 @@ mod tests {
             Ok(())
         }
 
-        fn run(&mut self, _: Work) {}
+        fn run(&mut self, work: Work) {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut writer, _) = custody_store::open(dir.path(), custody_store::Options::default()).unwrap();
+            work(&mut writer);
+        }
     }
 
     fn request() -> Prepared {
@@ -342,6 +350,28 @@ mod tests {
         assert_eq!(groups.recv().unwrap(), 1);
         assert_eq!(sequencer.failed().await, "the sequencer panicked");
         assert!(sequencer.finish().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_command_runs_between_two_groups_and_what_it_did_is_signed() {
+        let (sequencer, groups, go, signed) = gate(Settings::default());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut before = Box::pin(sequencer.submit(request(), ()));
+        assert!(before.as_mut().poll(&mut context).is_pending());
+        assert_eq!(groups.recv().unwrap(), 1);
+        let mut command = Box::pin(sequencer.command(|writer| writer.head_size()));
+        assert!(command.as_mut().poll(&mut context).is_pending());
+        let mut after = Box::pin(sequencer.submit(request(), ()));
+        assert!(after.as_mut().poll(&mut context).is_pending());
+        go.send(()).unwrap();
+        before.await.unwrap();
+        assert_eq!(command.await.unwrap(), 1, "the genesis record");
+        assert_eq!(groups.recv().unwrap(), 1, "what came after the command is a group of its own");
+        go.send(()).unwrap();
+        after.await.unwrap();
+        sequencer.finish().unwrap();
+        assert!(signed.load(Ordering::SeqCst) >= 1);
+        assert_eq!(sequencer.command(|_| ()).await, Err(SubmitError::Draining));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use custody_ingest::{Bound, Config, Log, Receivers};
+use custody_ingest::{Bound, Config, Log, Receivers, Work};
 use custody_proto::Limits;
 use custody_proto::otlp::collector_logs::logs_service_client::LogsServiceClient;
 use custody_proto::otlp::collector_metrics::metrics_service_client::MetricsServiceClient;
@@ -37,7 +37,9 @@ impl Log for Probe {
         self.writer.checkpoint()
     }
 
-    fn run(&mut self, _: custody_ingest::Work) {}
+    fn run(&mut self, work: Work) {
+        self.writer.run(work);
+    }
 }
 
 struct Server {

@@ -16,6 +16,7 @@ pub mod format;
 pub mod keys;
 mod ledger;
 pub mod note;
+pub mod policy;
 pub mod proof;
 mod reader;
 mod rotate;
@@ -25,6 +26,7 @@ pub mod tree;
 #[cfg(test)]
 mod vectors;
 pub mod verify;
+pub mod witness;
 mod writer;
 
 pub use checkpoint::Checkpoint;
@@ -34,7 +36,7 @@ pub use error::{Error, ErrorKind};
 pub use format::{Commitments, Encoding, Head};
 pub use keys::KeySource;
 pub use ledger::{Durability, Options, open};
-pub use reader::{Block, Content, Reader};
+pub use reader::{Block, Content, Kept, Reader};
 pub use writer::{Receipt, Writer};
 
 /// Where times come from: ns since the Unix epoch.

@@ -155,6 +155,7 @@ impl VerifierKey {
         Ok(found)
     }
 
+    /// Whether this line is its signature of this text, and when it says it signed.
     fn check(&self, text: &str, line: &Line) -> Option<Signed> {
         let (time, signature) = match self.algorithm {
             Algorithm::Ed25519 => (None, &line.signature[..]),
@@ -241,6 +242,16 @@ impl Note {
         let (text, lines) = note.rsplit_once("\n\n").ok_or_else(|| Error::corrupt("it is not a signed note"))?;
         let lines = lines.lines().map(Line::parse).collect::<Result<_, _>>()?;
         Ok(Self { text: format!("{text}\n"), lines })
+    }
+
+    /// The lines that are signatures by these keys and verify, one for each key at
+    /// most. Others (of unknown keys, or false ones) are left out.
+    pub fn signed_by(&self, keys: &[VerifierKey]) -> Vec<Line> {
+        let of = |key: &VerifierKey| {
+            let mut lines = self.lines.iter().filter(|line| line.name == key.name && line.id == key.id);
+            lines.find(|line| key.check(&self.text, line).is_some()).cloned()
+        };
+        keys.iter().filter_map(of).collect()
     }
 
     /// Adds the signatures of `other` that this note has not.

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use custody_proto::Hash;
-use rocksdb::{Direction, IteratorMode};
+use rocksdb::{Direction, IteratorMode, WriteOptions};
 
 use crate::Error;
+use crate::checkpoint::Checkpoint;
 use crate::commit;
 use crate::format::{
     COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs,
 };
 use crate::ledger::{Shared, open_read_only};
-use crate::note::VerifierKey;
+use crate::note::{Note, VerifierKey};
 use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, prove_consistency, root_at};
 
 /// Reads the log. Cheap to clone; sees what is durable and nothing else.
@@ -281,6 +282,36 @@ impl Reader {
         root_at(size, self)
     }
 
+    /// The RFC 6962 consistency proof between two sizes that the log has or had.
+    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Error> {
+        let size = self.head().size;
+        if old > new || new > size {
+            return Err(Error::invalid(format!("the log has {size} records; there is no proof from {old} to {new}")));
+        }
+        prove_consistency(old, new, self)
+    }
+
+    /// Keeps a checkpoint of this log with its cosignatures, durably. One of the same
+    /// size is replaced. Beside the writer this is the only thing that is ever written;
+    /// it touches no row of the writer's, and the database takes writes from any thread.
+    pub fn keep_witnessed(&self, note: &Note) -> Result<(), Error> {
+        let checkpoint = Checkpoint::parse_text(&note.text)?;
+        let ours = checkpoint.origin == self.origin() && self.root_at(checkpoint.size)? == checkpoint.root;
+        if !ours {
+            return Err(Error::invalid("the checkpoint to keep is not one of this log"));
+        }
+        let mut sync = WriteOptions::default();
+        sync.set_sync(true);
+        let family = self.shared.cf(cf::CHECKPOINTS);
+        Ok(self.shared.db.put_cf_opt(family, seq_key(checkpoint.size), note.to_string(), &sync)?)
+    }
+
+    /// The largest kept checkpoint.
+    pub fn newest_witnessed(&self) -> Result<Option<Kept>, Error> {
+        let newest = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::End).next();
+        newest.map(|row| kept(&row?)).transpose()
+    }
+
     /// The kept checkpoints (those that witnesses were asked to cosign) of sizes in a
     /// range, both ends included, smallest first.
     pub fn witnessed(&self, from: u64, to: u64) -> Result<Vec<Kept>, Error> {
@@ -289,34 +320,13 @@ impl Reader {
             self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::From(&key, Direction::Forward));
         let mut out = Vec::new();
         for row in rows {
-            let (key, value) = row?;
-            let size = seq_of_key(&key)?;
-            if size > to {
+            let kept = kept(&row?)?;
+            if kept.size > to {
                 break;
             }
-            let note = String::from_utf8(value.into_vec());
-            let note = note.map_err(|_| Error::corrupt(format!("the kept checkpoint of size {size} is not text")))?;
-            out.push(Kept { size, note });
+            out.push(kept);
         }
         Ok(out)
-    }
-
-    /// The newest of the kept checkpoints.
-    pub fn newest_witnessed(&self) -> Result<Option<Kept>, Error> {
-        let mut rows = self.shared.db.iterator_cf(self.shared.cf(cf::CHECKPOINTS), IteratorMode::End);
-        let Some(row) = rows.next() else { return Ok(None) };
-        let size = seq_of_key(&row?.0)?;
-        Ok(self.witnessed(size, size)?.pop())
-    }
-
-    /// The consistency path between the trees of two sizes; empty if they are the same
-    /// or the first is 0.
-    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Error> {
-        if old > new || new > self.head().size {
-            let size = self.head().size;
-            return Err(Error::invalid(format!("sizes {old} and {new} must rise and not pass the log's, {size}")));
-        }
-        prove_consistency(old, new, self)
     }
 
     /// A tile of the tree (C2SP tlog-tiles): `width` hashes (1 to 256) of `level`,
@@ -362,6 +372,14 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// A row of the kept checkpoints.
+fn kept((key, value): &(Box<[u8]>, Box<[u8]>)) -> Result<Kept, Error> {
+    let size = seq_of_key(key)?;
+    let note = String::from_utf8(value.to_vec());
+    let note = note.map_err(|_| Error::corrupt(format!("the kept checkpoint of size {size} is not text")))?;
+    Ok(Kept { size, note })
 }
 
 impl Nodes for Reader {

@@ -33,6 +33,8 @@ pub mod event {
     pub const HOLD: &str = "custody.log.hold";
     /// Evidence was exported.
     pub const EXPORT: &str = "custody.log.export";
+    /// Something is wrong with the log itself: an alert like any other.
+    pub const ALERT: &str = "security.alert";
 }
 
 /// One value of an attribute.

@@ -223,6 +223,9 @@ mod tests {
             prop_assert_eq!(frontier.root(), by_definition(&memory.leaves));
             let earlier = earlier.min(size);
             prop_assert_eq!(root_at(earlier, &memory).unwrap(), by_definition(&memory.leaves[..earlier as usize]));
+            let proof = prove_consistency(earlier, size, &memory).unwrap().into_iter().map(tlog::Hash).collect();
+            let (new, old) = (tlog::Hash(frontier.root()), tlog::Hash(root_at(earlier, &memory).unwrap()));
+            prop_assert!(tlog::check_tree(&proof, size, new, earlier, old).is_ok());
             let loaded = Frontier::load(size, &memory).unwrap();
             prop_assert_eq!(loaded.root(), frontier.root());
         }

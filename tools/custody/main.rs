@@ -13,6 +13,8 @@ mod source;
 mod sql;
 mod tamper;
 mod verify;
+mod witness;
+mod witnesses;
 
 use std::process::ExitCode;
 
@@ -50,6 +52,7 @@ enum Command {
     #[command(subcommand)]
     Keys(keep::KeysCommand),
     Signer(keep::Signer),
+    Witness(witness::Witness),
     Demo(demo::Demo),
 }
 
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Restore(command) => ("restore", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
+        Command::Witness(command) => ("witness", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {

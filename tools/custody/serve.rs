@@ -14,6 +14,7 @@ use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
 /// Receive OTLP, keep it, and answer questions about it.
@@ -68,6 +69,12 @@ pub struct Serve {
     /// [default: keep everything].
     #[arg(long, value_name = "AGE", value_parser = crate::keep::age)]
     retain: Option<Duration>,
+    /// A C2SP tlog-policy file: witnesses to submit checkpoints to, and how many must cosign.
+    #[arg(long, value_name = "FILE")]
+    witness_policy: Option<PathBuf>,
+    /// How often a new checkpoint is submitted to the witnesses [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    witness_interval: Option<f64>,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -125,17 +132,14 @@ struct File {
     signing_key: Option<PathBuf>,
     signer: Option<PathBuf>,
     retain: Option<String>,
+    witness_policy: Option<PathBuf>,
+    witness_interval: Option<f64>,
 }
 
 impl Serve {
     /// Runs until SIGTERM or Ctrl-C, then finishes what was accepted and signs.
     pub fn run(self) -> Result<(), Failure> {
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into()),
-            )
-            .init();
+        log_to_stderr();
         let settings = self.with_file()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::unable)?;
         let result = runtime.block_on(settings.serve());
@@ -172,6 +176,8 @@ impl Serve {
             signing_key: self.signing_key.or(file.signing_key),
             signer: self.signer.or(file.signer),
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
+            witness_policy: self.witness_policy.or(file.witness_policy),
+            witness_interval: self.witness_interval.or(file.witness_interval),
             config: self.config,
         })
     }
@@ -182,12 +188,15 @@ impl Serve {
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
         only_loopback("--flight-sql", flight_sql)?;
+        let witness_interval = self.witness_interval()?;
         let dir = self.data_dir.clone().unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
         let api = listen("the HTTP API", "--http", http).await?;
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = self.options();
         let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        let witnesses = self.witness_policy.as_deref();
+        let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
@@ -224,8 +233,11 @@ impl Serve {
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
+        let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
         let result = receivers.run(stop).await;
         control::Server::stop(&dir);
+        // What was not submitted by now is, after the next start.
+        witnesses.inspect(|task| task.abort());
         stop_reading.send_replace(true);
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
@@ -246,6 +258,14 @@ impl Serve {
         Options { origin: self.origin.clone(), keys, durability, ..Options::default() }
     }
 
+    fn witness_interval(&self) -> Result<Duration, Failure> {
+        let seconds = self.witness_interval.unwrap_or(60.0);
+        if !(0.01..=86_400.0).contains(&seconds) {
+            return Err(Failure::unable(format!("--witness-interval {seconds} is not between 0.01 and 86400 seconds")));
+        }
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
     fn receivers(&self) -> Result<Config, Failure> {
         let mut config = Config::default();
         config.grpc = self.otlp_grpc.unwrap_or(config.grpc);
@@ -258,7 +278,14 @@ impl Serve {
     }
 }
 
-fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
+/// Log lines go to standard error; CUSTODY_LOG filters them.
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+}
+
+/// Without TLS and authentication, only programs of this machine may ask.
+pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
     if address.ip().is_loopback() {
         return Ok(());
     }
@@ -269,7 +296,7 @@ fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
 }
 
 /// Resolves on SIGTERM or Ctrl-C.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unable)?;
@@ -289,7 +316,8 @@ struct Addresses {
     flight_sql: SocketAddr,
 }
 
-async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Binds an address; the error names the flag.
+pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|e| {
         Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
     })
@@ -316,7 +344,12 @@ fn write_ready_file(
         "http": addresses.http.to_string(), "flight_sql": addresses.flight_sql.to_string(),
         "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
     });
+    replace(path, &format!("{ready}\n"))
+}
+
+/// Writes a small file that others wait for: it is there whole, or not.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let new = path.with_extension("new");
-    let written = std::fs::write(&new, format!("{ready}\n")).and_then(|()| std::fs::rename(&new, path));
-    written.map_err(|e| Failure::unable(format!("--ready-file {} cannot be written: {e}", path.display())))
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|e| Failure::unable(format!("{} cannot be written: {e}", path.display())))
 }

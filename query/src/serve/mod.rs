@@ -38,6 +38,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/events", get(events::answer))
         .route("/checkpoint", get(tiles::checkpoint))
+        .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))

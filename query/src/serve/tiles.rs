@@ -1,9 +1,12 @@
 //! The transparency log over HTTP, as C2SP tlog-tiles has it: `/checkpoint`,
-//! `/tile/<L>/<N>[.p/<W>]` and `/tile/entries/<N>[.p/<W>]`.
+//! `/tile/<L>/<N>[.p/<W>]` and `/tile/entries/<N>[.p/<W>]`. Beside that,
+//! `/checkpoint/witnessed`: the newest checkpoint that enough witnesses cosigned.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use custody_store::Reader;
+use custody_store::note::Note;
 
 use super::{Served, problem};
 
@@ -69,14 +72,39 @@ fn number(text: &str, max: u64) -> Option<u64> {
     (value <= max && value.to_string() == text).then_some(value)
 }
 
-/// The newest signed checkpoint.
+/// The newest signed checkpoint; with cosignatures, if witnesses have this one.
 pub(super) async fn checkpoint(State(served): State<Served>) -> Response {
-    match served.engine.projection().reader().checkpoint() {
+    let reader = served.engine.projection().reader();
+    let note = reader.checkpoint().map(|note| note.map(|note| with_cosignatures(reader, &note).unwrap_or(note)));
+    answer(note, "there is no checkpoint yet")
+}
+
+/// The newest checkpoint that enough witnesses cosigned.
+pub(super) async fn witnessed(State(served): State<Served>) -> Response {
+    let kept = served.engine.projection().reader().newest_witnessed();
+    answer(
+        kept.map(|kept| kept.map(|kept| kept.note)),
+        "no checkpoint has been cosigned by enough witnesses; `custody serve --witness-policy` asks them, and its \
+         log says who refused",
+    )
+}
+
+/// `None` if witnesses have another one, or what is kept is damaged: `custody verify`
+/// says so, and it is no reason to serve no checkpoint.
+fn with_cosignatures(reader: &Reader, newest: &str) -> Option<String> {
+    let kept = Note::parse(&reader.newest_witnessed().ok()??.note).ok()?;
+    let mut note = Note::parse(newest).ok().filter(|note| note.text == kept.text)?;
+    note.merge(kept.lines);
+    Some(note.to_string())
+}
+
+fn answer(note: Result<Option<String>, custody_store::Error>, none: &str) -> Response {
+    match note {
         Ok(Some(note)) => {
             let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "max-age=1")];
             (headers, note).into_response()
         }
-        Ok(None) => problem(StatusCode::NOT_FOUND, "not_found", "there is no checkpoint yet", None),
+        Ok(None) => problem(StatusCode::NOT_FOUND, "not_found", none, None),
         Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string(), None),
     }
 }
