@@ -15,6 +15,7 @@
 //! appended. Where they disagree the log is not opened for writing.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +23,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options as DbOptions,
 };
 
-use crate::checkpoint::{Checkpoint, replace_file};
+use crate::checkpoint::{Checkpoint, replace, replace_file, sync_dir};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
 use crate::keys::{SigningKey, SubmitterSecret};
@@ -167,23 +168,40 @@ fn claim(dir: &Path) -> Result<bool, Error> {
             dir.display()
         ))
     };
-    fs::create_dir_all(dir).map_err(fail)?;
+    make_dir(dir).map_err(fail)?;
     if dir.join("FORMAT").exists() {
         check_format(dir)?;
         let probe = dir.join("FORMAT");
         fs::OpenOptions::new().append(true).open(probe).map_err(fail)?;
         return Ok(false);
     }
+    // A crash while FORMAT is written leaves only FORMAT.new: the directory is still to be made.
     let mut entries = fs::read_dir(dir).map_err(fail)?;
-    if entries.next().is_some() {
+    if entries.any(|entry| !entry.is_ok_and(|e| e.file_name() == "FORMAT.new")) {
         return Err(Error::invalid(format!(
             "{} is not empty and is not a Custody data directory; choose another with --data-dir",
             dir.display()
         )));
     }
     let text = format!("custody log format {FORMAT_VERSION}\n");
-    fs::write(dir.join("FORMAT"), text).map_err(fail)?;
+    replace(&dir.join("FORMAT"), text.as_bytes(), 0o666).map_err(fail)?;
     Ok(true)
+}
+
+/// Makes a directory and those above it. What is made is durable: else a power cut
+/// could take the directory, with acknowledged records in it.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = dir.parent().unwrap_or(Path::new(""));
+    if !above.as_os_str().is_empty() {
+        make_dir(above)?;
+    }
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_dir(above)),
+    }
 }
 
 fn check_format(dir: &Path) -> Result<(), Error> {
