@@ -4,8 +4,7 @@
 //! ecosystem uses (`PRIVATE+KEY+name+id+base64`), so that its tools read it.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -13,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Error;
-use crate::checkpoint::key_id;
+use crate::checkpoint::{key_id, replace};
 use crate::commit::random;
 
 /// The algorithm byte of Ed25519 in keys and key ids (C2SP signed-note).
@@ -107,18 +106,12 @@ impl SubmitterSecret {
     }
 }
 
-/// Writes a file that only its owner may read, durably, in a directory that
-/// only its owner may enter.
+/// Writes a file that only its owner may read, durably and whole or not at all, in
+/// a directory that only its owner may enter.
 fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let fail = |e: std::io::Error| Error::invalid(format!("{} cannot be written: {e}", path.display()));
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.sync_all().map_err(fail)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir).and_then(|d| d.sync_all()).map_err(fail),
-        None => Ok(()),
-    }
+    replace(path, bytes, 0o600).map_err(fail)
 }
