@@ -25,18 +25,27 @@ pub(crate) struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads the key, or makes one for this origin when there is none.
-    pub(crate) fn open(path: &Path, origin: &str) -> Result<Self, Error> {
-        if !path.exists() {
-            let mut seed = [0; 32];
-            random(&mut seed);
-            let key = Self::from_seed(origin, &seed)?;
-            let secret = STANDARD.encode([&[ED25519][..], &seed].concat());
-            let text = format!("PRIVATE+KEY+{origin}+{:08x}+{secret}\n", key.id());
-            write_secret(path, text.as_bytes())?;
+    /// Reads the key, or makes one for this origin when there is none and the log is new.
+    pub(crate) fn open(path: &Path, origin: &str, new: bool) -> Result<Self, Error> {
+        if let Some(key) = Self::read(path)? {
+            return Ok(key);
         }
-        let text = fs::read_to_string(path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-        Self::parse(text.trim()).ok_or_else(|| {
+        if !new {
+            return Err(missing(path));
+        }
+        let mut seed = [0; 32];
+        random(&mut seed);
+        let key = Self::from_seed(origin, &seed)?;
+        let secret = STANDARD.encode([&[ED25519][..], &seed].concat());
+        let text = format!("PRIVATE+KEY+{origin}+{:08x}+{secret}\n", key.id());
+        write_secret(path, text.as_bytes())?;
+        Ok(key)
+    }
+
+    /// Reads the key, if there is one.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let Some(text) = read_secret(path)? else { return Ok(None) };
+        Self::parse(text.trim()).map(Some).ok_or_else(|| {
             Error::invalid(format!("{} is not an Ed25519 note signer key (PRIVATE+KEY+...)", path.display()))
         })
     }
@@ -84,13 +93,17 @@ impl SigningKey {
 pub(crate) struct SubmitterSecret([u8; 32]);
 
 impl SubmitterSecret {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        if !path.exists() {
+    /// Reads the secret, or makes one when there is none and the log is new.
+    pub(crate) fn open(path: &Path, new: bool) -> Result<Self, Error> {
+        let Some(text) = read_secret(path)? else {
+            if !new {
+                return Err(missing(path));
+            }
             let mut secret = [0; 32];
             random(&mut secret);
             write_secret(path, format!("{}\n", const_hex::encode(secret)).as_bytes())?;
-        }
-        let text = fs::read_to_string(path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+            return Ok(Self(secret));
+        };
         let mut secret = [0; 32];
         const_hex::decode_to_slice(text.trim(), &mut secret)
             .map_err(|_| Error::invalid(format!("{} does not hold 64 hexadecimal digits", path.display())))?;
@@ -104,6 +117,19 @@ impl SubmitterSecret {
         id.copy_from_slice(&hash.as_bytes()[..16]);
         id
     }
+}
+
+fn read_secret(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::invalid(format!("{} cannot be read: {e}", path.display()))),
+    }
+}
+
+/// Another key in its place would be another log.
+pub(crate) fn missing(path: &Path) -> Error {
+    Error::invalid(format!("{} is missing, but the log has records; restore it from a copy", path.display()))
 }
 
 /// Writes a file that only its owner may read, durably and whole or not at all, in

@@ -26,7 +26,7 @@ use rocksdb::{
 use crate::checkpoint::{Checkpoint, replace, replace_file, sync_dir};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
-use crate::keys::{SigningKey, SubmitterSecret};
+use crate::keys::{self, SigningKey, SubmitterSecret};
 use crate::reader::Reader;
 use crate::tree::{Frontier, root_at};
 use crate::writer::Writer;
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) vkey: String,
     state: Mutex<Published>,
     changed: Condvar,
+    /// Holds the directory for the one that writes. Dropped after the database.
+    _lock: Option<fs::File>,
 }
 
 /// What readers may see.
@@ -101,26 +103,21 @@ impl Shared {
 /// Opens a data directory for writing, or makes a new one. Only one process can
 /// have it open so; any number may read beside it.
 pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
-    let fresh = claim(dir)?;
+    let lock = claim(dir)?;
+    examine(dir)?;
     let db = open_db(dir, false)?;
-    let origin = settle_origin(&db, &options, fresh)?;
-    let key = SigningKey::open(&dir.join("keys/log.key"), &origin)?;
-    if key.name() != origin {
-        return Err(Error::invalid(format!(
-            "keys/log.key signs for {}, but the log's origin is {origin}; put the log's own key there",
-            key.name()
-        )));
-    }
-    let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"))?;
-    let vkey = key.vkey();
-    if fs::read_to_string(dir.join("log.vkey")).ok().as_deref() != Some(&format!("{vkey}\n")) {
-        replace_file(&dir.join("log.vkey"), format!("{vkey}\n").as_bytes())?;
-    }
-    let shared = share(db, dir, origin, vkey)?;
+    let origin = settle_origin(&db, &options)?;
+    let new = read_head(&db)? == Head::EMPTY;
+    let key = SigningKey::open(&key_path(dir), &origin, new)?;
+    let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"), new)?;
+    let shared = share(db, dir, origin, key.vkey(), Some(lock))?;
     let reader = Reader::new(Arc::clone(&shared));
-    check_tail(&reader)?;
+    let signed = check(&reader, &key)?;
     let frontier = Frontier::load(shared.head().size, &reader)?;
-    let signed = check_checkpoint(&reader)?;
+    let vkey = format!("{}\n", shared.vkey);
+    if fs::read_to_string(dir.join("log.vkey")).ok().as_deref() != Some(&vkey) {
+        replace_file(&dir.join("log.vkey"), vkey.as_bytes())?;
+    }
     let mut writer = Writer::new(shared, frontier, key, secret, options.clock, signed, &reader)?;
     if writer.head_size() == 0 {
         writer.append_genesis()?;
@@ -129,39 +126,81 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     Ok((writer, reader))
 }
 
+/// Looks at a log before it is opened for writing. That changes files: RocksDB
+/// drops what it cannot replay, and with it the evidence of what happened. A log
+/// that lost what was signed stays as it was found.
+fn examine(dir: &Path) -> Result<(), Error> {
+    let note = read_checkpoint(dir)?;
+    let Some(key) = SigningKey::read(&key_path(dir))? else {
+        // The key is made when the database has its origin and before the first record.
+        return note.map_or(Ok(()), |_| Err(keys::missing(&key_path(dir))));
+    };
+    if !dir.join("log/CURRENT").exists() {
+        return Err(lost(note.as_deref()));
+    }
+    let db = open_db(dir, true)?;
+    let origin = read_origin(&db)?.ok_or_else(|| lost(note.as_deref()))?;
+    let shared = share(db, dir, origin, key.vkey(), None)?;
+    check(&Reader::new(shared), &key).map(drop)
+}
+
+fn key_path(dir: &Path) -> PathBuf {
+    dir.join("keys/log.key")
+}
+
+/// The database is empty or gone, but there was a log.
+fn lost(note: Option<&str>) -> Error {
+    let signed = note.and_then(|note| Checkpoint::parse_unverified(note).ok());
+    let signed = signed.map_or("the log has a key".into(), |c| format!("the checkpoint covers {} records", c.size));
+    Error::corrupt(format!("{signed}, but the database log/ is empty or gone; restore the directory from a copy"))
+}
+
+/// The log's key, tail and checkpoint must fit each other. Gives the signed size.
+fn check(reader: &Reader, key: &SigningKey) -> Result<u64, Error> {
+    let origin = reader.origin();
+    if key.name() != origin {
+        return Err(Error::invalid(format!(
+            "keys/log.key signs for {}, but the log's origin is {origin}; put the log's own key there",
+            key.name()
+        )));
+    }
+    check_tail(reader)?;
+    check_checkpoint(reader)
+}
+
 /// Opens a data directory only for reading: beside a running server, or a copy.
 pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     check_format(dir)?;
     let note = read_checkpoint(dir)?;
     let db = open_db(dir, true)?;
-    let origin = read_origin(&db)?.ok_or_else(|| Error::corrupt("the log has no origin"))?;
+    let origin = read_origin(&db)?.ok_or_else(|| lost(note.as_deref()))?;
     let vkey = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default().trim().to_owned();
-    let shared = share(db, dir, origin, vkey)?;
+    let shared = share(db, dir, origin, vkey, None)?;
     if let Some(note) = note {
         shared.publish_checkpoint(&note);
     }
     Ok(shared)
 }
 
-fn share(db: DB, dir: &Path, origin: String, vkey: String) -> Result<Arc<Shared>, Error> {
-    let shared = Shared {
-        db,
-        dir: dir.to_owned(),
-        origin,
-        vkey,
-        state: Mutex::new(Published { head: Head::EMPTY, checkpoint: None }),
-        changed: Condvar::new(),
-    };
-    let head = match shared.db.get_cf(shared.cf(cf::META), meta::HEAD)? {
-        Some(bytes) => Head::decode(&bytes).ok_or_else(|| Error::corrupt("the log's head is not readable"))?,
-        None => Head::EMPTY,
-    };
-    shared.publish_head(head);
-    Ok(Arc::new(shared))
+fn share(db: DB, dir: &Path, origin: String, vkey: String, lock: Option<fs::File>) -> Result<Arc<Shared>, Error> {
+    let head = read_head(&db)?;
+    let state = Mutex::new(Published { head, checkpoint: None });
+    Ok(Arc::new(Shared { db, dir: dir.to_owned(), origin, vkey, state, changed: Condvar::new(), _lock: lock }))
 }
 
-/// Makes the directory a data directory, or checks that it is one. True if it is new.
-fn claim(dir: &Path) -> Result<bool, Error> {
+fn read_head(db: &DB) -> Result<Head, Error> {
+    match db.get_cf(meta_family(db)?, meta::HEAD)? {
+        Some(bytes) => Head::decode(&bytes).ok_or_else(|| Error::corrupt("the log's head is not readable")),
+        None => Ok(Head::EMPTY),
+    }
+}
+
+fn meta_family(db: &DB) -> Result<&ColumnFamily, Error> {
+    db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))
+}
+
+/// Makes the directory a data directory, or checks that it is one, and locks it.
+fn claim(dir: &Path) -> Result<fs::File, Error> {
     let fail = |e: std::io::Error| {
         Error::invalid(format!(
             "the data directory {} cannot be written: {e}; choose another with --data-dir",
@@ -169,11 +208,16 @@ fn claim(dir: &Path) -> Result<bool, Error> {
         ))
     };
     make_dir(dir).map_err(fail)?;
+    let lock = fs::File::open(dir).map_err(fail)?;
+    lock.try_lock().map_err(|e| match e {
+        fs::TryLockError::WouldBlock => in_use(dir),
+        fs::TryLockError::Error(e) => fail(e),
+    })?;
     if dir.join("FORMAT").exists() {
         check_format(dir)?;
         let probe = dir.join("FORMAT");
         fs::OpenOptions::new().append(true).open(probe).map_err(fail)?;
-        return Ok(false);
+        return Ok(lock);
     }
     // A crash while FORMAT is written leaves only FORMAT.new: the directory is still to be made.
     let mut entries = fs::read_dir(dir).map_err(fail)?;
@@ -185,7 +229,14 @@ fn claim(dir: &Path) -> Result<bool, Error> {
     }
     let text = format!("custody log format {FORMAT_VERSION}\n");
     replace(&dir.join("FORMAT"), text.as_bytes(), 0o666).map_err(fail)?;
-    Ok(true)
+    Ok(lock)
+}
+
+fn in_use(dir: &Path) -> Error {
+    Error::unavailable(format!(
+        "the data directory {} is in use by another process; stop that one, or choose another with --data-dir",
+        dir.display()
+    ))
 }
 
 /// Makes a directory and those above it. What is made is durable: else a power cut
@@ -231,15 +282,14 @@ fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
         DB::open_cf_descriptors(&options, &path, families)
     };
     opened.map_err(|e| {
-        let text = e.to_string();
+        let text = e.to_string().replace('\n', " ");
         if text.contains("lock") && !read_only {
-            Error::unavailable(format!(
-                "the data directory {} is in use by another process; stop that one, or choose another with --data-dir",
-                dir.display()
-            ))
-        } else {
-            Error::corrupt(format!("the log in {} cannot be opened: {text}", dir.display()))
+            return in_use(dir);
         }
+        Error::corrupt(format!(
+            "the log in {} cannot be opened: {text}; restore the directory from a copy",
+            dir.display()
+        ))
     })
 }
 
@@ -273,7 +323,7 @@ fn family_options(name: &str, cache: &Cache) -> DbOptions {
 }
 
 fn read_origin(db: &DB) -> Result<Option<String>, Error> {
-    let family = db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))?;
+    let family = meta_family(db)?;
     if let Some(version) = db.get_cf(family, meta::FORMAT)?
         && version != [FORMAT_VERSION]
     {
@@ -283,7 +333,7 @@ fn read_origin(db: &DB) -> Result<Option<String>, Error> {
     origin.map(|o| String::from_utf8(o).map_err(|_| Error::corrupt("the log's origin is not text"))).transpose()
 }
 
-fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Error> {
+fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
     if let Some(origin) = read_origin(db)? {
         return match &options.origin {
             Some(asked) if *asked != origin => Err(Error::invalid(format!(
@@ -292,8 +342,7 @@ fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Erro
             _ => Ok(origin),
         };
     }
-    let head = db.cf_handle(cf::META).map(|family| db.get_cf(family, meta::HEAD)).transpose()?.flatten();
-    if !fresh && head.is_some() {
+    if read_head(db)? != Head::EMPTY {
         return Err(Error::corrupt("the log has records but no origin"));
     }
     let origin = options.origin.clone().unwrap_or_else(random_origin);
@@ -302,7 +351,7 @@ fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Erro
             "an origin is a URL without its scheme, such as logs.example.com/agents, with no space and no +",
         ));
     }
-    let family = db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))?;
+    let family = meta_family(db)?;
     let mut sync = rocksdb::WriteOptions::default();
     sync.set_sync(true);
     let mut batch = rocksdb::WriteBatch::default();
@@ -354,9 +403,12 @@ fn check_tail(reader: &Reader) -> Result<(), Error> {
 /// The log must hold what was signed. Gives the signed size.
 fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
     let shared = reader.shared();
-    let Some(note) = read_checkpoint(&shared.dir)? else { return Ok(0) };
-    let checkpoint = Checkpoint::verify(&note, &shared.vkey)?;
     let size = shared.head().size;
+    let Some(note) = read_checkpoint(&shared.dir)? else {
+        // The genesis record is signed before anything else is appended.
+        return if size <= 1 { Ok(0) } else { Err(unsigned(size)) };
+    };
+    let checkpoint = Checkpoint::verify(&note, &shared.vkey)?;
     if checkpoint.size > size {
         return Err(Error::corrupt(format!(
             "the signed checkpoint covers {} records but the log holds {size}: it was rolled back or lost its tail; \
@@ -371,4 +423,11 @@ fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
     }
     shared.publish_checkpoint(&note);
     Ok(checkpoint.size)
+}
+
+fn unsigned(size: u64) -> Error {
+    Error::corrupt(format!(
+        "the checkpoint is missing, though the log holds {size} records: it cannot be told whether more were signed; \
+         restore the file checkpoint from a copy"
+    ))
 }

@@ -9,6 +9,8 @@
 mod check;
 #[path = "faults/child.rs"]
 mod child;
+#[path = "faults/damage.rs"]
+mod damage;
 #[path = "faults/inject.rs"]
 mod inject;
 #[path = "faults/stream.rs"]
