@@ -56,7 +56,18 @@ pub(crate) struct Shared {
     state: Mutex<Published>,
     changed: Condvar,
     /// Holds the directory for the one that writes. Dropped after the database.
-    _lock: Option<fs::File>,
+    _lock: Option<Lock>,
+}
+
+/// The lock on a data directory. Let go by name: a child process that is just being
+/// started has the file as well, until it runs its own program.
+pub(crate) struct Lock(fs::File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What fails here the end of the process does.
+        let _ = self.0.unlock();
+    }
 }
 
 /// What readers may see.
@@ -182,7 +193,7 @@ pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     Ok(shared)
 }
 
-fn share(db: DB, dir: &Path, origin: String, vkey: String, lock: Option<fs::File>) -> Result<Arc<Shared>, Error> {
+fn share(db: DB, dir: &Path, origin: String, vkey: String, lock: Option<Lock>) -> Result<Arc<Shared>, Error> {
     let head = read_head(&db)?;
     let state = Mutex::new(Published { head, checkpoint: None });
     Ok(Arc::new(Shared { db, dir: dir.to_owned(), origin, vkey, state, changed: Condvar::new(), _lock: lock }))
@@ -200,7 +211,7 @@ fn meta_family(db: &DB) -> Result<&ColumnFamily, Error> {
 }
 
 /// Makes the directory a data directory, or checks that it is one, and locks it.
-fn claim(dir: &Path) -> Result<fs::File, Error> {
+fn claim(dir: &Path) -> Result<Lock, Error> {
     let fail = |e: std::io::Error| {
         Error::invalid(format!(
             "the data directory {} cannot be written: {e}; choose another with --data-dir",
@@ -213,6 +224,7 @@ fn claim(dir: &Path) -> Result<fs::File, Error> {
         fs::TryLockError::WouldBlock => in_use(dir),
         fs::TryLockError::Error(e) => fail(e),
     })?;
+    let lock = Lock(lock);
     if dir.join("FORMAT").exists() {
         check_format(dir)?;
         let probe = dir.join("FORMAT");
