@@ -30,7 +30,7 @@ use crate::keys::{self, SigningKey, SubmitterSecret};
 use crate::reader::Reader;
 use crate::tree::{Frontier, root_at};
 use crate::writer::Writer;
-use crate::{Clock, Error, SystemClock};
+use crate::{Clock, Error, SystemClock, wal};
 
 /// How to open a log.
 pub struct Options {
@@ -285,6 +285,7 @@ fn check_format(dir: &Path) -> Result<(), Error> {
 
 fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
     let path = dir.join("log");
+    wal::check(&path)?;
     let cache = Cache::new_lru_cache(64 << 20);
     let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
     let options = db_options();

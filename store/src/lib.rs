@@ -17,6 +17,7 @@ pub mod tree;
 #[cfg(test)]
 mod vectors;
 pub mod verify;
+mod wal;
 mod writer;
 
 pub use checkpoint::Checkpoint;

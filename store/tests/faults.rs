@@ -11,8 +11,12 @@ mod check;
 mod child;
 #[path = "faults/damage.rs"]
 mod damage;
+#[path = "faults/deaths.rs"]
+mod deaths;
 #[path = "faults/inject.rs"]
 mod inject;
+#[path = "faults/power.rs"]
+mod power;
 #[path = "faults/stream.rs"]
 mod stream;
 
@@ -35,12 +39,12 @@ const FAULTS: [&str; 9] = ["kill", "torn", "after", "cut", "eio", "eio-once", "e
 fn plan(shim: &Path, seed: u64, folder: &Path) -> Vec<Fault> {
     let dry = folder.join("dry");
     assert!(inject::child(shim, &dry, &format!("{seed} 0"), Fault::NONE, seed).ended, "seed {seed}");
-    let (boundaries, syncs) = counts(&dry);
+    let counts = counts(&dry);
     let mut draws = Draws::new(!seed);
     let lives = 1 + draws.below(3);
     let fault = |life| {
         let name = FAULTS[(seed + 2 * life) as usize % FAULTS.len()];
-        let range = if name == "fsync-eio-once" { syncs } else { boundaries };
+        let range = if name == "fsync-eio-once" { counts.syncs } else { counts.boundaries };
         // Half of the later lives end while they recover.
         let range = if life > 0 && draws.below(2) == 0 { range.min(40) } else { range };
         Fault { name, at: 1 + draws.below(range) }
@@ -55,9 +59,7 @@ fn live(shim: &Path, seed: u64, folder: &Path, faults: &[Fault]) {
     let mut promised = Promised::default();
     for (life, fault) in (0..).zip(faults) {
         let said = inject::child(shim, &disk, &format!("{seed} {life}"), *fault, seed + life);
-        promised.acks.extend(said.acks);
-        promised.checkpoints.extend(said.checkpoints);
-        promised.read_checkpoint(&dir);
+        promised.take(said, &dir);
     }
     check(&dir, &promised, &Stream::requests(seed, faults.len() as u64));
 }

@@ -9,6 +9,7 @@ use custody_store::verify::{Verdict, verify};
 use custody_store::{Checkpoint, Options, Reader, Writer, open};
 use sha2::{Digest as _, Sha256};
 
+use crate::inject::Said;
 use crate::stream::Request;
 
 /// All that a log holds.
@@ -79,11 +80,17 @@ pub struct Promised {
 }
 
 impl Promised {
-    /// Whoever reads the file `checkpoint` has seen what is in it.
-    pub fn read_checkpoint(&mut self, dir: &Path) {
-        let Ok(note) = std::fs::read_to_string(dir.join("checkpoint")) else { return };
-        let checkpoint = Checkpoint::parse_unverified(&note).unwrap();
-        self.checkpoints.insert((checkpoint.size, const_hex::encode(checkpoint.root)));
+    /// Takes up what a child said, and the file it left: whoever reads it has seen it.
+    /// One size has one root, whoever signed it and whenever.
+    pub fn take(&mut self, said: Said, dir: &Path) {
+        self.acks.extend(said.acks);
+        self.checkpoints.extend(said.checkpoints);
+        if let Ok(note) = std::fs::read_to_string(dir.join("checkpoint")) {
+            let checkpoint = Checkpoint::parse_unverified(&note).unwrap();
+            self.checkpoints.insert((checkpoint.size, const_hex::encode(checkpoint.root)));
+        }
+        let sizes: HashSet<u64> = self.checkpoints.iter().map(|(size, _)| *size).collect();
+        assert_eq!(sizes.len(), self.checkpoints.len(), "two roots for one size: {:?}", self.checkpoints);
     }
 }
 

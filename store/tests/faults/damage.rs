@@ -146,6 +146,25 @@ fn a_lost_or_shortened_write_ahead_log_is_found_and_left_as_it_is() {
     }
 }
 
+/// RocksDB's reader never ends at such a frame (facebook/rocksdb#13333).
+#[test]
+fn one_bit_that_makes_a_record_look_recycled_is_named_and_does_not_hang() {
+    let log = Original::new();
+    let words = ["is damaged at byte", "restore", "truncate -s"];
+    let flip = |path: &Path| {
+        edit(path, |v| {
+            let second = 7 + usize::from(u16::from_le_bytes([v[4], v[5]]));
+            assert!(matches!(v[second + 6], 1 | 2), "a record begins here");
+            v[second + 6] |= 4;
+        });
+    };
+    log.refused("the type of a record in the write-ahead log", &words, |dir| flip(files(dir, "log").last().unwrap()));
+    log.refused("the type of a record in the MANIFEST", &words, |dir| {
+        let current = fs::read_to_string(dir.join("log/CURRENT")).unwrap();
+        flip(&dir.join("log").join(current.trim()));
+    });
+}
+
 #[test]
 fn a_log_that_lost_all_its_records_is_not_begun_anew() {
     let dir = tempfile::tempdir().unwrap();

@@ -16,7 +16,8 @@
  *                   gone, as when a kernel drops the pages that it could not write
  *   slow            every sync takes 20 ms longer
  *
- * At exit the counts are written to CUSTODY_FAULT_REPORT: boundaries, syncs.
+ * At exit the counts are written to CUSTODY_FAULT_REPORT: boundaries, syncs, and
+ * the numbers of the boundaries that put a new `checkpoint` in place.
  * One lock is held over every call, so that after the fault nothing more happens.
  */
 #define _GNU_SOURCE
@@ -47,6 +48,10 @@ static char root[PATH_MAX];
 static long at, boundaries, syncs, undo_names;
 static unsigned long long seed;
 
+/* Boundaries at which a checkpoint was put in place. */
+static long signings[FILES_MAX];
+static int signings_len;
+
 /* What of each file survives a power cut. */
 static struct file { dev_t dev; ino_t ino; off_t synced; int fd; } files[FILES_MAX];
 static int files_len;
@@ -71,7 +76,8 @@ __attribute__((destructor)) static void finish(void) {
     const char *report = getenv("CUSTODY_FAULT_REPORT");
     FILE *file = report ? fopen(report, "w") : 0;
     if (!file) return;
-    fprintf(file, "%ld %ld\n", boundaries, syncs);
+    fprintf(file, "%ld %ld", boundaries, syncs);
+    for (int i = 0; i < signings_len; i++) fprintf(file, " %ld", signings[i]);
     fclose(file);
 }
 
@@ -363,11 +369,16 @@ int fallocate64(int fd, int how, off64_t offset, off64_t size) {
     CALLS(GROWS, file_of(fd), real(fd, how, offset, size))
 }
 
+static int renamed(const char *to, int result) {
+    if (!strcmp(strrchr(to, '/'), "/checkpoint") && signings_len < FILES_MAX) signings[signings_len++] = boundaries;
+    return result;
+}
+
 int rename(const char *from, const char *to) {
     REAL(rename);
     char a[PATH_MAX], b[PATH_MAX];
     if (!resolve(AT_FDCWD, from, a) || !resolve(AT_FDCWD, to, b)) return real(from, to);
-    CALLS(NAMES, note(b, a, 0), real(from, to))
+    CALLS(NAMES, note(b, a, 0), renamed(b, real(from, to)))
 }
 
 int unlink(const char *path) {

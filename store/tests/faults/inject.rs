@@ -23,8 +23,8 @@ pub struct Said {
     pub acks: Vec<u64>,
     /// Sizes and roots of checkpoints that were published.
     pub checkpoints: Vec<(u64, String)>,
-    /// Everything, for a failure's report.
-    pub text: String,
+    /// Writes that failed, and why.
+    pub failures: Vec<String>,
     /// It ran to its end.
     pub ended: bool,
 }
@@ -75,29 +75,36 @@ pub fn child(shim: &Path, disk: &Path, task: &str, fault: Fault, seed: u64) -> S
     let stderr = String::from_utf8_lossy(&output.stderr);
     let killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
     assert!(killed || output.status.success(), "{fault:?} {task}: {}\n{text}\n{stderr}", output.status);
-    said(text, !killed)
+    said(&text, !killed)
 }
 
 fn report(disk: &Path) -> PathBuf {
     disk.with_extension("report")
 }
 
-/// How many boundaries and how many syncs the last child had that ran to its end.
-pub fn counts(disk: &Path) -> (u64, u64) {
-    let text = fs::read_to_string(report(disk)).unwrap();
-    let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
+/// What the last child counted that ran to its end.
+pub struct Counts {
+    pub boundaries: u64,
+    pub syncs: u64,
+    /// The boundaries that put a new checkpoint in place.
+    pub signings: Vec<u64>,
 }
 
-fn said(text: String, ended: bool) -> Said {
+pub fn counts(disk: &Path) -> Counts {
+    let text = fs::read_to_string(report(disk)).unwrap();
+    let numbers: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    Counts { boundaries: numbers[0], syncs: numbers[1], signings: numbers[2..].to_vec() }
+}
+
+fn said(text: &str, ended: bool) -> Said {
     let mut said = Said { ended, ..Said::default() };
     for line in text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n')) {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["ack", id] => said.acks.push(id.parse().unwrap()),
             ["ckpt", size, root] => said.checkpoints.push((size.parse().unwrap(), root.into())),
+            ["failed:", ..] => said.failures.push(line.into()),
             _ => {}
         }
     }
-    said.text = text;
     said
 }
