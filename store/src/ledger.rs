@@ -149,7 +149,7 @@ fn examine(dir: &Path) -> Result<(), Error> {
     if !dir.join("log/CURRENT").exists() {
         return Err(lost(note.as_deref()));
     }
-    let db = open_db(dir, true)?;
+    let db = open_db_to_read(dir)?;
     let origin = read_origin(&db)?.ok_or_else(|| lost(note.as_deref()))?;
     let shared = share(db, dir, origin, key.vkey(), None)?;
     check(&Reader::new(shared), &key).map(drop)
@@ -183,7 +183,7 @@ fn check(reader: &Reader, key: &SigningKey) -> Result<u64, Error> {
 pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     check_format(dir)?;
     let note = read_checkpoint(dir)?;
-    let db = open_db(dir, true)?;
+    let db = open_db_to_read(dir)?;
     let origin = read_origin(&db)?.ok_or_else(|| lost(note.as_deref()))?;
     let vkey = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default().trim().to_owned();
     let shared = share(db, dir, origin, vkey, None)?;
@@ -281,6 +281,29 @@ fn check_format(dir: &Path) -> Result<(), Error> {
         ))),
         None => Err(Error::invalid(format!("{} does not name a Custody log format", path.display()))),
     }
+}
+
+/// How often a read beside a running server is begun again.
+const READ_TRIES: u32 = 20;
+
+/// Opens the database for reading. A server that writes it meanwhile removes files
+/// that it no longer needs: what it removed was no damage if its MANIFEST has grown.
+fn open_db_to_read(dir: &Path) -> Result<DB, Error> {
+    for _ in 1..READ_TRIES {
+        let before = manifest(dir);
+        match open_db(dir, true) {
+            Err(_) if manifest(dir) != before => {}
+            result => return result,
+        }
+    }
+    open_db(dir, true)
+}
+
+/// The name and length of the MANIFEST in use.
+fn manifest(dir: &Path) -> Option<(String, u64)> {
+    let name = fs::read_to_string(dir.join("log/CURRENT")).ok()?;
+    let len = fs::metadata(dir.join("log").join(name.trim())).ok()?.len();
+    Some((name, len))
 }
 
 fn open_db(dir: &Path, read_only: bool) -> Result<DB, Error> {
