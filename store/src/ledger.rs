@@ -12,7 +12,8 @@
 //! Recovery is the normal way of opening: RocksDB replays its write-ahead log up
 //! to the first torn record (nothing after it was acknowledged), and the tail is
 //! then checked against head, chain, tree and checkpoint before anything is
-//! appended. Where they disagree the log is not opened for writing.
+//! appended. Where they disagree the log is not opened for writing; and as opening
+//! for writing drops what cannot be replayed, all this is looked at for reading first.
 
 use std::fs;
 use std::io;
