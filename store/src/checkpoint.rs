@@ -1,7 +1,8 @@
 //! Checkpoints: C2SP tlog-checkpoints, signed as C2SP signed notes.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -74,17 +75,25 @@ impl Checkpoint {
 /// Replaces a small file so that after a crash either the old or the new one is
 /// there, whole.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let fail = |e: std::io::Error| Error::fatal(format!("{} cannot be written: {e}", path.display()));
+    replace(path, bytes, 0o666).map_err(|e| Error::fatal(format!("{} cannot be written: {e}", path.display())))
+}
+
+/// [`replace_file`], with the rights that the file is made with.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+    file.write_all(bytes)?;
     // A crash before this leaves the old file and a partial new one, which is overwritten next time.
-    file.sync_all().map_err(fail)?;
-    fs::rename(&new, path).map_err(fail)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir).and_then(|d| d.sync_all()).map_err(fail),
-        None => Ok(()),
-    }
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    // The directory above a relative path of one word.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

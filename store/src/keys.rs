@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Error;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, replace};
 use crate::commit::random;
 use crate::note::{Algorithm, Line, Note, VerifierKey};
 
@@ -171,13 +171,10 @@ impl SigningKeys {
     pub(crate) fn open(source: &KeySource, dir: &Path, origin: &str, fresh: bool) -> Result<Self, Error> {
         match source {
             KeySource::Directory => {
-                let path = dir.join("keys/log.key");
+                let path = in_directory(dir);
                 if !path.exists() {
                     if !fresh {
-                        return Err(Error::invalid(format!(
-                            "{} is missing, so nothing new can be signed; put the key back, or name it with --signing-key",
-                            path.display()
-                        )));
+                        return Err(missing(&path));
                     }
                     write_secret(&path, Self::generate(origin)?.1.as_bytes())?;
                 }
@@ -297,10 +294,7 @@ impl SubmitterSecret {
     /// another: its submitters' counters would begin again.
     pub(crate) fn open(path: &Path, fresh: bool) -> Result<Self, Error> {
         if !path.exists() && !fresh {
-            return Err(Error::invalid(format!(
-                "{} is missing, so the log's submitters cannot be told apart; put it back from a backup",
-                path.display()
-            )));
+            return Err(missing(path));
         }
         if !path.exists() {
             let mut secret = [0; 32];
@@ -323,21 +317,25 @@ impl SubmitterSecret {
     }
 }
 
-/// Writes a file that only its owner may read, durably, in a directory that
-/// only its owner may enter. The file must not be there yet.
+/// Writes a file that only its owner may read, durably and whole or not at all, in a
+/// directory that only its owner may enter.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let fail = |e: std::io::Error| Error::invalid(format!("{} cannot be written: {e}", path.display()));
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     if let Some(dir) = dir {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.sync_all().map_err(fail)?;
-    match dir {
-        Some(dir) => fs::File::open(dir).and_then(|d| d.sync_all()).map_err(fail),
-        None => Ok(()),
-    }
+    replace(path, bytes, 0o600).map_err(fail)
+}
+
+/// Where a data directory keeps its log's keys.
+pub(crate) fn in_directory(dir: &Path) -> PathBuf {
+    dir.join("keys/log.key")
+}
+
+/// Another key in its place would be another log.
+pub(crate) fn missing(path: &Path) -> Error {
+    Error::invalid(format!("{} is missing, but the log has records; restore it from a copy", path.display()))
 }
 
 #[cfg(test)]

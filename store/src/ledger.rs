@@ -12,9 +12,11 @@
 //! Recovery is the normal way of opening: RocksDB replays its write-ahead log up
 //! to the first torn record (nothing after it was acknowledged), and the tail is
 //! then checked against head, chain, tree and checkpoint before anything is
-//! appended. Where they disagree the log is not opened for writing.
+//! appended. Where they disagree the log is not opened for writing; and as opening
+//! for writing drops what cannot be replayed, all this is looked at for reading first.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -22,15 +24,15 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options as DbOptions,
 };
 
-use crate::checkpoint::{Checkpoint, replace_file};
+use crate::checkpoint::{Checkpoint, replace, replace_file, sync_dir};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
-use crate::keys::{KeySource, SigningKeys, SubmitterSecret};
+use crate::keys::{self, KeySource, SigningKeys, SubmitterSecret};
 use crate::note::VerifierKey;
 use crate::reader::Reader;
 use crate::tree::{Frontier, root_at};
 use crate::writer::{Parts, Writer};
-use crate::{Clock, Error, SystemClock, rotate};
+use crate::{Clock, Error, ErrorKind, SystemClock, rotate, wal};
 
 /// How to open a log.
 pub struct Options {
@@ -83,6 +85,19 @@ pub(crate) struct Shared {
     pub(crate) origin: String,
     state: Mutex<Published>,
     changed: Condvar,
+    /// Holds the directory for the one that writes. Dropped after the database.
+    _lock: Option<Lock>,
+}
+
+/// The lock on a data directory. Let go by name: a child process that is just being
+/// started has the file as well, until it runs its own program.
+pub(crate) struct Lock(fs::File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What fails here the end of the process does.
+        let _ = self.0.unlock();
+    }
 }
 
 /// What readers may see.
@@ -139,20 +154,20 @@ impl Shared {
 /// Opens a data directory for writing, or makes a new one. Only one process can
 /// have it open so; any number may read beside it.
 pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
-    let fresh = claim(dir)?;
+    let lock = claim(dir)?;
+    examine(dir, &options.keys)?;
     let db = open_db(dir, false, options.compression)?;
-    let origin = settle_origin(&db, &options, fresh)?;
-    let shared = share(db, dir, origin, vec![])?;
-    let fresh = shared.head().size == 0;
+    let origin = settle_origin(&db, &options)?;
+    let fresh = read_head(&db)? == Head::EMPTY;
+    let shared = share(db, dir, origin, vec![], Some(lock))?;
     rotate::finish(&shared)?;
     let keys = SigningKeys::open(&options.keys, dir, &shared.origin, fresh)?;
     check_keys(&shared, &keys)?;
     shared.publish_keys(keys.verifiers());
     let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"), fresh)?;
     let reader = Reader::new(Arc::clone(&shared));
-    check_tail(&reader)?;
+    let signed_size = check(&reader)?;
     let frontier = Frontier::load(shared.head().size, &reader)?;
-    let signed_size = check_checkpoint(&reader)?;
     let (clock, durability) = (options.clock, options.durability);
     let mut writer = Writer::new(Parts { shared, frontier, keys, secret, clock, durability, signed_size }, &reader)?;
     if fresh {
@@ -166,36 +181,73 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     Ok((writer, reader))
 }
 
+/// Looks at a log before it is opened for writing. That changes files: RocksDB
+/// drops what it cannot replay, and with it the evidence of what happened. A log
+/// that lost what was signed stays as it was found.
+fn examine(dir: &Path, source: &KeySource) -> Result<(), Error> {
+    let note = read_checkpoint(dir)?;
+    let own = matches!(source, KeySource::Directory);
+    let has_key = keys::in_directory(dir).exists();
+    if own && !has_key {
+        // The keys are made when the database has its origin and before the first record.
+        return note.map_or(Ok(()), |_| Err(keys::missing(&keys::in_directory(dir))));
+    }
+    // Keys from elsewhere say nothing about whether there was a log; a checkpoint does.
+    let was_there = own || note.is_some();
+    if !dir.join("log/CURRENT").exists() {
+        return if was_there { Err(lost(note.as_deref())) } else { Ok(()) };
+    }
+    let db = match open_db_to_read(dir) {
+        // A crash while the column families were made: they are made now.
+        Err(e) if !was_there && e.kind() == ErrorKind::Invalid => return Ok(()),
+        db => db?,
+    };
+    let Some(origin) = read_origin(&db)? else {
+        return if was_there { Err(lost(note.as_deref())) } else { Ok(()) };
+    };
+    let shared = share(db, dir, origin, vec![], None)?;
+    if own && !rotate::is_broken_off(dir) {
+        check_keys(&shared, &SigningKeys::open(source, dir, &shared.origin, false)?)?;
+    }
+    if shared.head() != Head::EMPTY {
+        SubmitterSecret::open(&dir.join("keys/submitter.key"), false)?;
+    }
+    check(&Reader::new(shared)).map(drop)
+}
+
+/// The database is empty or gone, but there was a log.
+fn lost(note: Option<&str>) -> Error {
+    let signed = note.and_then(|note| Checkpoint::parse_unverified(note).ok());
+    let signed = signed.map_or("the log has a key".into(), |c| format!("the checkpoint covers {} records", c.size));
+    Error::corrupt(format!("{signed}, but the database log/ is empty or gone; restore the directory from a copy"))
+}
+
+/// The log's tail and checkpoint must fit each other. Gives the signed size.
+fn check(reader: &Reader) -> Result<u64, Error> {
+    check_tail(reader)?;
+    check_checkpoint(reader)
+}
+
 /// Opens a data directory only for reading: beside a running server, or a copy.
 pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
     check_format(dir)?;
     let note = read_checkpoint(dir)?;
-    let db = open_db(dir, true, true)?;
-    let origin = read_origin(&db)?.ok_or_else(|| Error::corrupt("the log has no origin"))?;
+    let db = open_db_to_read(dir)?;
+    let origin = read_origin(&db)?.ok_or_else(|| lost(note.as_deref()))?;
     let vkeys = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default();
     let keys = vkeys.lines().map(VerifierKey::parse).collect::<Result<_, _>>();
     let keys = keys.map_err(|e| Error::corrupt(format!("log.vkey: {e}")))?;
-    let shared = share(db, dir, origin, keys)?;
+    let shared = share(db, dir, origin, keys, None)?;
     if let Some(note) = note {
         shared.publish_checkpoint(&note);
     }
     Ok(shared)
 }
 
-fn share(db: DB, dir: &Path, origin: String, keys: Vec<VerifierKey>) -> Result<Arc<Shared>, Error> {
-    let shared = Shared {
-        db,
-        dir: dir.to_owned(),
-        origin,
-        state: Mutex::new(Published { head: Head::EMPTY, checkpoint: None, keys }),
-        changed: Condvar::new(),
-    };
-    let head = match shared.db.get_cf(shared.cf(cf::META), meta::HEAD)? {
-        Some(bytes) => Head::decode(&bytes).ok_or_else(|| Error::corrupt("the log's head is not readable"))?,
-        None => Head::EMPTY,
-    };
-    shared.publish_head(head);
-    Ok(Arc::new(shared))
+fn share(db: DB, dir: &Path, origin: String, keys: Vec<VerifierKey>, lock: Option<Lock>) -> Result<Arc<Shared>, Error> {
+    let head = read_head(&db)?;
+    let state = Mutex::new(Published { head, checkpoint: None, keys });
+    Ok(Arc::new(Shared { db, dir: dir.to_owned(), origin, state, changed: Condvar::new(), _lock: lock }))
 }
 
 /// The keys that sign must be those that the log names.
@@ -227,31 +279,72 @@ pub(crate) fn write_vkeys(dir: &Path, text: &str) -> Result<(), Error> {
     replace_file(&path, text.as_bytes())
 }
 
-/// Makes the directory a data directory, or checks that it is one. True if it is new.
-fn claim(dir: &Path) -> Result<bool, Error> {
+fn read_head(db: &DB) -> Result<Head, Error> {
+    match db.get_cf(meta_family(db)?, meta::HEAD)? {
+        Some(bytes) => Head::decode(&bytes).ok_or_else(|| Error::corrupt("the log's head is not readable")),
+        None => Ok(Head::EMPTY),
+    }
+}
+
+fn meta_family(db: &DB) -> Result<&ColumnFamily, Error> {
+    db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))
+}
+
+/// Makes the directory a data directory, or checks that it is one, and locks it.
+fn claim(dir: &Path) -> Result<Lock, Error> {
     let fail = |e: std::io::Error| {
         Error::invalid(format!(
             "the data directory {} cannot be written: {e}; choose another with --data-dir",
             dir.display()
         ))
     };
-    fs::create_dir_all(dir).map_err(fail)?;
+    make_dir(dir).map_err(fail)?;
+    let lock = fs::File::open(dir).map_err(fail)?;
+    lock.try_lock().map_err(|e| match e {
+        fs::TryLockError::WouldBlock => in_use(dir),
+        fs::TryLockError::Error(e) => fail(e),
+    })?;
+    let lock = Lock(lock);
     if dir.join("FORMAT").exists() {
         check_format(dir)?;
         let probe = dir.join("FORMAT");
         fs::OpenOptions::new().append(true).open(probe).map_err(fail)?;
-        return Ok(false);
+        return Ok(lock);
     }
+    // A crash while FORMAT is written leaves only FORMAT.new: the directory is still to be made.
     let mut entries = fs::read_dir(dir).map_err(fail)?;
-    if entries.next().is_some() {
+    if entries.any(|entry| !entry.is_ok_and(|e| e.file_name() == "FORMAT.new")) {
         return Err(Error::invalid(format!(
             "{} is not empty and is not a Custody data directory; choose another with --data-dir",
             dir.display()
         )));
     }
     let text = format!("custody log format {FORMAT_VERSION}\n");
-    fs::write(dir.join("FORMAT"), text).map_err(fail)?;
-    Ok(true)
+    replace(&dir.join("FORMAT"), text.as_bytes(), 0o666).map_err(fail)?;
+    Ok(lock)
+}
+
+fn in_use(dir: &Path) -> Error {
+    Error::unavailable(format!(
+        "the data directory {} is in use by another process; stop that one, or choose another with --data-dir",
+        dir.display()
+    ))
+}
+
+/// Makes a directory and those above it. What is made is durable: else a power cut
+/// could take the directory, with acknowledged records in it.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = dir.parent().unwrap_or(Path::new(""));
+    if !above.as_os_str().is_empty() {
+        make_dir(above)?;
+    }
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_dir(above)),
+    }
 }
 
 fn check_format(dir: &Path) -> Result<(), Error> {
@@ -270,40 +363,58 @@ fn check_format(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// How often a read beside a running server is begun again.
+const READ_TRIES: u32 = 20;
+
+/// Opens the database for reading. A server that writes it meanwhile removes files
+/// that it no longer needs: what it removed was no damage if its MANIFEST has grown.
+fn open_db_to_read(dir: &Path) -> Result<DB, Error> {
+    for _ in 1..READ_TRIES {
+        let before = manifest(dir);
+        match open_db(dir, true, true) {
+            Err(_) if manifest(dir) != before => {}
+            result => return result,
+        }
+    }
+    open_db(dir, true, true)
+}
+
+/// The name and length of the MANIFEST in use.
+fn manifest(dir: &Path) -> Option<(String, u64)> {
+    let name = fs::read_to_string(dir.join("log/CURRENT")).ok()?;
+    let len = fs::metadata(dir.join("log").join(name.trim())).ok()?.len();
+    Some((name, len))
+}
+
 fn open_db(dir: &Path, read_only: bool, compression: bool) -> Result<DB, Error> {
     let path = dir.join("log");
+    wal::check(&path)?;
     let cache = Cache::new_lru_cache(64 << 20);
     let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, compression)));
     let options = db_options();
-    check_frozen(&path)?;
     let opened = if read_only {
         DB::open_cf_descriptors_read_only(&options, &path, families, false)
     } else {
         DB::open_cf_descriptors(&options, &path, families)
     };
     opened.map_err(|e| {
-        let text = e.to_string();
+        let text = e.to_string().replace('\n', " ");
         if text.contains("lock") && !read_only {
-            Error::unavailable(format!(
-                "the data directory {} is in use by another process; stop that one, or choose another with --data-dir",
-                dir.display()
-            ))
-        } else {
-            Error::corrupt(format!("the log in {} cannot be opened: {text}", dir.display()))
+            return in_use(dir);
         }
+        if text.contains("olumn family not found") {
+            // Logs that were made before format 1 was settled have fewer of them.
+            return Error::invalid(format!(
+                "the log in {} has not all column families: it was made by a development version, before log format 1 \
+                 was settled, or its making was broken off; start a new data directory with --data-dir",
+                dir.display()
+            ));
+        }
+        Error::corrupt(format!(
+            "the log in {} cannot be opened: {text}; restore the directory from a copy",
+            dir.display()
+        ))
     })
-}
-
-/// Logs that were made before format 1 was settled have fewer column families.
-fn check_frozen(log: &Path) -> Result<(), Error> {
-    match DB::list_cf(&DbOptions::default(), log) {
-        Ok(families) if !families.iter().any(|name| name == cf::SYSTEM) => Err(Error::invalid(format!(
-            "{} was made by a development version, before log format 1 was settled; start a new data directory with \
-             --data-dir, and keep the old one with the version that made it",
-            log.display()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn db_options() -> DbOptions {
@@ -316,6 +427,8 @@ fn db_options() -> DbOptions {
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(4 << 20);
+    // By default RocksDB starts sixteen threads a column family to open files.
+    options.set_max_file_opening_threads(2);
     options
 }
 
@@ -341,7 +454,7 @@ fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
 }
 
 fn read_origin(db: &DB) -> Result<Option<String>, Error> {
-    let family = db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))?;
+    let family = meta_family(db)?;
     if let Some(version) = db.get_cf(family, meta::FORMAT)?
         && version != [FORMAT_VERSION]
     {
@@ -351,7 +464,7 @@ fn read_origin(db: &DB) -> Result<Option<String>, Error> {
     origin.map(|o| String::from_utf8(o).map_err(|_| Error::corrupt("the log's origin is not text"))).transpose()
 }
 
-fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Error> {
+fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
     if let Some(origin) = read_origin(db)? {
         return match &options.origin {
             Some(asked) if *asked != origin => Err(Error::invalid(format!(
@@ -360,8 +473,7 @@ fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Erro
             _ => Ok(origin),
         };
     }
-    let head = db.cf_handle(cf::META).map(|family| db.get_cf(family, meta::HEAD)).transpose()?.flatten();
-    if !fresh && head.is_some() {
+    if read_head(db)? != Head::EMPTY {
         return Err(Error::corrupt("the log has records but no origin"));
     }
     let origin = options.origin.clone().unwrap_or_else(random_origin);
@@ -370,7 +482,7 @@ fn settle_origin(db: &DB, options: &Options, fresh: bool) -> Result<String, Erro
             "an origin is a URL without its scheme, such as logs.example.com/agents, with no space and no +",
         ));
     }
-    let family = db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))?;
+    let family = meta_family(db)?;
     let mut sync = rocksdb::WriteOptions::default();
     sync.set_sync(true);
     let mut batch = rocksdb::WriteBatch::default();
@@ -417,25 +529,17 @@ fn check_tail(reader: &Reader) -> Result<(), Error> {
     }
 }
 
-fn no_checkpoint(dir: &Path) -> Error {
-    Error::corrupt(format!(
-        "{} is missing, so nothing shows whether the log lost its tail; put the file back from a backup, or see what \
-         `custody repair` says",
-        dir.join("checkpoint").display()
-    ))
-}
-
 /// The log must hold what was signed. Gives the signed size.
 fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
     let shared = reader.shared();
     let size = shared.head().size;
     let Some(note) = read_checkpoint(&shared.dir)? else {
-        // A crash between the genesis record and the first checkpoint leaves just that record.
-        return if size <= 1 { Ok(0) } else { Err(no_checkpoint(&shared.dir)) };
+        // The genesis record is signed before anything else is appended.
+        return if size <= 1 { Ok(0) } else { Err(unsigned(size)) };
     };
     // After a crash in a rotation of keys the newest checkpoint is still by the former ones.
-    let checkpoint = Checkpoint::parse_unverified(&note)?;
-    let checkpoint = Checkpoint::verify(&note, &rotate::keys_at(reader, checkpoint.size)?)?;
+    let checkpoint = Checkpoint::parse_unverified(&note)
+        .map_err(|e| Error::corrupt(format!("the file checkpoint is damaged: {e}; restore it from a copy")))?;
     if checkpoint.size > size {
         return Err(Error::corrupt(format!(
             "the signed checkpoint covers {} records but the log holds {size}: it was rolled back or lost its tail; \
@@ -443,6 +547,7 @@ fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
             checkpoint.size
         )));
     }
+    Checkpoint::verify(&note, &rotate::keys_at(reader, checkpoint.size)?)?;
     if root_at(checkpoint.size, reader)? != checkpoint.root {
         return Err(Error::corrupt(
             "the log's tree is not the one its checkpoint was signed for; run `custody verify`",
@@ -450,4 +555,11 @@ fn check_checkpoint(reader: &Reader) -> Result<u64, Error> {
     }
     shared.publish_checkpoint(&note);
     Ok(checkpoint.size)
+}
+
+fn unsigned(size: u64) -> Error {
+    Error::corrupt(format!(
+        "the checkpoint is missing, though the log holds {size} records: it cannot be told whether more were signed; \
+         restore the file checkpoint from a copy"
+    ))
 }

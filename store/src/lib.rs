@@ -26,6 +26,7 @@ pub mod tree;
 #[cfg(test)]
 mod vectors;
 pub mod verify;
+mod wal;
 pub mod witness;
 mod writer;
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rocksdb::WriteBatch;
 
+use crate::checkpoint::sync_dir;
 use crate::format::{cf, meta};
 use crate::keys::{KeySource, SigningKeys, write_secret};
 use crate::ledger::{Shared, write_vkeys};
@@ -99,12 +100,12 @@ pub(crate) fn finish(shared: &Shared) -> Result<(), Error> {
     } else {
         fs::remove_file(&next).map_err(fail)?;
     }
-    sync_dir(&shared.dir.join("keys"))
+    sync_dir(&shared.dir.join("keys")).map_err(fail)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    let synced = fs::File::open(dir).and_then(|d| d.sync_all());
-    synced.map_err(|e| Error::fatal(format!("{} cannot be synced: {e}", dir.display())))
+/// Whether the new keys' file of a rotation is still beside the former one.
+pub(crate) fn is_broken_off(dir: &Path) -> bool {
+    dir.join(NEXT).exists()
 }
 
 /// The keys that sign a tree of this size: those of the genesis record, or of the

@@ -1,0 +1,161 @@
+//! RocksDB's log files (write-ahead log, MANIFEST), looked at before it reads them.
+//!
+//! Its reader never ends at a record with the type of a recycled file in a file
+//! that is none (facebook/rocksdb#13333): one flipped bit, or rubbish that a power
+//! cut left, and neither `open` nor `verify` would come back. This finds such a
+//! place by the frames alone; whether records are right is for their readers.
+//!
+//! A log file is blocks of 32 KiB, each of frames that do not cross its end: u32
+//! masked CRC-32C of type and bytes ‖ u16 length ‖ u8 type, little-endian, and the bytes.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+const BLOCK: usize = 32 << 10;
+const HEADER: usize = 7;
+
+/// Refuses a database with a log file that RocksDB would read for ever.
+pub(crate) fn check(database: &Path) -> Result<(), Error> {
+    for path in files(database) {
+        let found = match File::open(&path) {
+            Ok(file) => trap(file),
+            // Removed since it was listed, by the server beside which this reads.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        };
+        match found {
+            Ok(None) => {}
+            Ok(Some(at)) => return Err(damaged(&path, at)),
+            Err(e) => return Err(Error::corrupt(format!("{} cannot be read: {e}", path.display()))),
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, at: u64) -> Error {
+    let path = path.display();
+    Error::corrupt(format!(
+        "{path} is damaged at byte {at}; restore the directory from a copy, or, if it was a power cut, leave out what is \
+         behind (truncate -s {at} {path}): the checkpoint will tell whether anything that was signed is lost"
+    ))
+}
+
+/// The write-ahead logs and the MANIFEST in use. A directory that cannot be listed
+/// is for RocksDB to refuse.
+fn files(database: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(database).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+    let current = fs::read_to_string(database.join("CURRENT")).unwrap_or_default();
+    files.extend(Some(current.trim()).filter(|name| name.starts_with("MANIFEST-")).map(|name| database.join(name)));
+    files
+}
+
+/// Where RocksDB's reader would stay.
+fn trap(mut file: impl io::Read) -> io::Result<Option<u64>> {
+    let mut block = Vec::with_capacity(BLOCK);
+    let (mut start, mut begun) = (0, false);
+    loop {
+        block.clear();
+        file.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+        let mut at = 0;
+        while let Some(frame) = Frame::at(&block, at) {
+            if frame.is_recycled() {
+                if !begun {
+                    // From its first frame on a recycled file, which is read as one.
+                    return Ok(None);
+                }
+                // Behind a frame that is not whole the reader leaves out the rest of the block.
+                if frames(&block[..at]).all(|f| f.is_whole()) {
+                    return Ok(Some(start + at as u64));
+                }
+                break;
+            }
+            if frame.bytes.len() < frame.len || (frame.kind == 0 && frame.len == 0) {
+                break;
+            }
+            // A record that is complete in one frame, or with its last one.
+            begun |= matches!(frame.kind, 1 | 4);
+            at += HEADER + frame.len;
+        }
+        if block.len() < BLOCK {
+            return Ok(None);
+        }
+        start += BLOCK as u64;
+    }
+}
+
+fn frames(block: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let frame = Frame::at(block, at)?;
+        at += HEADER + frame.len;
+        Some(frame)
+    })
+}
+
+struct Frame<'a> {
+    crc: u32,
+    len: usize,
+    kind: u8,
+    /// Fewer than `len` where the block or the file ends.
+    bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    fn at(block: &'a [u8], at: usize) -> Option<Self> {
+        let (header, rest) = block.get(at..)?.split_first_chunk::<HEADER>()?;
+        let [a, b, c, d, e, f, kind] = *header;
+        let len = usize::from(u16::from_le_bytes([e, f]));
+        Some(Self { crc: u32::from_le_bytes([a, b, c, d]), len, kind, bytes: &rest[..len.min(rest.len())] })
+    }
+
+    fn is_recycled(&self) -> bool {
+        matches!(self.kind, 5..=8 | 11 | 131)
+    }
+
+    fn is_whole(&self) -> bool {
+        let crc = crc32c([self.kind].iter().chain(self.bytes));
+        self.bytes.len() == self.len && crc.rotate_right(15).wrapping_add(0xa282_ead8) == self.crc
+    }
+}
+
+/// CRC-32C, bit by bit: at most a block is ever summed.
+fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
+    !bytes.fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, bytes: &[u8]) -> Vec<u8> {
+        let crc = crc32c([kind].iter().chain(bytes)).rotate_right(15).wrapping_add(0xa282_ead8);
+        let len = (bytes.len() as u16).to_le_bytes();
+        [&crc.to_le_bytes()[..], &len, &[kind], bytes].concat()
+    }
+
+    #[test]
+    fn the_checksum_is_crc_32c() {
+        assert_eq!(crc32c(b"123456789".iter()), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_frame_of_a_recycled_file_is_a_trap_where_the_reader_gets_to_it() {
+        let (full, recycled) = (frame(1, b"record"), frame(5, b"log 4, record"));
+        let place = |parts: &[&[u8]]| trap(&parts.concat()[..]).unwrap();
+        assert_eq!(place(&[&full, &full]), None);
+        assert_eq!(place(&[&full, &recycled]), Some(13));
+        assert_eq!(place(&[&recycled, &full]), None, "a recycled file");
+        assert_eq!(place(&[&full, &[0; 40], &recycled]), None, "behind zeros");
+        let mut broken = full.clone();
+        broken[9] ^= 1;
+        assert_eq!(place(&[&full, &broken, &recycled]), None, "behind a frame that is not whole");
+        let rest = vec![0; BLOCK - full.len()];
+        assert_eq!(place(&[&full, &rest, &recycled]), Some(BLOCK as u64), "in the next block");
+    }
+}
