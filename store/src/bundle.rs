@@ -210,8 +210,9 @@ pub struct Evidence {
     pub complete: bool,
 }
 
-/// Checks a bundle with nothing else. `keys`: the public keys that the caller trusts;
-/// if there are none, those that the log's first record names, and the caller must
+/// Checks a bundle with nothing else. `keys`: the public keys that the caller trusts,
+/// which are those of genesis or of any rotation since: what comes after is signed by
+/// them. If there are none, those that the log's first record names, and the caller must
 /// compare them. `each` hears every record that was asked for, once it is proved.
 pub fn check_bundle(
     input: impl BufRead,
@@ -227,8 +228,8 @@ struct Checking {
     notes: Vec<String>,
     digest: Sha256,
     lines: u64,
-    keys: Vec<VerifierKey>,
-    first_keys: Vec<VerifierKey>,
+    /// The keys in force from a seq on, rising.
+    keys: Vec<(u64, Vec<VerifierKey>)>,
     checkpoint: Option<Checkpoint>,
     /// Records with content missing, and the seq that says why.
     gaps: BTreeMap<u64, u64>,
@@ -264,18 +265,13 @@ impl Checking {
             }
             self.digest.update(&line);
             self.lines += 1;
-            self.line(&json, trusted, &mut each).map_err(|e| bad(format!("line {} of the bundle: {e}", self.lines)))?;
+            self.line(&json, &mut each).map_err(|e| bad(format!("line {} of the bundle: {e}", self.lines)))?;
         }
         let sealed = sealed.ok_or_else(|| bad("the bundle has no signature: it is cut off"))?;
-        self.finish(&sealed)
+        self.finish(&sealed, trusted)
     }
 
-    fn line(
-        &mut self,
-        json: &Value,
-        trusted: &[VerifierKey],
-        each: &mut impl FnMut(&Entry, &Shown),
-    ) -> Result<(), Error> {
+    fn line(&mut self, json: &Value, each: &mut impl FnMut(&Entry, &Shown)) -> Result<(), Error> {
         match json["type"].as_str() {
             Some("custody-bundle") if self.lines == 1 => self.manifest(json),
             Some("checkpoint") if self.lines > 1 => {
@@ -285,7 +281,7 @@ impl Checking {
                 }
                 Ok(())
             }
-            Some("record") => self.record(json, trusted, each),
+            Some("record") => self.record(json, each),
             _ => Err(bad("it is of no kind that belongs here")),
         }
     }
@@ -299,12 +295,7 @@ impl Checking {
         Ok(())
     }
 
-    fn record(
-        &mut self,
-        json: &Value,
-        trusted: &[VerifierKey],
-        each: &mut impl FnMut(&Entry, &Shown),
-    ) -> Result<(), Error> {
+    fn record(&mut self, json: &Value, each: &mut impl FnMut(&Entry, &Shown)) -> Result<(), Error> {
         let shown = Shown::from_json(json).ok_or_else(|| bad("its record is not readable"))?;
         let entry = shown.check()?;
         let checkpoint = self.checkpoint.clone().ok_or_else(|| bad("a record comes before the checkpoint"))?;
@@ -321,7 +312,7 @@ impl Checking {
         self.whole(&entry, &shown);
         let own = shown.content.as_ref().filter(|content| content.identity.0 == SYSTEM_IDENTITY);
         if let Some(record) = own.and_then(|content| SystemRecord::decode(&content.record.0)) {
-            self.own_record(entry.seq, &record, trusted)?;
+            self.own_record(entry.seq, &record)?;
         }
         match (&shown.content, json["erased_by"].as_u64()) {
             (Some(_), _) => self.verified += u64::from(self.asked.contains(entry.seq)),
@@ -342,18 +333,16 @@ impl Checking {
         }
     }
 
-    fn own_record(&mut self, seq: u64, record: &SystemRecord, trusted: &[VerifierKey]) -> Result<(), Error> {
+    fn own_record(&mut self, seq: u64, record: &SystemRecord) -> Result<(), Error> {
         match record.event.as_str() {
             event::GENESIS | event::KEYS => {
                 let origin = self.manifest["origin"].as_str().unwrap_or_default().to_owned();
-                self.keys = rotate::follow(&self.keys, &origin, seq, record)?;
-                if record.event == event::GENESIS {
-                    self.first_keys = self.keys.clone();
-                    let unknown = trusted.iter().any(|key| !self.keys.contains(key));
-                    if unknown {
-                        return Err(bad("the log's first record does not name the keys that you trust"));
-                    }
+                if self.keys.last().is_some_and(|(last, _)| *last >= seq) {
+                    return Err(bad("the records that name keys are not in order"));
                 }
+                let former = self.keys.last().map_or(&[][..], |(_, keys)| keys);
+                let keys = rotate::follow(former, &origin, seq, record)?;
+                self.keys.push((seq, keys));
             }
             event::ERASURE => {
                 let set = record.text("custody.erasure.seqs").and_then(SeqSet::parse);
@@ -364,18 +353,23 @@ impl Checking {
         Ok(())
     }
 
-    fn finish(self, sealed: &str) -> Result<Evidence, Error> {
-        if self.keys.is_empty() {
+    /// The keys in force for a checkpoint of this size.
+    fn keys_at(&self, size: u64) -> &[VerifierKey] {
+        self.keys.iter().rev().find(|(from, _)| *from < size).map_or(&[], |(_, keys)| keys)
+    }
+
+    fn finish(self, sealed: &str, trusted: &[VerifierKey]) -> Result<Evidence, Error> {
+        let Some((0, first_keys)) = self.keys.first() else {
             return Err(bad("the bundle does not hold the log's first record, which names its keys"));
+        };
+        if !self.keys.iter().any(|(_, keys)| trusted.iter().all(|key| keys.contains(key))) {
+            return Err(bad("neither the log's first record nor a rotation names the keys that you trust"));
         }
         let origin = self.manifest["origin"].as_str().unwrap_or_default();
         for note in &self.notes {
             let checkpoint = Checkpoint::parse_unverified(note)?;
             // A witnessed checkpoint may be older than the last rotation of keys.
-            let newest = Some(&checkpoint) == self.checkpoint.as_ref();
-            if newest {
-                Checkpoint::verify(note, &self.keys)?;
-            }
+            Checkpoint::verify(note, self.keys_at(checkpoint.size))?;
             if checkpoint.origin != origin {
                 return Err(bad("a checkpoint of the bundle is of another log"));
             }
@@ -385,7 +379,8 @@ impl Checking {
         if note.text != seal(origin, self.lines, &digest) {
             return Err(bad("the bundle is not the one that was signed: a line was changed, added or taken out"));
         }
-        let signer = self.keys.first().map(|key| key.find(&note)).transpose()?.flatten();
+        let signer =
+            self.keys.last().and_then(|(_, keys)| keys.first()).map(|key| key.find(&note)).transpose()?.flatten();
         if signer.is_none() {
             return Err(bad("the bundle is not signed by the log's key"));
         }
@@ -404,7 +399,7 @@ impl Checking {
         }
         Ok(Evidence {
             checkpoint: self.notes.first().cloned().unwrap_or_default(),
-            vkeys: self.first_keys.iter().map(ToString::to_string).collect(),
+            vkeys: first_keys.iter().map(ToString::to_string).collect(),
             erased: self.gaps.keys().filter(|seq| self.asked.contains(**seq)).count() as u64,
             verified: self.verified,
             manifest: self.manifest,
