@@ -156,6 +156,37 @@ fn both_refuse_whatever_is_changed_in_a_bundle_or_proof() {
     }
 }
 
+/// One who holds the keys says in a bundle what the log does not say.
+#[test]
+fn both_refuse_what_the_log_itself_does_not_say() {
+    let mut server = Server::start();
+    server.send_grpc(support::recorded_requests().into_iter().take(5).collect());
+    let dir = server.data_dir();
+    let file = |name: &str| server.path().join(name);
+    let (before, after) = (file("before.custody"), file("after.custody"));
+    custody(&server, &["export", "--all", "-o", before.to_str().unwrap()]);
+    // With as many digits as what is held, for a forgery that changes one for the other.
+    custody(&server, &["erase", "--seq", "10", "--reason", "r", "--actor", "a"]);
+    custody(&server, &["hold", "place", "--id", "h", "--seq", "1", "--reason", "r", "--actor", "a"]);
+    custody(&server, &["keys", "rotate", "--reason", "r", "--actor", "a"]);
+    custody(&server, &["export", "--all", "-o", after.to_str().unwrap()]);
+    let out = file("forged");
+    std::fs::create_dir(&out).unwrap();
+    let script = path("tests/clients/forge.py");
+    run(python().arg(script).arg(&after).arg(dir.join("keys/log.key")).arg(&before).arg(&out));
+    let mut wrong = Vec::new();
+    let verdicts = verdicts(&out, &dir.join("log.vkey"));
+    assert_eq!(verdicts.len(), 24);
+    for (name, verdict) in verdicts {
+        let want = i32::from(!name.starts_with("sound"));
+        if (verdict.0, verdict.2) != (want, want) {
+            wrong.push((name, verdict));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    server.stop_and_verify();
+}
+
 /// A `custody` command that works on this server's directory.
 fn custody(server: &Server, args: &[&str]) -> String {
     run(Command::new(CUSTODY).args(args).arg("--data-dir").arg(server.data_dir()))

@@ -239,6 +239,11 @@ struct Checking {
     verified: u64,
     whole: Frontier,
     chain: Hash,
+    time: u64,
+    /// How many records each submitter has, if the bundle is the whole log.
+    counters: BTreeMap<[u8; 16], u64>,
+    /// Whether the record was there that says of this export.
+    exported: bool,
 }
 
 fn bad(what: impl Into<String>) -> Error {
@@ -290,6 +295,9 @@ impl Checking {
         if json["version"] != 1 {
             return Err(bad("the bundle is of another version; use a newer custody"));
         }
+        if !json["complete"].is_boolean() {
+            return Err(bad("it does not say whether it is the whole log"));
+        }
         self.asked = json["seqs"].as_str().and_then(SeqSet::parse).ok_or_else(|| bad("it names no records"))?;
         self.manifest = json.clone();
         Ok(())
@@ -298,6 +306,9 @@ impl Checking {
     fn record(&mut self, json: &Value, each: &mut impl FnMut(&Entry, &Shown)) -> Result<(), Error> {
         let shown = Shown::from_json(json).ok_or_else(|| bad("its record is not readable"))?;
         let entry = shown.check()?;
+        if json["seq"] != entry.seq || json.get("content").is_none() {
+            return Err(bad(format!("it does not say of record {} what its entry does", entry.seq)));
+        }
         let checkpoint = self.checkpoint.clone().ok_or_else(|| bad("a record comes before the checkpoint"))?;
         let hash = |line: &Value| STANDARD.decode(line.as_str()?).ok().and_then(|h| Hash::try_from(h).ok());
         // Without a path the whole tree must come out at the end.
@@ -325,11 +336,15 @@ impl Checking {
         Ok(())
     }
 
-    /// If the bundle is the whole log, in order: chain and tree.
+    /// If the bundle is the whole log, in order: chain, time, counters and tree.
     fn whole(&mut self, entry: &Entry, shown: &Shown) {
-        if entry.seq == self.whole.size() && entry.previous == self.chain {
+        let counter = self.counters.entry(entry.submitter).or_default();
+        let next = entry.seq == self.whole.size() && entry.previous == self.chain;
+        if next && entry.counter == *counter && entry.ingest_time >= self.time {
+            *counter += 1;
             self.whole.push(leaf_hash(&shown.entry), |_| ());
             self.chain = entry.chain();
+            self.time = entry.ingest_time;
         }
     }
 
@@ -346,7 +361,22 @@ impl Checking {
             }
             event::ERASURE => {
                 let set = record.text("custody.erasure.seqs").and_then(SeqSet::parse);
-                self.erasures.insert(seq, set.ok_or_else(|| bad("an erasure record names no records"))?);
+                let set = set.ok_or_else(|| bad("an erasure record names no records"))?;
+                // Else content that is still to come could be left out at will.
+                if set.ranges().last().is_some_and(|range| range.end > seq) {
+                    return Err(bad(format!("record {seq} erases what is not before it")));
+                }
+                self.erasures.insert(seq, set);
+            }
+            event::EXPORT if self.manifest["exported_seq"] == seq => {
+                let said = [("query", "query"), ("reason", "reason"), ("identity", "exported_by")];
+                let differs = |(key, of): &(&str, &str)| {
+                    record.text(&format!("custody.export.{key}")) != self.manifest[of].as_str()
+                };
+                if let Some((_, of)) = said.iter().find(|said| differs(said)) {
+                    return Err(bad(format!("`{of}` of the bundle is not what record {seq} of the log says")));
+                }
+                self.exported = true;
             }
             _ => {}
         }
@@ -356,6 +386,38 @@ impl Checking {
     /// The keys in force for a checkpoint of this size.
     fn keys_at(&self, size: u64) -> &[VerifierKey] {
         self.keys.iter().rev().find(|(from, _)| *from < size).map_or(&[], |(_, keys)| keys)
+    }
+
+    /// What is gone is what the erasure records here name, and nothing else.
+    fn erasures_hold(&self) -> Result<(), Error> {
+        for (seq, by) in &self.gaps {
+            if !self.erasures.get(by).is_some_and(|set| set.contains(*seq)) {
+                return Err(bad(format!("record {by} does not say that record {seq} was erased")));
+            }
+        }
+        for (by, range) in self.erasures.iter().flat_map(|(by, set)| set.ranges().iter().map(move |range| (by, range)))
+        {
+            if let Some(seq) = self.seen.range(range.clone()).find(|seq| !self.gaps.contains_key(seq)) {
+                return Err(bad(format!("record {by} says that record {seq} was erased, but its content is there")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first line says what the log says.
+    fn first_line_holds(&self) -> Result<(), Error> {
+        if !self.exported {
+            return Err(bad("the record is missing that says of the export"));
+        }
+        let size = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        let in_force: Vec<_> = self.keys_at(size).iter().map(ToString::to_string).collect();
+        if self.manifest["records"] != self.asked.count() {
+            return Err(bad("the bundle's first line states another number of records than it names"));
+        }
+        if self.manifest["size"] != size || self.manifest["vkeys"] != json!(in_force) {
+            return Err(bad("the bundle's first line states another size or other keys than it proves"));
+        }
+        Ok(())
     }
 
     fn finish(self, sealed: &str, trusted: &[VerifierKey]) -> Result<Evidence, Error> {
@@ -374,7 +436,7 @@ impl Checking {
                 return Err(bad("a checkpoint of the bundle is of another log"));
             }
         }
-        let digest: Hash = self.digest.finalize().into();
+        let digest: Hash = self.digest.clone().finalize().into();
         let note = Note::parse(sealed).map_err(|_| bad("the bundle's signature is not a signed note"))?;
         if note.text != seal(origin, self.lines, &digest) {
             return Err(bad("the bundle is not the one that was signed: a line was changed, added or taken out"));
@@ -384,11 +446,8 @@ impl Checking {
         if signer.is_none() {
             return Err(bad("the bundle is not signed by the log's key"));
         }
-        for (seq, by) in &self.gaps {
-            if !self.erasures.get(by).is_some_and(|set| set.contains(*seq)) {
-                return Err(bad(format!("record {by} does not say that record {seq} was erased")));
-            }
-        }
+        self.erasures_hold()?;
+        self.first_line_holds()?;
         if let Some(missing) = self.asked.seqs().find(|seq| !self.seen.contains(seq)) {
             return Err(bad(format!("record {missing} is missing from the bundle")));
         }
