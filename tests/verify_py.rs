@@ -187,6 +187,21 @@ fn both_refuse_what_the_log_itself_does_not_say() {
     server.stop_and_verify();
 }
 
+/// The record that says of an erasure proves it, and may be asked for as well: it comes once.
+#[test]
+fn an_erased_record_and_its_erasure_are_exported_together() {
+    let mut server = Server::start();
+    server.send_grpc(support::recorded_requests().into_iter().take(1).collect());
+    let told = custody(&server, &["erase", "--seq", "1", "--reason", "r", "--actor", "a"]);
+    let by = told.trim().rsplit(' ').next().unwrap().to_owned();
+    let (file, vkey) = (server.path().join("both.custody"), server.data_dir().join("log.vkey"));
+    custody(&server, &["export", "--seq", &format!("1,{by}"), "-o", file.to_str().unwrap()]);
+    let (status, told) = verify_py(&[file.to_str().unwrap(), "--vkey", vkey.to_str().unwrap()]);
+    assert_eq!((status, check(&file, &vkey)), (0, 0), "{told}");
+    assert!(told.contains("records 4, erased 1"), "{told}");
+    server.stop_and_verify();
+}
+
 /// A `custody` command that works on this server's directory.
 fn custody(server: &Server, args: &[&str]) -> String {
     run(Command::new(CUSTODY).args(args).arg("--data-dir").arg(server.data_dir()))

@@ -133,7 +133,7 @@ impl Reader {
                 writing.record(self, seq, Some(size), "asked", erased_by(seq))?;
             }
         }
-        for seq in needed.difference(&done) {
+        for seq in needed.difference(&done).filter(|seq| !export.seqs.contains(**seq)) {
             writing.record(self, *seq, Some(size), why(event::ERASURE), None)?;
         }
         Ok((writing.lines, writing.digest.finalize().into()))
