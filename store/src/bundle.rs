@@ -133,7 +133,7 @@ impl Reader {
                 writing.record(self, seq, Some(size), "asked", erased_by(seq))?;
             }
         }
-        for seq in needed.difference(&done) {
+        for seq in needed.difference(&done).filter(|seq| !export.seqs.contains(**seq)) {
             writing.record(self, *seq, Some(size), why(event::ERASURE), None)?;
         }
         Ok((writing.lines, writing.digest.finalize().into()))
@@ -210,8 +210,9 @@ pub struct Evidence {
     pub complete: bool,
 }
 
-/// Checks a bundle with nothing else. `keys`: the public keys that the caller trusts;
-/// if there are none, those that the log's first record names, and the caller must
+/// Checks a bundle with nothing else. `keys`: the public keys that the caller trusts,
+/// which are those of genesis or of any rotation since: what comes after is signed by
+/// them. If there are none, those that the log's first record names, and the caller must
 /// compare them. `each` hears every record that was asked for, once it is proved.
 pub fn check_bundle(
     input: impl BufRead,
@@ -227,8 +228,8 @@ struct Checking {
     notes: Vec<String>,
     digest: Sha256,
     lines: u64,
-    keys: Vec<VerifierKey>,
-    first_keys: Vec<VerifierKey>,
+    /// The keys in force from a seq on, rising.
+    keys: Vec<(u64, Vec<VerifierKey>)>,
     checkpoint: Option<Checkpoint>,
     /// Records with content missing, and the seq that says why.
     gaps: BTreeMap<u64, u64>,
@@ -238,6 +239,11 @@ struct Checking {
     verified: u64,
     whole: Frontier,
     chain: Hash,
+    time: u64,
+    /// How many records each submitter has, if the bundle is the whole log.
+    counters: BTreeMap<[u8; 16], u64>,
+    /// Whether the record was there that says of this export.
+    exported: bool,
 }
 
 fn bad(what: impl Into<String>) -> Error {
@@ -264,18 +270,13 @@ impl Checking {
             }
             self.digest.update(&line);
             self.lines += 1;
-            self.line(&json, trusted, &mut each).map_err(|e| bad(format!("line {} of the bundle: {e}", self.lines)))?;
+            self.line(&json, &mut each).map_err(|e| bad(format!("line {} of the bundle: {e}", self.lines)))?;
         }
         let sealed = sealed.ok_or_else(|| bad("the bundle has no signature: it is cut off"))?;
-        self.finish(&sealed)
+        self.finish(&sealed, trusted)
     }
 
-    fn line(
-        &mut self,
-        json: &Value,
-        trusted: &[VerifierKey],
-        each: &mut impl FnMut(&Entry, &Shown),
-    ) -> Result<(), Error> {
+    fn line(&mut self, json: &Value, each: &mut impl FnMut(&Entry, &Shown)) -> Result<(), Error> {
         match json["type"].as_str() {
             Some("custody-bundle") if self.lines == 1 => self.manifest(json),
             Some("checkpoint") if self.lines > 1 => {
@@ -285,7 +286,7 @@ impl Checking {
                 }
                 Ok(())
             }
-            Some("record") => self.record(json, trusted, each),
+            Some("record") => self.record(json, each),
             _ => Err(bad("it is of no kind that belongs here")),
         }
     }
@@ -294,19 +295,20 @@ impl Checking {
         if json["version"] != 1 {
             return Err(bad("the bundle is of another version; use a newer custody"));
         }
+        if !json["complete"].is_boolean() {
+            return Err(bad("it does not say whether it is the whole log"));
+        }
         self.asked = json["seqs"].as_str().and_then(SeqSet::parse).ok_or_else(|| bad("it names no records"))?;
         self.manifest = json.clone();
         Ok(())
     }
 
-    fn record(
-        &mut self,
-        json: &Value,
-        trusted: &[VerifierKey],
-        each: &mut impl FnMut(&Entry, &Shown),
-    ) -> Result<(), Error> {
+    fn record(&mut self, json: &Value, each: &mut impl FnMut(&Entry, &Shown)) -> Result<(), Error> {
         let shown = Shown::from_json(json).ok_or_else(|| bad("its record is not readable"))?;
         let entry = shown.check()?;
+        if json["seq"] != entry.seq || json.get("content").is_none() {
+            return Err(bad(format!("it does not say of record {} what its entry does", entry.seq)));
+        }
         let checkpoint = self.checkpoint.clone().ok_or_else(|| bad("a record comes before the checkpoint"))?;
         let hash = |line: &Value| STANDARD.decode(line.as_str()?).ok().and_then(|h| Hash::try_from(h).ok());
         // Without a path the whole tree must come out at the end.
@@ -321,7 +323,7 @@ impl Checking {
         self.whole(&entry, &shown);
         let own = shown.content.as_ref().filter(|content| content.identity.0 == SYSTEM_IDENTITY);
         if let Some(record) = own.and_then(|content| SystemRecord::decode(&content.record.0)) {
-            self.own_record(entry.seq, &record, trusted)?;
+            self.own_record(entry.seq, &record)?;
         }
         match (&shown.content, json["erased_by"].as_u64()) {
             (Some(_), _) => self.verified += u64::from(self.asked.contains(entry.seq)),
@@ -334,66 +336,118 @@ impl Checking {
         Ok(())
     }
 
-    /// If the bundle is the whole log, in order: chain and tree.
+    /// If the bundle is the whole log, in order: chain, time, counters and tree.
     fn whole(&mut self, entry: &Entry, shown: &Shown) {
-        if entry.seq == self.whole.size() && entry.previous == self.chain {
+        let counter = self.counters.entry(entry.submitter).or_default();
+        let next = entry.seq == self.whole.size() && entry.previous == self.chain;
+        if next && entry.counter == *counter && entry.ingest_time >= self.time {
+            *counter += 1;
             self.whole.push(leaf_hash(&shown.entry), |_| ());
             self.chain = entry.chain();
+            self.time = entry.ingest_time;
         }
     }
 
-    fn own_record(&mut self, seq: u64, record: &SystemRecord, trusted: &[VerifierKey]) -> Result<(), Error> {
+    fn own_record(&mut self, seq: u64, record: &SystemRecord) -> Result<(), Error> {
         match record.event.as_str() {
             event::GENESIS | event::KEYS => {
                 let origin = self.manifest["origin"].as_str().unwrap_or_default().to_owned();
-                self.keys = rotate::follow(&self.keys, &origin, seq, record)?;
-                if record.event == event::GENESIS {
-                    self.first_keys = self.keys.clone();
-                    let unknown = trusted.iter().any(|key| !self.keys.contains(key));
-                    if unknown {
-                        return Err(bad("the log's first record does not name the keys that you trust"));
-                    }
+                if self.keys.last().is_some_and(|(last, _)| *last >= seq) {
+                    return Err(bad("the records that name keys are not in order"));
                 }
+                let former = self.keys.last().map_or(&[][..], |(_, keys)| keys);
+                let keys = rotate::follow(former, &origin, seq, record)?;
+                self.keys.push((seq, keys));
             }
             event::ERASURE => {
                 let set = record.text("custody.erasure.seqs").and_then(SeqSet::parse);
-                self.erasures.insert(seq, set.ok_or_else(|| bad("an erasure record names no records"))?);
+                let set = set.ok_or_else(|| bad("an erasure record names no records"))?;
+                // Else content that is still to come could be left out at will.
+                if set.ranges().last().is_some_and(|range| range.end > seq) {
+                    return Err(bad(format!("record {seq} erases what is not before it")));
+                }
+                self.erasures.insert(seq, set);
+            }
+            event::EXPORT if self.manifest["exported_seq"] == seq => {
+                let said = [("query", "query"), ("reason", "reason"), ("identity", "exported_by")];
+                let differs = |(key, of): &(&str, &str)| {
+                    record.text(&format!("custody.export.{key}")) != self.manifest[of].as_str()
+                };
+                if let Some((_, of)) = said.iter().find(|said| differs(said)) {
+                    return Err(bad(format!("`{of}` of the bundle is not what record {seq} of the log says")));
+                }
+                self.exported = true;
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn finish(self, sealed: &str) -> Result<Evidence, Error> {
-        if self.keys.is_empty() {
-            return Err(bad("the bundle does not hold the log's first record, which names its keys"));
-        }
-        let origin = self.manifest["origin"].as_str().unwrap_or_default();
-        for note in &self.notes {
-            let checkpoint = Checkpoint::parse_unverified(note)?;
-            // A witnessed checkpoint may be older than the last rotation of keys.
-            let newest = Some(&checkpoint) == self.checkpoint.as_ref();
-            if newest {
-                Checkpoint::verify(note, &self.keys)?;
-            }
-            if checkpoint.origin != origin {
-                return Err(bad("a checkpoint of the bundle is of another log"));
-            }
-        }
-        let digest: Hash = self.digest.finalize().into();
-        let note = Note::parse(sealed).map_err(|_| bad("the bundle's signature is not a signed note"))?;
-        if note.text != seal(origin, self.lines, &digest) {
-            return Err(bad("the bundle is not the one that was signed: a line was changed, added or taken out"));
-        }
-        let signer = self.keys.first().map(|key| key.find(&note)).transpose()?.flatten();
-        if signer.is_none() {
-            return Err(bad("the bundle is not signed by the log's key"));
-        }
+    /// The keys in force for a checkpoint of this size.
+    fn keys_at(&self, size: u64) -> &[VerifierKey] {
+        self.keys.iter().rev().find(|(from, _)| *from < size).map_or(&[], |(_, keys)| keys)
+    }
+
+    /// What is gone is what the erasure records here name, and nothing else.
+    fn erasures_hold(&self) -> Result<(), Error> {
         for (seq, by) in &self.gaps {
             if !self.erasures.get(by).is_some_and(|set| set.contains(*seq)) {
                 return Err(bad(format!("record {by} does not say that record {seq} was erased")));
             }
         }
+        for (by, range) in self.erasures.iter().flat_map(|(by, set)| set.ranges().iter().map(move |range| (by, range)))
+        {
+            if let Some(seq) = self.seen.range(range.clone()).find(|seq| !self.gaps.contains_key(seq)) {
+                return Err(bad(format!("record {by} says that record {seq} was erased, but its content is there")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first line says what the log says.
+    fn first_line_holds(&self) -> Result<(), Error> {
+        if !self.exported {
+            return Err(bad("the record is missing that says of the export"));
+        }
+        let size = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        let in_force: Vec<_> = self.keys_at(size).iter().map(ToString::to_string).collect();
+        if self.manifest["records"] != self.asked.count() {
+            return Err(bad("the bundle's first line states another number of records than it names"));
+        }
+        if self.manifest["size"] != size || self.manifest["vkeys"] != json!(in_force) {
+            return Err(bad("the bundle's first line states another size or other keys than it proves"));
+        }
+        Ok(())
+    }
+
+    fn finish(self, sealed: &str, trusted: &[VerifierKey]) -> Result<Evidence, Error> {
+        let Some((0, first_keys)) = self.keys.first() else {
+            return Err(bad("the bundle does not hold the log's first record, which names its keys"));
+        };
+        if !self.keys.iter().any(|(_, keys)| trusted.iter().all(|key| keys.contains(key))) {
+            return Err(bad("neither the log's first record nor a rotation names the keys that you trust"));
+        }
+        let origin = self.manifest["origin"].as_str().unwrap_or_default();
+        for note in &self.notes {
+            let checkpoint = Checkpoint::parse_unverified(note)?;
+            // A witnessed checkpoint may be older than the last rotation of keys.
+            Checkpoint::verify(note, self.keys_at(checkpoint.size))?;
+            if checkpoint.origin != origin {
+                return Err(bad("a checkpoint of the bundle is of another log"));
+            }
+        }
+        let digest: Hash = self.digest.clone().finalize().into();
+        let note = Note::parse(sealed).map_err(|_| bad("the bundle's signature is not a signed note"))?;
+        if note.text != seal(origin, self.lines, &digest) {
+            return Err(bad("the bundle is not the one that was signed: a line was changed, added or taken out"));
+        }
+        let signer =
+            self.keys.last().and_then(|(_, keys)| keys.first()).map(|key| key.find(&note)).transpose()?.flatten();
+        if signer.is_none() {
+            return Err(bad("the bundle is not signed by the log's key"));
+        }
+        self.erasures_hold()?;
+        self.first_line_holds()?;
         if let Some(missing) = self.asked.seqs().find(|seq| !self.seen.contains(seq)) {
             return Err(bad(format!("record {missing} is missing from the bundle")));
         }
@@ -404,7 +458,7 @@ impl Checking {
         }
         Ok(Evidence {
             checkpoint: self.notes.first().cloned().unwrap_or_default(),
-            vkeys: self.first_keys.iter().map(ToString::to_string).collect(),
+            vkeys: first_keys.iter().map(ToString::to_string).collect(),
             erased: self.gaps.keys().filter(|seq| self.asked.contains(**seq)).count() as u64,
             verified: self.verified,
             manifest: self.manifest,

@@ -98,7 +98,11 @@ impl Shown {
 
     /// Reads what [`Self::to_json`] wrote.
     pub fn from_json(json: &Value) -> Option<Self> {
-        let salt = |value: &Value| const_hex::decode_to_array(value.as_str()?).ok();
+        // One text for one value: no capitals, no 0x.
+        let salt = |value: &Value| {
+            let text = value.as_str()?;
+            const_hex::decode_to_array(text).ok().filter(|bytes: &Hash| const_hex::encode(bytes) == text)
+        };
         let pair = |value: &Value| Some((STANDARD.decode(value[0].as_str()?).ok()?, salt(&value[1])?));
         let content = match &json["content"] {
             Value::Null => None,

@@ -9,7 +9,7 @@ use crate::source::Source;
 
 /// Which records.
 #[derive(Args, Clone)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub struct Select {
     /// Records by number: 7 or 7,9-12.
     #[arg(long, value_name = "SEQS")]
@@ -66,6 +66,10 @@ impl Select {
 
     /// The records. `source` answers the query.
     pub fn resolve(&self, source: impl FnOnce() -> Result<Source, Failure>) -> Result<SeqSet, Failure> {
+        // Not clap's `required`: it would also be asked for beside `export --all`.
+        if self.words().is_empty() {
+            return Err(Failure::wrong("say which records: --seq, --trace, --grant, --agent, --sql or --where"));
+        }
         if let Some(seq) = &self.seq {
             return SeqSet::parse(seq)
                 .ok_or_else(|| Failure::wrong(format!("--seq {seq} is not a list of rising seqs such as 7,9-12")));
