@@ -15,6 +15,7 @@ use std::path::Path;
 use rocksdb::Env;
 use rocksdb::backup::{BackupEngine, BackupEngineOptions, RestoreOptions};
 
+use crate::format::{cf, meta};
 use crate::keys::write_secret;
 use crate::{Error, Reader};
 
@@ -45,6 +46,9 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::File::open(to).and_then(|file| file.sync_all()).map_err(fail)
 }
 
+/// Beside a restored log, until it is opened for writing with the knowledge of that.
+pub(crate) const RESTORED: &str = "RESTORED";
+
 const FILES: [&str; 3] = ["FORMAT", "checkpoint", "log.vkey"];
 const KEYS: [&str; 2] = ["keys/log.key", "keys/submitter.key"];
 
@@ -54,21 +58,22 @@ impl Reader {
     pub fn backup(&self, to: &Path, with_keys: bool, keep: Option<usize>) -> Result<Backup, Error> {
         let fail =
             |e: std::io::Error| Error::invalid(format!("the backup directory {} cannot be made: {e}", to.display()));
+        fs::create_dir_all(to).map_err(fail)?;
+        let lock = fs::File::open(to).map_err(fail)?;
+        lock.try_lock().map_err(|_| Error::unavailable("another backup to this directory is being made"))?;
         let staging = to.join("new");
-        let _ = fs::remove_dir_all(&staging);
-        fs::create_dir_all(&staging).map_err(fail)?;
-        for name in FILES {
-            copy(&self.dir().join(name), &staging.join(name))?;
-        }
-        if with_keys {
-            for name in KEYS {
-                let secret = fs::read(self.dir().join(name));
-                let secret = secret.map_err(|e| Error::invalid(format!("{name} cannot be read: {e}")))?;
-                write_secret(&staging.join(name), &secret)?;
+        let mut engine = engine(to)?;
+        let mut tries = 0;
+        loop {
+            // Files beside the database must be of the keys that are in force in it.
+            let before = self.shared().db.get_cf(self.shared().cf(cf::META), meta::KEYS)?;
+            self.stage(&staging, with_keys)?;
+            engine.create_new_backup_flush(&self.shared().db, true)?;
+            tries += 1;
+            if self.shared().db.get_cf(self.shared().cf(cf::META), meta::KEYS)? == before || tries > 3 {
+                break;
             }
         }
-        let mut engine = engine(to)?;
-        engine.create_new_backup_flush(&self.shared().db, true)?;
         let newest = engine.get_backup_info().into_iter().max_by_key(|info| info.backup_id);
         let newest = newest.ok_or_else(|| Error::fatal("the backup engine made no backup"))?;
         engine.verify_backup(newest.backup_id)?;
@@ -82,6 +87,29 @@ impl Reader {
             remove_others(to, &left).map_err(fail)?;
         }
         Ok(Backup { id: newest.backup_id, time: newest.timestamp, bytes: newest.size })
+    }
+}
+
+impl Reader {
+    /// Copies what stands beside the database.
+    fn stage(&self, staging: &Path, with_keys: bool) -> Result<(), Error> {
+        let fail =
+            |e: std::io::Error| Error::invalid(format!("the backup in {} cannot be made: {e}", staging.display()));
+        let _ = fs::remove_dir_all(staging);
+        fs::create_dir_all(staging).map_err(fail)?;
+        for name in FILES {
+            copy(&self.dir().join(name), &staging.join(name))?;
+        }
+        // The secret of the submitter ids signs nothing, and without it no record can be added.
+        for name in KEYS.iter().filter(|name| with_keys || **name != KEYS[0]) {
+            match fs::read(self.dir().join(name)) {
+                Ok(secret) => write_secret(&staging.join(name), &secret)?,
+                // The keys are held elsewhere.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::invalid(format!("{name} cannot be read: {e}"))),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -130,6 +158,8 @@ pub fn restore(from: &Path, id: Option<u32>, to: &Path) -> Result<u32, Error> {
             write_secret(&to.join(name), &secret)?;
         }
     }
+    // What was signed after this backup is not in it: whoever serves it must know.
+    fs::write(to.join(RESTORED), format!("backup {id}\n")).map_err(fail)?;
     // FORMAT last: without it the directory is no data directory.
     for name in FILES.iter().rev() {
         copy(&place.join(name), &to.join(name))?;

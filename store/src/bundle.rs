@@ -320,7 +320,9 @@ impl Checking {
         if !self.seen.insert(entry.seq) {
             return Err(bad(format!("record {} is there twice", entry.seq)));
         }
-        self.whole(&entry, &shown);
+        if !self.whole(&entry, &shown) && json["path"].is_null() {
+            return Err(bad(format!("record {} does not follow from the one before it", entry.seq)));
+        }
         let own = shown.content.as_ref().filter(|content| content.identity.0 == SYSTEM_IDENTITY);
         if let Some(record) = own.and_then(|content| SystemRecord::decode(&content.record.0)) {
             self.own_record(entry.seq, &record)?;
@@ -337,15 +339,17 @@ impl Checking {
     }
 
     /// If the bundle is the whole log, in order: chain, time, counters and tree.
-    fn whole(&mut self, entry: &Entry, shown: &Shown) {
+    fn whole(&mut self, entry: &Entry, shown: &Shown) -> bool {
         let counter = self.counters.entry(entry.submitter).or_default();
         let next = entry.seq == self.whole.size() && entry.previous == self.chain;
-        if next && entry.counter == *counter && entry.ingest_time >= self.time {
+        let joins = next && entry.counter == *counter && entry.ingest_time >= self.time;
+        if joins {
             *counter += 1;
             self.whole.push(leaf_hash(&shown.entry), |_| ());
             self.chain = entry.chain();
             self.time = entry.ingest_time;
         }
+        joins
     }
 
     fn own_record(&mut self, seq: u64, record: &SystemRecord) -> Result<(), Error> {

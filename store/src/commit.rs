@@ -1,10 +1,9 @@
 //! From content to commitments: what of a block is hashed, with which salt.
 //!
-//! Every byte of a block is bound to its entries. Its *parts* (frame, sender,
-//! resources, scopes, records, and copies of records that are elsewhere in the log)
-//! have a digest each, with a salt each, so that every one can be erased or shown
-//! alone. Without its salt, which dies with it, nobody can guess a short text from
-//! its commitment.
+//! Every byte of a block is in one of its *parts*: sender, resources, scopes, records,
+//! and the frame, which is all else. Each has a digest, with a salt of its own, so that
+//! it can be erased or shown alone. Without its salt, which dies with it, nobody can
+//! guess a short text from its commitment.
 
 use blake3::Hasher;
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use custody_proto::scan::{Range, Scan};
 use custody_proto::{Hash, Signal};
 
-use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Part, Placed, Salts};
+use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Placed, Salts};
 
 /// BLAKE3 context strings, one per kind of digest.
 pub mod context {
@@ -32,8 +31,6 @@ pub mod context {
     pub const SCOPE: &str = "custody scope v1";
     /// Of the identity of the sender.
     pub const IDENTITY: &str = "custody identity v1";
-    /// Of a copy of a record that is elsewhere in the log.
-    pub const COPY: &str = "custody copy v1";
 }
 
 struct Keys {
@@ -44,7 +41,6 @@ struct Keys {
     resource: ContextKey,
     scope: ContextKey,
     identity: ContextKey,
-    copy: ContextKey,
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
@@ -55,7 +51,6 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     resource: hash_derive_key_context(context::RESOURCE),
     scope: hash_derive_key_context(context::SCOPE),
     identity: hash_derive_key_context(context::IDENTITY),
-    copy: hash_derive_key_context(context::COPY),
 });
 
 fn digest(key: &ContextKey, parts: &[&[u8]]) -> Hash {
@@ -87,80 +82,57 @@ pub(crate) fn slice<'a>(layout: &'a Layout, payload: &'a [u8], range: Range) -> 
 pub(crate) struct Digests<'a> {
     layout: &'a Layout,
     payload: &'a [u8],
-    parts: std::borrow::Cow<'a, [Part]>,
+    /// From the identity on; `None` if a part is erased.
+    salts: Vec<Option<[u8; 32]>>,
+    frame: Hash,
     resource_parts: Vec<usize>,
 }
 
 impl<'a> Digests<'a> {
     pub(crate) fn new(layout: &'a Layout, payload: &'a [u8]) -> Self {
-        let parts = match &layout.salts {
-            Salts::Whole(salt) => part_salts(salt, layout.part_count()).into_iter().map(Part::Kept).collect(),
-            Salts::Partly(parts) => std::borrow::Cow::Borrowed(parts.as_slice()),
+        let (frame, salts) = match &layout.salts {
+            Salts::Whole(salt) => {
+                let salts = part_salts(salt, layout.part_count());
+                (frame(layout, payload, &salts[Layout::FRAME]), salts[1..].iter().copied().map(Some).collect())
+            }
+            Salts::Partly { frame, parts } => (*frame, parts.clone()),
         };
-        Self { layout, payload, parts, resource_parts: layout.resource_parts() }
+        Self { layout, payload, salts, frame, resource_parts: layout.resource_parts() }
     }
 
-    /// The digest of a part: computed if it is there, the stored one if it is erased.
+    /// The salt of a part, from the identity on; `None` if it is erased.
+    pub(crate) fn salt(&self, part: usize) -> Option<[u8; 32]> {
+        self.salts[part - 1]
+    }
+
+    /// All salts, from the identity on.
+    pub(crate) fn salts(&self) -> &[Option<[u8; 32]>] {
+        &self.salts
+    }
+
+    /// The digest of the frame: computed, or the one that was kept.
+    pub(crate) fn frame(&self) -> Hash {
+        self.frame
+    }
+
+    /// The digest of a part; zeros if it is erased: then no record needs it.
     fn part(&self, part: usize, key: &ContextKey, bytes: &[u8]) -> Hash {
-        match &self.parts[part] {
-            Part::Kept(salt) => digest(key, &[salt, bytes]),
-            Part::Erased(digest) => *digest,
-        }
+        self.salt(part).map_or([0; 32], |salt| digest(key, &[&salt, bytes]))
     }
 
-    /// All parts, with their salts.
-    pub(crate) fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
-    pub(crate) fn identity(&self) -> Hash {
-        self.part(Layout::IDENTITY, &KEYS.identity, self.layout.identity.as_bytes())
-    }
-
-    pub(crate) fn resource(&self, group: usize) -> Hash {
+    fn resource(&self, group: usize) -> Hash {
         let range = self.layout.groups[group].resource;
         self.part(self.resource_parts[group], &KEYS.resource, slice(self.layout, self.payload, range))
     }
 
-    pub(crate) fn scope(&self, group: usize) -> Hash {
+    fn scope(&self, group: usize) -> Hash {
         let range = self.layout.groups[group].scope;
         self.part(self.layout.scope_part(group), &KEYS.scope, slice(self.layout, self.payload, range))
     }
 
-    fn copies(&self) -> Vec<Hash> {
-        let each = |(i, copy): (usize, &Copied)| {
-            self.part(self.layout.copy_part(i), &KEYS.copy, slice(self.layout, self.payload, copy.range))
-        };
-        self.layout.copies.iter().enumerate().map(each).collect()
-    }
-
-    /// The digest of what the block is besides its other parts.
-    pub(crate) fn frame(&self) -> Hash {
-        let (layout, payload) = (self.layout, self.payload);
-        let Part::Kept(salt) = &self.parts[Layout::FRAME] else { return [0; 32] };
-        let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
-        hasher.update(salt);
-        hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
-        hasher.update(&layout.payload_len.to_be_bytes());
-        hasher.update(&(layout.annex.len() as u32).to_be_bytes());
-        hasher.update(&layout.tables());
-        for copy in self.copies() {
-            hasher.update(&copy);
-        }
-        let mut at = 0;
-        for range in layout.cuts() {
-            if range.at as usize > at {
-                hasher.update(&payload[at..range.at as usize]);
-            }
-            at = at.max((range.at + range.len) as usize);
-        }
-        hasher.update(&payload[at.min(payload.len())..]);
-        *hasher.finalize().as_bytes()
-    }
-
     /// The commitments to all records of the block, in order; `None` for erased ones.
     pub(crate) fn commitments(&self) -> Vec<Option<Hash>> {
-        let (frame, identity) = (self.frame(), self.identity());
+        let identity = self.part(Layout::IDENTITY, &KEYS.identity, self.layout.identity.as_bytes());
         let mut last: Option<(usize, Hash)> = None;
         let shared = |group: usize| {
             let part = self.resource_parts[group];
@@ -169,22 +141,33 @@ impl<'a> Digests<'a> {
                 _ => self.resource(group),
             };
             last = Some((part, resource));
-            shared_digest(&frame, &identity, &resource, &self.scope(group))
+            shared_digest(&self.frame, &identity, &resource, &self.scope(group))
         };
         let groups: Vec<Hash> = (0..self.layout.groups.len()).map(shared).collect();
         let commit = |(i, record): (usize, &Placed)| {
-            let Part::Kept(salt) = &self.parts[self.layout.record_part(i)] else { return None };
+            let salt = self.salt(self.layout.record_part(i))?;
             let bytes = slice(self.layout, self.payload, record.range);
-            Some(record_commitment(salt, &groups[record.group as usize], bytes))
+            Some(record_commitment(&salt, &groups[record.group as usize], bytes))
         };
         self.layout.records.iter().enumerate().map(commit).collect()
     }
+}
 
-    /// The digest of a copy, before its bytes go.
-    pub(crate) fn copy(&self, i: usize) -> Hash {
-        let range = self.layout.copies[i].range;
-        self.part(self.layout.copy_part(i), &KEYS.copy, slice(self.layout, self.payload, range))
+/// The digest of all of a block that is no other part: its tables, the protobuf
+/// framing, fields that no table names, records that were refused, copies.
+fn frame(layout: &Layout, payload: &[u8], salt: &[u8; 32]) -> Hash {
+    let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
+    hasher.update(salt);
+    hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
+    hasher.update(&layout.payload_len.to_be_bytes());
+    hasher.update(&(layout.annex.len() as u32).to_be_bytes());
+    hasher.update(&layout.tables());
+    for range in layout.frame_ranges() {
+        let end = payload.len();
+        hasher.update(&payload[range.start.min(end)..range.end.min(end)]);
+        hasher.update(&layout.annex[range.start.saturating_sub(end)..range.end.saturating_sub(end)]);
     }
+    *hasher.finalize().as_bytes()
 }
 
 /// What the records of a group share, in one digest.
@@ -265,6 +248,11 @@ impl Prepared {
         };
         let commitments = whole(&layout, &payload);
         Self { layout, payload, ids, commitments, receipt: false }
+    }
+
+    /// The digest for the receipt, if one is asked for.
+    pub(crate) fn wanted_receipt(&self) -> Option<String> {
+        self.receipt.then(|| crate::note::sha256_hex(&self.payload))
     }
 
     /// Asks for a signed receipt.

@@ -5,29 +5,32 @@
 //! its files until they are compacted: a mark says so until that is done, and
 //! opening the log finishes it.
 //!
-//! Of a block that keeps other records the erased ones become zeros, and the salt
-//! from which all salts of the block came is replaced by those of the parts that stay.
+//! Of a block that keeps other records only what they need stays: the records, their
+//! resources and scopes, the sender. All else becomes zeros, the frame too, of which
+//! the digest stays; and the salt from which all salts of the block came is replaced
+//! by those of the parts that stay.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 
+use custody_proto::Signal;
 use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::trace::Span;
-use custody_proto::scan::Range;
-use custody_proto::{Hash, Signal};
 use prost::Message as _;
-use rocksdb::{BottommostLevelCompaction, CompactOptions, WriteBatch, WriteOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, Direction, IteratorMode, WriteBatch, WriteOptions};
 
-use crate::commit::Digests;
-use crate::format::{COPY_BIT, Layout, Part, Salts, cf, log_key, meta, request_key, seq_key, seqs, span_key};
+use crate::format::{COPY_BIT, Layout, Salts, cf, log_key, meta, request_key, seq_key, seqs, span_key};
 use crate::ledger::Shared;
 use crate::reader::{Block, Content};
 use crate::system::{SeqSet, SystemRecord, event};
 use crate::writer::Writer;
 use crate::{Error, Reader};
 
-/// Of how many records one record about erasure speaks at most.
+/// One write erases about this many records at most.
 const RECORDS_PER_ERASURE: u64 = 16_384;
+
+/// One write holds about this many bytes of blocks that keep something.
+const BYTES_PER_ERASURE: usize = 16 << 20;
 
 /// Why content goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct Erased {
     pub bytes: u64,
     /// The seqs of the records that say so.
     pub said_by: Vec<u64>,
+    /// What is still to be erased, after [`Writer::erase_some`].
+    pub left: SeqSet,
 }
 
 /// A legal hold: its records may not be erased until it is released.
@@ -136,24 +141,70 @@ impl Reader {
     /// thread, but no appends. Does nothing if nothing was erased since.
     pub fn purge(&self) -> Result<(), Error> {
         let shared = self.shared();
-        let meta_family = shared.cf(cf::META);
-        if shared.db.get_cf(meta_family, meta::PURGE)?.is_none() {
-            return Ok(());
-        }
+        let _one_at_a_time = shared.purging.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.purge_marks()?;
+        let Some(from) = marks.iter().map(|(_, from, _)| *from).min() else { return Ok(()) };
+        let to = marks.iter().map(|(_, _, to)| *to).max().unwrap_or(from);
         // The write-ahead log held the content too: once every memtable is a file, it is dropped.
         let families: Vec<_> = cf::ALL.iter().map(|name| shared.cf(name)).collect();
         shared.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default())?;
+        let old = self.files_to_rewrite(from, to)?;
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         options.set_exclusive_manual_compaction(false);
-        for name in [cf::PAYLOADS, cf::BLOCKS, cf::IDS, cf::REQUESTS] {
+        let (first, last) = (seq_key(from), seq_key(to));
+        for name in [cf::PAYLOADS, cf::BLOCKS] {
+            shared.db.compact_range_cf_opt(shared.cf(name), Some(first), Some(last), &options);
+        }
+        for name in [cf::IDS, cf::REQUESTS] {
             shared.db.compact_range_cf_opt(shared.cf(name), None::<&[u8]>, None::<&[u8]>, &options);
         }
+        // The compaction says nothing when it fails: look whether the files are gone.
+        let left = self.files_to_rewrite(from, to)?;
+        if let Some(file) = old.iter().find(|file| left.contains(file)) {
+            return Err(Error::unavailable(format!(
+                "erased content may still lie in the file {file}: the database did not write it anew (is the disk \
+                 full?); start the server again to try once more"
+            )));
+        }
         // A crash before this line: the next opening does it again.
+        let mut write = WriteBatch::default();
+        marks.iter().for_each(|(key, _, _)| write.delete_cf(shared.cf(cf::META), key));
         let mut sync = WriteOptions::default();
         sync.set_sync(true);
-        shared.db.delete_cf_opt(meta_family, meta::PURGE, &sync)?;
-        Ok(())
+        Ok(shared.db.write_opt(write, &sync)?)
+    }
+
+    /// The marks of erasures whose content may still lie in files: key, first and last block.
+    fn purge_marks(&self) -> Result<Vec<(Vec<u8>, u64, u64)>, Error> {
+        let shared = self.shared();
+        let mode = IteratorMode::From(meta::PURGE, Direction::Forward);
+        let mut marks = Vec::new();
+        for row in shared.db.iterator_cf(shared.cf(cf::META), mode) {
+            let (key, blocks) = row?;
+            if !key.starts_with(meta::PURGE) {
+                break;
+            }
+            let mut blocks = seqs(&blocks);
+            let (from, to) = (blocks.next().unwrap_or(0), blocks.next().unwrap_or(u64::MAX));
+            marks.push((key.into_vec(), from, to));
+        }
+        Ok(marks)
+    }
+
+    /// The table files that may hold content of blocks in a range, or index rows.
+    fn files_to_rewrite(&self, from: u64, to: u64) -> Result<Vec<String>, Error> {
+        let (first, last) = (seq_key(from), seq_key(to));
+        let holds = |file: &rocksdb::LiveFile| match file.column_family_name.as_str() {
+            cf::PAYLOADS | cf::BLOCKS => {
+                let starts_after = file.start_key.as_ref().is_some_and(|key| key[..] > last[..]);
+                let ends_before = file.end_key.as_ref().is_some_and(|key| key[..] < first[..]);
+                !starts_after && !ends_before
+            }
+            cf::IDS | cf::REQUESTS => true,
+            _ => false,
+        };
+        Ok(self.shared().db.live_files()?.into_iter().filter(holds).map(|file| file.name).collect())
     }
 }
 
@@ -162,13 +213,18 @@ impl Writer {
     /// follow. Records of the ledger's own are never erased; with [`Cause::Erasure`]
     /// asking for one is an error, as is asking for one under a hold.
     pub fn erase(&mut self, erasure: &Erasure) -> Result<Erased, Error> {
+        self.erase_some(erasure, usize::MAX)
+    }
+
+    /// As [`Self::erase`], but stops after that many writes, so that appends get their
+    /// turn; what is left is in the answer.
+    pub fn erase_some(&mut self, erasure: &Erasure, limit: usize) -> Result<Erased, Error> {
         let todo = self.erasable(erasure)?;
         let mut erased = Erased { before: erasure.seqs.count() - todo.count(), ..Erased::default() };
         let mut rest = todo;
-        while !rest.is_empty() {
-            let (now, later) = split(&rest, RECORDS_PER_ERASURE);
+        while !rest.is_empty() && erased.said_by.len() < limit {
             let mut stage = Stage::new(self);
-            let bytes = stage.erase(&now)?;
+            let (now, bytes) = stage.erase(&rest, self.request_seed())?;
             let record = SystemRecord::new(event::ERASURE)
                 .with("custody.erasure.seqs", now.to_string())
                 .with("custody.erasure.records", now.count())
@@ -176,11 +232,13 @@ impl Writer {
                 .with("custody.erasure.reason", erasure.reason.as_str())
                 .with("custody.erasure.actor", erasure.actor.as_str())
                 .with("custody.erasure.identity", erasure.identity.as_str());
-            erased.said_by.push(self.append_with(&record, |write| stage.put(write))?);
+            let said_by = self.head_size();
+            erased.said_by.push(self.append_with(&record, |write| stage.put(write, said_by))?);
             erased.records += now.count();
             erased.bytes += bytes;
-            rest = later;
+            rest = rest.without(&now);
         }
+        erased.left = rest;
         Ok(erased)
     }
 
@@ -231,20 +289,6 @@ impl Writer {
     }
 }
 
-/// The first `count` seqs of a set, and the others.
-fn split(set: &SeqSet, count: u64) -> (SeqSet, SeqSet) {
-    let mut left = count;
-    let mut now = Vec::new();
-    for range in set.ranges() {
-        let end = range.end.min(range.start.saturating_add(left));
-        left -= end - range.start;
-        now.push(range.start..end);
-    }
-    let now = SeqSet::of(now);
-    let later = set.without(&now);
-    (now, later)
-}
-
 /// An erasure in the making.
 struct Stage {
     shared: Arc<Shared>,
@@ -252,10 +296,17 @@ struct Stage {
     /// Blocks that keep something, by first seq.
     edited: BTreeMap<u64, Edited>,
     /// Blocks that keep nothing.
-    gone: Vec<u64>,
+    gone: BTreeSet<u64>,
+    /// Blocks that hold copies of erased records.
+    copies: BTreeSet<u64>,
     /// New values in `ids`; empty ones are removed.
     ids: BTreeMap<[u8; 25], Vec<u64>>,
+    /// Rows of further versions, to be removed.
+    more_ids: Vec<Vec<u8>>,
     requests: Vec<[u8; 16]>,
+    /// The blocks that are touched, first and last.
+    touched: Option<(u64, u64)>,
+    staged_bytes: usize,
 }
 
 struct Edited {
@@ -269,26 +320,37 @@ impl Stage {
             shared: Arc::clone(&writer.shared),
             reader: writer.reader.clone(),
             edited: BTreeMap::new(),
-            gone: Vec::new(),
+            gone: BTreeSet::new(),
+            copies: BTreeSet::new(),
             ids: BTreeMap::new(),
+            more_ids: Vec::new(),
             requests: Vec::new(),
+            touched: None,
+            staged_bytes: 0,
         }
     }
 
-    /// Erases these records; gives how many bytes go.
-    fn erase(&mut self, seqs: &SeqSet) -> Result<u64, Error> {
-        let mut bytes = 0;
-        let mut at = 0;
-        while let Some(seq) = next_in(seqs, at) {
+    /// Erases the first of these records, as many as one write may hold. Gives which,
+    /// and how many bytes go.
+    fn erase(&mut self, seqs: &SeqSet, key: u64) -> Result<(SeqSet, u64), Error> {
+        let (mut bytes, mut at, mut done) = (0, 0, SeqSet::default());
+        while let Some(seq) = seqs.next_at(at) {
             let block = self.reader.block_at(seq)?;
             let block = block.ok_or_else(|| Error::invalid(format!("there is no record {seq}")))?;
             at = block.commitments.end_seq();
-            bytes += self.erase_in(&block, seqs)?;
+            bytes += self.erase_in(&block, seqs, key)?;
+            seqs.within(block.commitments.first_seq..at).for_each(|range| done.append(range));
+            if done.count() >= RECORDS_PER_ERASURE || self.staged_bytes > BYTES_PER_ERASURE {
+                break;
+            }
         }
-        Ok(bytes)
+        for first in std::mem::take(&mut self.copies) {
+            self.erase_copies(first, key)?;
+        }
+        Ok((done, bytes))
     }
 
-    fn erase_in(&mut self, block: &Block, seqs: &SeqSet) -> Result<u64, Error> {
+    fn erase_in(&mut self, block: &Block, seqs: &SeqSet, key: u64) -> Result<u64, Error> {
         let first = block.commitments.first_seq;
         let Some(content) = &block.content else { return Ok(0) };
         let erased: Vec<usize> = (0..content.records()).filter(|&i| seqs.contains(first + i as u64)).collect();
@@ -297,58 +359,70 @@ impl Stage {
             bytes += content.record(i).len() as u64;
             self.forget(block.commitments.signal, first + i as u64, content.record(i))?;
         }
-        let whole = !(0..content.records()).any(|i| content.is_erased(i));
-        if whole {
-            self.requests.push(request_key(block.commitments.signal, content.payload()));
-        }
         let keeps = (0..content.records()).any(|i| !content.is_erased(i) && !seqs.contains(first + i as u64));
+        self.touch(first, content, block.commitments.signal, key);
         if keeps {
-            self.edit(first, content).erase_records(&erased);
+            self.edited.entry(first).or_insert_with(|| Edited::new(content)).erase(&erased);
+            self.staged_bytes += content.payload().len();
         } else {
             bytes = content.payload().len() as u64;
-            self.edited.remove(&first);
-            self.gone.push(first);
+            self.gone.insert(first);
         }
         Ok(bytes)
     }
 
-    /// The block's newest state, for changing.
-    fn edit(&mut self, first: u64, content: &Content) -> &mut Edited {
-        self.edited.entry(first).or_insert_with(|| Edited::new(content))
+    /// A request of which something is erased is not recognised when it comes again.
+    fn touch(&mut self, first: u64, content: &Content, signal: Signal, key: u64) {
+        if !content.is_partly_erased() {
+            self.requests.push(request_key(key, signal, content.payload()));
+        }
+        let (from, to) = self.touched.unwrap_or((first, first));
+        self.touched = Some((from.min(first), to.max(first)));
     }
 
-    /// Takes a record out of the indexes, and its copies out of other blocks.
+    /// Takes a record out of the indexes, and notes the blocks that hold copies of it.
     fn forget(&mut self, signal: Signal, seq: u64, record: &[u8]) -> Result<(), Error> {
         let Some(key) = index_key(signal, seq, record) else { return Ok(()) };
         if !self.ids.contains_key(&key) {
             let stored = self.shared.db.get_cf(self.shared.cf(cf::IDS), key)?;
             self.ids.insert(key, seqs(&stored.unwrap_or_default()).collect());
         }
-        let list = self.ids.get_mut(&key).map(std::mem::take).unwrap_or_default();
-        let copies: Vec<u64> = list.iter().filter(|s| **s & COPY_BIT != 0).map(|s| s & !COPY_BIT).collect();
-        for first in copies {
-            self.erase_copies(first, seq)?;
+        if let Some(list) = self.ids.get_mut(&key) {
+            self.copies.extend(list.iter().filter(|s| **s & COPY_BIT != 0).map(|s| s & !COPY_BIT));
+            list.retain(|s| *s != seq);
         }
-        let left = list.into_iter().filter(|s| *s != seq).collect();
-        self.ids.insert(key, left);
+        // Further versions have a row each.
+        for row in self.shared.db.prefix_iterator_cf(self.shared.cf(cf::IDS), key) {
+            let (row, _) = row?;
+            if !row.starts_with(&key) {
+                break;
+            }
+            let Some(other) = row.get(25..33).and_then(|bytes| seqs(bytes).next()) else { continue };
+            if other & COPY_BIT != 0 {
+                self.copies.insert(other & !COPY_BIT);
+            } else if other == seq {
+                self.more_ids.push(row.into_vec());
+            }
+        }
         Ok(())
     }
 
-    fn erase_copies(&mut self, first: u64, original: u64) -> Result<(), Error> {
-        if self.gone.contains(&first) {
+    /// Erases the frame of a block, where its copies are.
+    fn erase_copies(&mut self, first: u64, key: u64) -> Result<(), Error> {
+        if self.gone.contains(&first) || self.edited.contains_key(&first) {
             return Ok(());
         }
         let Some(block) = self.reader.block_at(first)? else { return Ok(()) };
-        if let Some(content) = &block.content {
-            if !(0..content.records()).any(|i| content.is_erased(i)) {
-                self.requests.push(request_key(block.commitments.signal, content.payload()));
-            }
-            self.edit(first, content).erase_copies(original);
+        if let Some(content) = block.content.filter(|content| !content.is_partly_erased()) {
+            self.touch(first, &content, block.commitments.signal, key);
+            let mut edited = Edited::new(&content);
+            edited.erase(&[]);
+            self.edited.insert(first, edited);
         }
         Ok(())
     }
 
-    fn put(&self, write: &mut WriteBatch) -> Result<(), Error> {
+    fn put(&self, write: &mut WriteBatch, said_by: u64) -> Result<(), Error> {
         let family = |name| self.shared.cf(name);
         for first in &self.gone {
             write.delete_cf(family(cf::PAYLOADS), seq_key(*first));
@@ -366,17 +440,18 @@ impl Stage {
                 write.put_cf(family(cf::IDS), key, value);
             }
         }
+        for key in &self.more_ids {
+            write.delete_cf(family(cf::IDS), key);
+        }
         for key in &self.requests {
             write.delete_cf(family(cf::REQUESTS), key);
         }
-        write.put_cf(family(cf::META), meta::PURGE, [1]);
+        // A mark of its own for each erasure: one that is finished cannot take another's away.
+        let (from, to) = self.touched.unwrap_or_default();
+        let blocks = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        write.put_cf(family(cf::META), [meta::PURGE, &seq_key(said_by)].concat(), blocks);
         Ok(())
     }
-}
-
-/// The smallest seq of a set that is at least `at`.
-fn next_in(set: &SeqSet, at: u64) -> Option<u64> {
-    set.ranges().iter().find(|range| range.end > at).map(|range| range.start.max(at))
 }
 
 /// Under which key of `ids` a record is found.
@@ -397,70 +472,103 @@ fn index_key(signal: Signal, seq: u64, record: &[u8]) -> Option<[u8; 25]> {
 impl Edited {
     fn new(content: &Content) -> Self {
         let mut layout = content.layout().clone();
-        let digests = Digests::new(content.layout(), content.payload());
-        let parts = digests.parts().to_vec();
-        layout.salts = Salts::Partly(parts);
+        let digests = content.digests();
+        let (frame, parts) = (digests.frame(), digests.salts().to_vec());
+        layout.salts = Salts::Partly { frame, parts };
         Self { layout, payload: content.payload().to_vec() }
     }
 
-    fn erase_records(&mut self, records: &[usize]) {
+    /// Erases records, the frame, and whatever else no record needs any more.
+    fn erase(&mut self, records: &[usize]) {
+        let Salts::Partly { frame, mut parts } = std::mem::replace(&mut self.layout.salts, Salts::Whole([0; 32]))
+        else {
+            return;
+        };
         for &i in records {
-            let range = self.layout.records[i].range;
-            self.clear(range);
-            self.set(self.layout.record_part(i), [0; 32]);
+            parts[self.layout.record_part(i) - 1] = None;
         }
-        self.erase_groups();
-    }
-
-    /// Resources and scopes that no record needs any more.
-    fn erase_groups(&mut self) {
-        let resources = self.layout.resource_parts();
-        let mut needed = vec![false; self.layout.part_count()];
-        for (i, record) in self.layout.records.iter().enumerate() {
-            let group = record.group as usize;
-            if !self.is_erased(self.layout.record_part(i)) {
-                needed[resources[group]] = true;
-                needed[self.layout.scope_part(group)] = true;
+        let needed = self.layout.needed(|i| parts[self.layout.record_part(i) - 1].is_none());
+        for (part, needed) in parts.iter_mut().zip(&needed) {
+            *part = part.filter(|_| *needed);
+        }
+        // What is needed is copied to a field of zeros: nothing that was forgotten can stay.
+        let mut payload = vec![0; self.payload.len()];
+        let mut annex = vec![0; self.layout.annex.len()];
+        for (part, range) in self.layout.ranges() {
+            let (at, len) = (range.at as usize, range.len as usize);
+            if !needed[part - 1] || len == 0 {
+                continue;
+            }
+            match at.checked_sub(payload.len()) {
+                Some(at) => annex[at..at + len].copy_from_slice(&self.layout.annex[at..at + len]),
+                None => payload[at..at + len].copy_from_slice(&self.payload[at..at + len]),
             }
         }
-        for (group, resource) in resources.into_iter().enumerate() {
-            let ranges = self.layout.groups[group];
-            for (part, range) in [(resource, ranges.resource), (self.layout.scope_part(group), ranges.scope)] {
-                if !needed[part] && !self.is_erased(part) {
-                    self.clear(range);
-                    self.set(part, [0; 32]);
-                }
-            }
+        (self.payload, self.layout.annex) = (payload, annex);
+        self.layout.salts = Salts::Partly { frame, parts };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{Finding, Verdict, verify};
+
+    /// A log with one block of two records, of which one is about to be changed by
+    /// somebody who has the database but not the keys.
+    fn forged(change: impl FnOnce(&mut Edited, &Reader)) -> Finding {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, reader) = crate::open(dir.path(), crate::Options::default()).unwrap();
+        writer.append_system(&SystemRecord::new("custody.test").with("text", "a secret")).unwrap();
+        writer.checkpoint().unwrap();
+        let content = reader.block_at(1).unwrap().unwrap().content.unwrap();
+        let mut edited = Edited::new(&content);
+        change(&mut edited, &reader);
+        let shared = reader.shared();
+        shared.db.put_cf(shared.cf(cf::BLOCKS), seq_key(1), edited.layout.encode()).unwrap();
+        shared.db.put_cf(shared.cf(cf::PAYLOADS), seq_key(1), &edited.payload).unwrap();
+        drop((writer, reader));
+        match verify(dir.path(), &Default::default(), |_, _| ()).unwrap() {
+            Verdict::Tampered(finding) => finding,
+            Verdict::Sound(_) => panic!("it was taken for sound"),
         }
     }
 
-    fn erase_copies(&mut self, original: u64) {
-        for i in 0..self.layout.copies.len() {
-            let part = self.layout.copy_part(i);
-            if self.layout.copies[i].seq == original && !self.is_erased(part) {
-                let digest = Digests::new(&self.layout, &self.payload).copy(i);
-                let range = self.layout.copies[i].range;
-                self.clear(range);
-                self.set(part, digest);
-            }
+    #[test]
+    fn a_frame_that_was_erased_for_no_reason_is_found() {
+        let finding = forged(|edited, _| edited.erase(&[]));
+        assert_eq!(finding.seq, 1);
+        assert!(finding.reason.contains("nothing in it that may be"), "{}", finding.reason);
+    }
+
+    #[test]
+    fn a_sender_cannot_be_changed_under_the_name_of_an_erasure() {
+        let finding = forged(|edited, _| {
+            edited.erase(&[]);
+            edited.layout.identity = "peer:10.9.9.9".into();
+        });
+        assert_eq!(finding.seq, 1);
+        assert!(finding.reason.contains("not what its entry commits to"), "{}", finding.reason);
+    }
+
+    #[test]
+    fn a_resource_or_identity_that_a_record_needs_cannot_be_erased() {
+        for part in [Layout::IDENTITY, 2, 3] {
+            let finding = forged(|edited, _| {
+                edited.erase(&[]);
+                let Salts::Partly { parts, .. } = &mut edited.layout.salts else { panic!("it is whole") };
+                parts[part - 1] = None;
+            });
+            assert!(finding.reason.contains("not in the format's layout"), "{}", finding.reason);
         }
     }
 
-    fn is_erased(&self, part: usize) -> bool {
-        matches!(&self.layout.salts, Salts::Partly(parts) if matches!(parts[part], Part::Erased(_)))
-    }
-
-    fn set(&mut self, part: usize, digest: Hash) {
-        if let Salts::Partly(parts) = &mut self.layout.salts {
-            parts[part] = Part::Erased(digest);
-        }
-    }
-
-    fn clear(&mut self, range: Range) {
-        let (at, len) = (range.at as usize, range.len as usize);
-        match at.checked_sub(self.payload.len()) {
-            Some(at) if len > 0 => self.layout.annex[at..at + len].fill(0),
-            _ => self.payload[at..at + len].fill(0),
-        }
+    #[test]
+    fn content_beside_what_was_erased_is_found() {
+        let finding = forged(|edited, _| {
+            edited.erase(&[]);
+            edited.payload[0] = 7;
+        });
+        assert!(finding.reason.contains("in the place of something erased") || finding.reason.contains("frame"));
     }
 }

@@ -51,7 +51,8 @@ pub mod meta {
     pub const DURABILITY: &[u8] = b"durability";
     /// UTF-8: the vkeys in force, a line each.
     pub const KEYS: &[u8] = b"keys";
-    /// Present while erased content may still lie in files: compact, then remove.
+    /// With the seq of an erasure record behind it, present while what it erased may still
+    /// lie in files: u64 first ‖ u64 last of the blocks. Compact, then remove.
     pub const PURGE: &[u8] = b"purge";
 }
 
@@ -110,22 +111,18 @@ pub struct Copied {
     pub seq: u64,
 }
 
-/// One part of a block of which something is erased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// It is there; this is its salt.
-    Kept([u8; 32]),
-    /// It is gone; this is its digest where other digests need it, else zeros.
-    Erased(Hash),
-}
-
 /// The salts of a block's parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Salts {
     /// Nothing is erased: the salt from which all others come.
     Whole([u8; 32]),
-    /// Something is erased, so the salt that they came from is gone too.
-    Partly(Vec<Part>),
+    /// Something is erased, and so are the frame and the salt that the others came from.
+    Partly {
+        /// The digest of the frame that was.
+        frame: Hash,
+        /// The salt of each part from [`Layout::IDENTITY`] on; `None` if it is erased.
+        parts: Vec<Option<[u8; 32]>>,
+    },
 }
 
 /// What is kept of a block beside its payload: all that is needed to recompute
@@ -159,9 +156,9 @@ impl Layout {
     pub(crate) const IDENTITY: usize = 1;
 
     /// How many parts there are: frame, identity, two for each group, one for each
-    /// record and each copy, in this order.
+    /// record, in this order.
     pub(crate) fn part_count(&self) -> usize {
-        self.copy_part(self.copies.len())
+        self.record_part(self.records.len())
     }
 
     /// The part of each group's resource: groups in a row that name the same bytes share
@@ -185,19 +182,54 @@ impl Layout {
         2 + 2 * self.groups.len() + i
     }
 
-    /// The part of a copy.
-    pub(crate) fn copy_part(&self, i: usize) -> usize {
-        2 + 2 * self.groups.len() + self.records.len() + i
+    /// Which parts are needed by a record that is there: identity, resources, scopes and
+    /// records, as [`Salts::Partly`] has them. `erased` tells of each record.
+    pub(crate) fn needed(&self, erased: impl Fn(usize) -> bool) -> Vec<bool> {
+        let resources = self.resource_parts();
+        let mut needed = vec![false; self.part_count()];
+        needed[Self::IDENTITY] = true;
+        for (i, record) in self.records.iter().enumerate().filter(|(i, _)| !erased(*i)) {
+            needed[resources[record.group as usize]] = true;
+            needed[self.scope_part(record.group as usize)] = true;
+            needed[self.record_part(i)] = true;
+        }
+        needed.split_off(1)
     }
 
-    /// The ranges of the payload that are no part of the frame, in order.
-    pub(crate) fn cuts(&self) -> Vec<Range> {
-        let mut cuts: Vec<Range> = self.records.iter().map(|r| r.range).collect();
-        cuts.extend(self.copies.iter().map(|c| c.range));
-        cuts.extend(self.groups.iter().flat_map(|g| [g.resource, g.scope]));
-        cuts.retain(|r| r.at < self.payload_len);
+    /// Each part that is a range of bytes, with the range: resources, scopes, records.
+    pub(crate) fn ranges(&self) -> Vec<(usize, Range)> {
+        let resources = self.resource_parts();
+        let mut out = Vec::with_capacity(self.part_count());
+        for (i, group) in self.groups.iter().enumerate() {
+            out.push((resources[i], group.resource));
+            out.push((self.scope_part(i), group.scope));
+        }
+        out.extend(self.records.iter().enumerate().map(|(i, record)| (self.record_part(i), record.range)));
+        out
+    }
+
+    /// The stretches of payload and annex (as if one stood behind the other) that are
+    /// no part but the frame: all that lies in no resource or scope of a group with
+    /// records, and in no record.
+    pub(crate) fn frame_ranges(&self) -> Vec<std::ops::Range<usize>> {
+        let mut used = vec![false; self.groups.len()];
+        self.records.iter().for_each(|record| used[record.group as usize] = true);
+        let groups = self.groups.iter().zip(used).filter(|(_, used)| *used).map(|(group, _)| group);
+        let mut cuts: Vec<Range> = groups.flat_map(|g| [g.resource, g.scope]).collect();
+        cuts.extend(self.records.iter().map(|r| r.range));
         cuts.sort_unstable_by_key(|r| r.at);
-        cuts
+        let end = self.payload_len as usize + self.annex.len();
+        let (mut out, mut at) = (Vec::with_capacity(cuts.len() + 1), 0);
+        for cut in cuts {
+            if cut.at as usize > at {
+                out.push(at..cut.at as usize);
+            }
+            at = at.max((cut.at + cut.len) as usize);
+        }
+        if end > at {
+            out.push(at..end);
+        }
+        out
     }
 
     /// The tables of groups, records and copies, as they stand in the value and in the frame digest.
@@ -229,7 +261,7 @@ impl Layout {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let tables = self.tables();
         let mut out = Vec::with_capacity(48 + self.identity.len() + self.annex.len() + tables.len());
-        let partly = matches!(self.salts, Salts::Partly(_));
+        let partly = matches!(self.salts, Salts::Partly { .. });
         out.extend([FORMAT_VERSION, self.signal.byte(), self.encoding as u8, partly.into()]);
         out.extend(self.payload_len.to_be_bytes());
         out.extend((self.identity.len() as u16).to_be_bytes());
@@ -239,14 +271,11 @@ impl Layout {
         out.extend(tables);
         match &self.salts {
             Salts::Whole(salt) => out.extend(salt),
-            Salts::Partly(parts) => {
+            Salts::Partly { frame, parts } => {
+                out.extend(frame);
                 for part in parts {
-                    let (kept, hash) = match part {
-                        Part::Kept(salt) => (0, salt),
-                        Part::Erased(digest) => (1, digest),
-                    };
-                    out.push(kept);
-                    out.extend(hash);
+                    out.push(part.is_none().into());
+                    out.extend(part.iter().flatten());
                 }
             }
         }
@@ -275,7 +304,12 @@ impl Layout {
         let end = u64::from(payload_len) + u64::from(annex_len);
         let groups = read.list(16, |r| {
             let group = Group { resource: r.range()?, scope: r.range()? };
-            (within(group.resource, end) && within(group.scope, end)).then_some(group)
+            let fits = |range: Range| {
+                // In the payload or in the annex, not across.
+                let whole = u64::from(range.at) + u64::from(range.len);
+                whole <= end && (whole <= payload_len.into() || range.at >= payload_len)
+            };
+            (fits(group.resource) && fits(group.scope)).then_some(group)
         })?;
         let records = read.list(12, |r| {
             let placed = Placed { group: r.u32()?, range: r.range()? };
@@ -290,9 +324,24 @@ impl Layout {
         let mut layout = Self { signal, encoding, payload_len, salts, identity, annex, groups, records, copies };
         layout.salts = match partly {
             0 => Salts::Whole(read.array()?),
-            _ => Salts::Partly((0..layout.part_count()).map(|_| read.part()).collect::<Option<_>>()?),
+            _ => {
+                let frame = read.array()?;
+                let parts = (1..layout.part_count()).map(|_| read.part()).collect::<Option<_>>()?;
+                Salts::Partly { frame, parts }
+            }
         };
-        read.0.is_empty().then_some(layout)
+        (read.0.is_empty() && layout.is_canonical()).then_some(layout)
+    }
+}
+
+impl Layout {
+    /// Of a block of which something is erased, exactly those parts have a salt that a
+    /// record needs that is there. Anything else could hide a change.
+    fn is_canonical(&self) -> bool {
+        let Salts::Partly { parts, .. } = &self.salts else { return true };
+        let erased = |i: usize| parts[self.record_part(i) - 1].is_none();
+        let needed = self.needed(erased);
+        parts.iter().zip(needed).all(|(part, needed)| part.is_some() == needed)
     }
 }
 
@@ -445,9 +494,10 @@ fn id_key(trace_id: &[u8; 16], signal: Signal, last: &[u8; 8]) -> [u8; 25] {
     out
 }
 
-/// The key under which a request is recognised when it comes again.
-pub(crate) fn request_key(signal: Signal, payload: &[u8]) -> [u8; 16] {
-    twox_hash::XxHash3_128::oneshot_with_seed(signal.byte().into(), payload).to_be_bytes()
+/// The key under which a request is recognised when it comes again. The seed is a
+/// secret of this log: what stays of a key after an erasure tells nothing without it.
+pub(crate) fn request_key(seed: u64, signal: Signal, payload: &[u8]) -> [u8; 16] {
+    twox_hash::XxHash3_128::oneshot_with_seed(seed ^ u64::from(signal.byte()), payload).to_be_bytes()
 }
 
 /// Reads a value that is a list of seqs. Those with [`COPY_BIT`] are first seqs of
@@ -490,10 +540,10 @@ impl<'a> Bytes<'a> {
         Some(Range { at: self.u32()?, len: self.u32()? })
     }
 
-    fn part(&mut self) -> Option<Part> {
+    fn part(&mut self) -> Option<Option<[u8; 32]>> {
         match self.array()? {
-            [0] => self.array().map(Part::Kept),
-            [1] => self.array().map(Part::Erased),
+            [0] => self.array().map(Some),
+            [1] => Some(None),
             _ => None,
         }
     }
@@ -545,8 +595,7 @@ mod tests {
         ) {
             let layout = Layout {
                 signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, identity,
-                salts: if partly { Salts::Partly(vec![Part::Kept(salt), Part::Erased(salt), Part::Kept(salt),
-                    Part::Kept(salt), Part::Kept(salt), Part::Erased([0; 32])]) } else { Salts::Whole(salt) },
+                salts: if partly { Salts::Partly { frame: salt, parts: vec![Some(salt), None, None, None] } } else { Salts::Whole(salt) },
                 groups: vec![Group { resource: Range { at: 0, len: 3 }, scope: Range { at: len, len: annex.len() as u32 } }],
                 annex,
                 records: vec![Placed { group: 0, range: Range { at: 4, len: 6 } }],

@@ -308,6 +308,12 @@ impl SubmitterSecret {
         Ok(Self(secret))
     }
 
+    /// The seed of the keys under which requests are recognised.
+    pub(crate) fn request_seed(&self) -> u64 {
+        let hash = blake3::keyed_hash(&self.0, b"custody requests v1");
+        u64::from_be_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
+    }
+
     /// The submitter id of an identity: keyed BLAKE3, first 16 bytes.
     pub(crate) fn submitter(&self, identity: &str) -> [u8; 16] {
         let hash = blake3::keyed_hash(&self.0, identity.as_bytes());

@@ -24,6 +24,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options as DbOptions,
 };
 
+use crate::backup::RESTORED;
 use crate::checkpoint::{Checkpoint, replace, replace_file, sync_dir};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
@@ -45,6 +46,9 @@ pub struct Options {
     pub keys: KeySource,
     /// What an acknowledgement promises.
     pub durability: Durability,
+    /// Whether a log that was restored from a backup may be gone on with: what was signed
+    /// after the backup is then contradicted, and witnesses will say so.
+    pub after_restore: bool,
     /// Whether the database compresses what it writes; not where the filesystem does.
     pub compression: bool,
 }
@@ -74,7 +78,7 @@ impl Default for Options {
     fn default() -> Self {
         let clock = Arc::new(SystemClock::default());
         let (keys, durability) = (KeySource::Directory, Durability::Fsync);
-        Self { origin: None, clock, keys, durability, compression: true }
+        Self { origin: None, clock, keys, durability, after_restore: false, compression: true }
     }
 }
 
@@ -85,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) origin: String,
     state: Mutex<Published>,
     changed: Condvar,
+    /// Held by the one that writes files anew after an erasure.
+    pub(crate) purging: Mutex<()>,
     /// Holds the directory for the one that writes. Dropped after the database.
     _lock: Option<Lock>,
 }
@@ -155,6 +161,7 @@ impl Shared {
 /// have it open so; any number may read beside it.
 pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let lock = claim(dir)?;
+    let restored = check_restored(dir, options.after_restore)?;
     examine(dir, &options.keys)?;
     let db = open_db(dir, false, options.compression)?;
     let origin = settle_origin(&db, &options)?;
@@ -172,6 +179,12 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let mut writer = Writer::new(Parts { shared, frontier, keys, secret, clock, durability, signed_size }, &reader)?;
     if fresh {
         writer.append_genesis()?;
+    }
+    if let Some(backup) = restored {
+        writer.note_restore(&backup)?;
+        fs::remove_file(dir.join(RESTORED))
+            .and_then(|()| sync_dir(dir))
+            .map_err(|e| Error::fatal(format!("{} cannot be removed: {e}", dir.join(RESTORED).display())))?;
     }
     writer.note_durability()?;
     write_vkeys(dir, &writer.keys_text())?;
@@ -215,6 +228,19 @@ fn examine(dir: &Path, source: &KeySource) -> Result<(), Error> {
     check(&Reader::new(shared)).map(drop)
 }
 
+/// What a restored directory was restored from, if it may be gone on with.
+fn check_restored(dir: &Path, allowed: bool) -> Result<Option<String>, Error> {
+    let Ok(backup) = fs::read_to_string(dir.join(RESTORED)) else { return Ok(None) };
+    if allowed {
+        return Ok(Some(backup.trim().to_owned()));
+    }
+    Err(Error::invalid(format!(
+        "{} was restored from a backup: if anything was signed after it, going on makes two histories of one log; if \
+         the log as it was is really lost, start with --after-restore, which the log will say",
+        dir.display()
+    )))
+}
+
 /// The database is empty or gone, but there was a log.
 fn lost(note: Option<&str>) -> Error {
     let signed = note.and_then(|note| Checkpoint::parse_unverified(note).ok());
@@ -247,7 +273,15 @@ pub(crate) fn open_read_only(dir: &Path) -> Result<Arc<Shared>, Error> {
 fn share(db: DB, dir: &Path, origin: String, keys: Vec<VerifierKey>, lock: Option<Lock>) -> Result<Arc<Shared>, Error> {
     let head = read_head(&db)?;
     let state = Mutex::new(Published { head, checkpoint: None, keys });
-    Ok(Arc::new(Shared { db, dir: dir.to_owned(), origin, state, changed: Condvar::new(), _lock: lock }))
+    Ok(Arc::new(Shared {
+        db,
+        dir: dir.to_owned(),
+        origin,
+        state,
+        changed: Condvar::new(),
+        purging: Mutex::default(),
+        _lock: lock,
+    }))
 }
 
 /// The keys that sign must be those that the log names.

@@ -9,7 +9,7 @@ use tlog_tiles::tlog;
 
 use crate::checkpoint::Checkpoint;
 use crate::commit::{alone, record_commitment, shared_digest};
-use crate::format::{Layout, Part};
+use crate::format::Layout;
 use crate::note::{Note, VerifierKey};
 use crate::reader::{Block, Content};
 use crate::tree::{leaf_hash, prove_inclusion};
@@ -203,20 +203,20 @@ pub(crate) struct View {
     block: Block,
     entries: Vec<[u8; ENTRY_BYTES]>,
     frame: Hash,
-    parts: Vec<Part>,
+    salts: Vec<Option<[u8; 32]>>,
     resources: Vec<usize>,
 }
 
 impl View {
     fn new(block: Block) -> Self {
         let entries = block.commitments.chained(block.commitments.previous).map(|link| link.bytes).collect();
-        let (mut frame, mut parts, mut resources) = ([0; 32], Vec::new(), Vec::new());
+        let (mut frame, mut salts, mut resources) = ([0; 32], Vec::new(), Vec::new());
         if let Some(content) = &block.content {
             let digests = content.digests();
-            (frame, parts) = (digests.frame(), digests.parts().to_vec());
+            (frame, salts) = (digests.frame(), digests.salts().to_vec());
             resources = content.layout().resource_parts();
         }
-        Self { block, entries, frame, parts, resources }
+        Self { block, entries, frame, salts, resources }
     }
 
     /// Whether it holds this record.
@@ -233,10 +233,7 @@ impl View {
     }
 
     fn content(&self, held: &Content, at: usize) -> Option<ShownContent> {
-        let salt = |part: usize| match self.parts[part] {
-            Part::Kept(salt) => Some(salt),
-            Part::Erased(_) => None,
-        };
+        let salt = |part: usize| self.salts[part - 1];
         let (layout, group) = (held.layout(), held.group(at));
         Some(ShownContent {
             frame: self.frame,

@@ -11,9 +11,7 @@ use rocksdb::{Direction, IteratorMode, WriteOptions};
 use crate::Error;
 use crate::checkpoint::Checkpoint;
 use crate::commit;
-use crate::format::{
-    COPY_BIT, Commitments, Encoding, Head, Layout, Part, Salts, cf, node_key, seq_key, seq_of_key, seqs,
-};
+use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Salts, cf, node_key, seq_key, seq_of_key, seqs};
 use crate::ledger::{Shared, open_read_only};
 use crate::note::{Note, VerifierKey};
 use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, prove_consistency, root_at};
@@ -79,8 +77,13 @@ impl Content {
     pub fn is_erased(&self, i: usize) -> bool {
         match &self.layout.salts {
             Salts::Whole(_) => false,
-            Salts::Partly(parts) => matches!(parts[self.layout.record_part(i)], Part::Erased(_)),
+            Salts::Partly { parts, .. } => parts[self.layout.record_part(i) - 1].is_none(),
         }
+    }
+
+    /// Whether anything of the block was erased.
+    pub(crate) fn is_partly_erased(&self) -> bool {
+        matches!(self.layout.salts, Salts::Partly { .. })
     }
 
     /// How many records the block has.
@@ -250,6 +253,10 @@ impl Reader {
             let (key, value) = item?;
             if !key.starts_with(trace_id) {
                 break;
+            }
+            // Further versions of a span have a row each, with the seq in the key.
+            if let Some(seq) = key.get(25..33) {
+                found.extend(seqs(seq).filter(|&seq| seq & COPY_BIT == 0 && seq < size));
             }
             found.extend(seqs(&value).filter(|&seq| seq & COPY_BIT == 0 && seq < size));
         }

@@ -49,6 +49,9 @@ impl Writer {
                 self.shared.origin
             )));
         }
+        if next.all().len() < self.keys.all().len() {
+            return Err(Error::invalid("the new keys lack a kind of key that the former have (ML-DSA-44)"));
+        }
         // What is not signed yet is signed by the keys under which it came.
         self.checkpoint()?;
         let seq = self.head_size();
@@ -139,6 +142,9 @@ pub(crate) fn follow(
 ) -> Result<Vec<VerifierKey>, Error> {
     let damaged = |what: &str| Error::corrupt(format!("the record about keys at seq {seq} {what}"));
     if record.event == event::GENESIS {
+        if seq != 0 || !before.is_empty() || record.text("custody.log.origin") != Some(origin) {
+            return Err(damaged("is a genesis record that is not the first, or is of another log"));
+        }
         let named = record.texts("custody.log.vkeys").ok_or_else(|| damaged("names none"))?;
         return named.iter().map(|key| VerifierKey::parse(key)).collect();
     }
@@ -156,5 +162,11 @@ pub(crate) fn follow(
     if before.is_empty() || !before.iter().all(signed) {
         return Err(damaged("is not signed by the keys before it"));
     }
-    named.iter().map(|key| VerifierKey::parse(key)).collect()
+    let named: Vec<VerifierKey> = named.iter().map(|key| VerifierKey::parse(key)).collect::<Result<_, _>>()?;
+    // No rotation takes a kind of signature away, or goes to another name.
+    let kept = |key: &VerifierKey| named.iter().any(|new| new.algorithm() == key.algorithm());
+    if !before.iter().all(kept) || named.iter().any(|key| key.name() != origin) {
+        return Err(damaged("leaves a kind of key out, or names one of another log"));
+    }
+    Ok(named)
 }

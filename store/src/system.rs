@@ -31,6 +31,8 @@ pub mod event {
     pub const ERASURE: &str = "custody.log.erasure";
     /// Records may not be erased, or may again.
     pub const HOLD: &str = "custody.log.hold";
+    /// The log was restored from a backup: what it had behind this is lost.
+    pub const RESTORE: &str = "custody.log.restore";
     /// Evidence was exported.
     pub const EXPORT: &str = "custody.log.export";
     /// Something is wrong with the log itself: an alert like any other.
@@ -201,12 +203,23 @@ impl SeqSet {
         Self::of(seqs.into_iter().map(|seq| seq..seq.saturating_add(1)))
     }
 
-    /// Reads `7,9-12`. Seqs must rise.
+    /// Reads what people write: any numbers and ranges, in any order.
+    pub fn parse_loosely(text: &str) -> Option<Self> {
+        let part = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (first <= last).then_some(first..last.checked_add(1)?)
+        };
+        text.split(',').map(part).collect::<Option<Vec<_>>>().map(Self::of)
+    }
+
+    /// Reads `7,9-12` in its one spelling: ranges rise, and neighbours are joined.
     pub fn parse(text: &str) -> Option<Self> {
         let mut out: Vec<std::ops::Range<u64>> = Vec::new();
         for part in text.split(',').filter(|_| !text.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+            let number = |text: &str| text.parse().ok().filter(|n: &u64| n.to_string() == text);
+            let (first, last) = (number(first)?, number(last)?);
             if last < first || out.last().is_some_and(|before| first <= before.end) {
                 return None;
             }
@@ -256,16 +269,36 @@ impl SeqSet {
 
     /// What is in this one and not in the other.
     pub fn without(&self, other: &Self) -> Self {
-        let mut out = Vec::new();
+        let (mut out, mut at_hole) = (Self::default(), 0);
         for range in &self.0 {
             let mut at = range.start;
-            for hole in other.0.iter().skip_while(|r| r.end <= range.start).take_while(|r| r.start < range.end) {
-                out.push(at..hole.start.max(at));
-                at = at.max(hole.end);
+            while other.0.get(at_hole).is_some_and(|hole| hole.end <= at) {
+                at_hole += 1;
             }
-            out.push(at..range.end.max(at));
+            for hole in other.0[at_hole..].iter().take_while(|hole| hole.start < range.end) {
+                if hole.start > at {
+                    out.0.push(at..hole.start);
+                }
+                at = hole.end;
+            }
+            if at < range.end {
+                out.0.push(at..range.end);
+            }
         }
-        Self::of(out)
+        out
+    }
+
+    /// The smallest seq that is at least `at`.
+    pub fn next_at(&self, at: u64) -> Option<u64> {
+        let found = self.0.partition_point(|range| range.end <= at);
+        self.0.get(found).map(|range| range.start.max(at))
+    }
+
+    /// The ranges that lie in a range, cut to it.
+    pub fn within(&self, range: std::ops::Range<u64>) -> impl Iterator<Item = std::ops::Range<u64>> + '_ {
+        let first = self.0.partition_point(|r| r.end <= range.start);
+        let inside = self.0[first..].iter().take_while(move |r| r.start < range.end);
+        inside.map(move |r| r.start.max(range.start)..r.end.min(range.end))
     }
 }
 

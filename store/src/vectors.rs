@@ -150,7 +150,6 @@ fn the_document_names_what_the_code_names() {
         context::RESOURCE,
         context::SCOPE,
         context::IDENTITY,
-        context::COPY,
     ];
     let contexts = contexts.map(String::from);
     let families = crate::format::cf::ALL.map(|name| format!("`{name}`"));

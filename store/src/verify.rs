@@ -39,8 +39,8 @@ pub use state::State;
 pub struct Options {
     /// A signed checkpoint that somebody kept: nothing that it covers may be changed or gone.
     pub trusted: Option<String>,
-    /// Keys that the caller trusts: the first record must name exactly these.
-    /// Without them the keys of the first record are taken as they are.
+    /// Keys that the caller trusts: the first record, or a rotation that leads on from it,
+    /// must name exactly these. Without them the keys of the first record are taken as they are.
     pub keys: Vec<VerifierKey>,
     /// How many workers hash; 0 takes as many as the machine has cores.
     pub workers: usize,
@@ -58,7 +58,7 @@ pub enum Verdict {
 }
 
 /// Counts of a sound log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Records verified.
     pub records: u64,
@@ -78,6 +78,11 @@ pub struct Summary {
     pub checkpoint: String,
     /// The log's public keys in force, Ed25519 first.
     pub keys: Vec<String>,
+    /// How many records an earlier verification, whose state was given, had read; they
+    /// were not read again.
+    pub resumed_at: u64,
+    /// For going on from here.
+    pub state: State,
 }
 
 /// The first thing that is wrong.
@@ -167,7 +172,15 @@ impl<'a> Reading<'a> {
     fn new(reader: &'a Reader, options: &'a Options) -> Step<Self> {
         let hints = reader.erasures().unwrap_or_default();
         let hinted = SeqSet::of(hints.iter().flat_map(|(_, set)| set.ranges().iter().cloned()));
-        let state = options.state.clone().unwrap_or_default();
+        let mut state = options.state.clone().unwrap_or_default();
+        if options.state.is_some() && state.origin != reader.origin() {
+            return Err(Stop::Unreadable(Error::invalid(format!(
+                "the state of the earlier verification is of {}, not of {}",
+                state.origin,
+                reader.origin()
+            ))));
+        }
+        state.origin = reader.origin().to_owned();
         if state.head.size > reader.head().size {
             return found(
                 reader.head().size,
@@ -259,14 +272,18 @@ impl<'a> Reading<'a> {
         self.counter(&block)?;
         for (seq, record) in &checked.system {
             self.system(*seq, record)?;
+            self.state.own.push(*seq);
         }
         for (root, signed) in reached {
             self.reached(root, signed)?;
         }
         let state = &mut self.state;
         checked.gaps.ranges().iter().for_each(|range| state.gaps.append(range.clone()));
-        if !checked.copies_erased.is_empty() {
-            state.copies_erased = state.copies_erased.union(&checked.copies_erased);
+        if !checked.copies.is_empty() {
+            state.copies.push((first, checked.copies));
+        }
+        if !checked.frame_for.is_empty() {
+            state.frames.push((first, checked.frame_for));
         }
         state.blocks += 1;
         state.bytes += checked.bytes;
@@ -322,10 +339,12 @@ impl<'a> Reading<'a> {
         let checkpoint = Checkpoint::parse_unverified(&note).map_err(|e| damage(0, e))?;
         let size = checkpoint.size;
         let signed = Signed { checkpoint: checkpoint.clone(), note, what };
-        if size > self.state.head.size {
+        if size > self.state.head.size || size == 0 {
             self.signed.entry(size).or_default().push(signed);
-        } else if self.reader.root_at(size).map_err(|e| damage(0, e))? != checkpoint.root {
-            return found(0, format!("the root at size {size} is not that of {what}"));
+        } else {
+            // Behind where an earlier verification stopped: the nodes there were verified then.
+            let root = self.reader.root_at(size).map_err(|e| damage(0, e))?;
+            self.reached(root, signed)?;
         }
         Ok(checkpoint)
     }
@@ -377,9 +396,6 @@ impl<'a> Reading<'a> {
                 }
                 let before = self.state.keys_at(seq);
                 let keys = rotate::follow(before, self.reader.origin(), seq, record).map_err(|e| damage(seq, e))?;
-                if seq == 0 && !self.options.keys.is_empty() && self.options.keys != keys {
-                    return found(0, "the log's first record does not name the keys that you trust");
-                }
                 self.state.keys.push((seq, keys));
             }
             event::ERASURE => {
@@ -387,6 +403,9 @@ impl<'a> Reading<'a> {
                 let Some(set) = set.filter(|set| set.ranges().last().is_none_or(|range| range.end <= seq)) else {
                     return found(seq, "the erasure record does not name earlier records");
                 };
+                if let Some(own) = self.state.own.iter().find(|own| set.contains(**own)) {
+                    return found(seq, format!("the erasure record names record {own}, which is the ledger's own"));
+                }
                 self.state.erased = self.state.erased.union(&set);
             }
             _ => {}
@@ -478,6 +497,9 @@ impl<'a> Reading<'a> {
         if self.state.keys_at(size).is_empty() {
             return found(0, "the log's first record is not its genesis record");
         }
+        if !self.options.keys.is_empty() && !self.state.keys.iter().any(|(_, keys)| *keys == self.options.keys) {
+            return found(0, "none of the log's records names the keys that you trust");
+        }
         if self.reader.keys() != self.state.keys_at(size) {
             return found(0, "log.vkey does not hold the keys that the log's records name");
         }
@@ -497,7 +519,7 @@ impl<'a> Reading<'a> {
             return found(size, "the log's head is not the chain hash of its last entry: the head was changed");
         }
         let first = self.previous_block.unwrap_or(0);
-        found(first, format!("an entry of the last block (seq {first} to {}) was changed", size - 1))
+        found(first, format!("an entry of the last block (seq {first} to {}) was changed", size.saturating_sub(1)))
     }
 
     /// What was verified earlier, and erased since, is gone now.
@@ -527,8 +549,18 @@ impl<'a> Reading<'a> {
         if let Some(seq) = state.erased.without(&state.gaps).seqs().next() {
             return found(seq, format!("a record says that the content of seq {seq} was erased, but it is there"));
         }
-        if let Some(seq) = state.copies_erased.without(&state.erased).seqs().next() {
-            return found(seq, format!("a copy of seq {seq} was erased, but no record says that seq {seq} was"));
+        for (first, originals) in &state.frames {
+            if originals.without(&state.erased) == *originals {
+                return found(*first, "the block's frame is erased, but no record of which it holds a copy is");
+            }
+        }
+        for (first, originals) in state.copies.iter().filter(|(_, set)| set.without(&state.erased) != *set) {
+            // Whole when it was read; if it was verified earlier, look at it now.
+            let block = self.reader.block_at(*first).map_err(|e| damage(*first, e))?;
+            if block.and_then(|block| block.content).is_some_and(|content| !content.is_partly_erased()) {
+                let erased = originals.without(&originals.without(&state.erased));
+                return found(*first, format!("the block still holds a copy of seq {erased}, which was erased"));
+            }
         }
         Ok(())
     }
@@ -546,6 +578,8 @@ impl<'a> Reading<'a> {
             unsigned: state.head.size - newest.size,
             checkpoint: self.checkpoint_note,
             keys: state.keys_at(state.head.size).iter().map(ToString::to_string).collect(),
+            resumed_at: self.options.state.as_ref().map_or(0, State::size),
+            state,
         })
     }
 }

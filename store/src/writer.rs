@@ -19,7 +19,7 @@ use crate::format::{
 };
 use crate::keys::{SigningKeys, SubmitterSecret};
 use crate::ledger::{Durability, Shared};
-use crate::note::{VerifierKey, sha256_hex};
+use crate::note::VerifierKey;
 use crate::reader::{Content, Reader};
 use crate::system::{Attribute, SYSTEM_IDENTITY, SystemRecord, event};
 use crate::tree::{Frontier, leaf_hash};
@@ -28,7 +28,7 @@ use crate::{Clock, Error};
 /// A clock that is off by more than this from what passed is said to have jumped, in ns.
 const CLOCK_JUMP_NS: u64 = 5_000_000_000;
 
-/// Of one span id, at most this many earlier versions are compared.
+/// Of one span id, this many versions are compared with what comes: the first ones.
 const VERSIONS_COMPARED: usize = 64;
 
 /// What became of one request.
@@ -58,6 +58,7 @@ pub struct Writer {
     /// Keys that signed until the last rotation: the next checkpoint is signed by both.
     pub(crate) former: Option<SigningKeys>,
     secret: SubmitterSecret,
+    request_seed: u64,
     clock: Arc<dyn Clock>,
     /// Wall and monotonic time of the last append, in ns.
     clock_mark: Option<(u64, u64)>,
@@ -89,6 +90,7 @@ impl Writer {
             shared: parts.shared,
             keys: parts.keys,
             former: None,
+            request_seed: parts.secret.request_seed(),
             secret: parts.secret,
             clock: parts.clock,
             clock_mark: None,
@@ -113,7 +115,7 @@ impl Writer {
     /// found by opening the log again.
     pub fn append(&mut self, batch: Vec<Prepared>) -> Result<Vec<Receipt>, Error> {
         let jump = self.clock_jump();
-        let wanted: Vec<bool> = batch.iter().map(|request| request.receipt).collect();
+        let wanted: Vec<Option<String>> = batch.iter().map(Prepared::wanted_receipt).collect();
         let mut receipts = self.alive(|writer| {
             let mut stage = Stage::new(writer);
             if let Some(record) = jump {
@@ -123,8 +125,10 @@ impl Writer {
             stage.commit()?;
             Ok(receipts)
         })?;
-        for (receipt, _) in receipts.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted) {
-            receipt.signed = Some(self.sign_receipt(receipt).map_err(|e| e.to_string()));
+        for (receipt, digest) in receipts.iter_mut().zip(wanted) {
+            if let Some(digest) = digest {
+                receipt.signed = Some(self.sign_receipt(receipt, &digest).map_err(|e| e.to_string()));
+            }
         }
         Ok(receipts)
     }
@@ -143,6 +147,8 @@ impl Writer {
         let request = record.prepare(self.now())?;
         self.alive(|writer| {
             let mut stage = Stage::new(writer);
+            // What the ledger does to itself is never only in the operating system's hands.
+            stage.durability = Durability::Fsync;
             let seq = stage.add(request)?.first_seq;
             more(&mut stage.write)?;
             stage.commit()?;
@@ -153,7 +159,7 @@ impl Writer {
     /// Runs what must not fail: after an error the writer is dead.
     fn alive<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         if self.dead {
-            return Err(Error::fatal("the log stopped after a failed write; restart to recover it"));
+            return Err(stopped());
         }
         self.dead = true;
         let done = work(self)?;
@@ -165,7 +171,10 @@ impl Writer {
     /// does not cover. What it covers is durable. While a signer elsewhere does not
     /// answer, the error is `Unavailable` and the writer goes on.
     pub fn checkpoint(&mut self) -> Result<(), Error> {
-        if !self.dead && self.head.size <= self.signed_size && self.former.is_none() {
+        if self.dead {
+            return Err(stopped());
+        }
+        if self.head.size <= self.signed_size && self.former.is_none() {
             return Ok(());
         }
         let size = self.head.size;
@@ -224,9 +233,21 @@ impl Writer {
         self.append_with(&record, more).map(drop)
     }
 
+    /// Says in the log that it was restored from a backup.
+    pub(crate) fn note_restore(&mut self, backup: &str) -> Result<(), Error> {
+        let record = SystemRecord::new(event::RESTORE)
+            .with("custody.restore.from", backup)
+            .with("custody.restore.size", self.head.size);
+        self.append_system(&record).map(drop)
+    }
+
     /// The public keys, a line each.
     pub(crate) fn keys_text(&self) -> String {
         self.keys.verifiers().iter().map(|key| format!("{key}\n")).collect()
+    }
+
+    pub(crate) fn request_seed(&self) -> u64 {
+        self.request_seed
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -251,24 +272,26 @@ impl Writer {
     }
 
     /// A note that says what became of a request: who, which records, from which counter on.
-    fn sign_receipt(&self, receipt: &Receipt) -> Result<String, Error> {
-        let missing = || Error::corrupt(format!("the entry of seq {} is missing", receipt.first_seq));
-        let block = self.reader.block_at(receipt.first_seq)?.ok_or_else(missing)?;
-        let found = &block.commitments;
-        let digest = block.content.map(|content| sha256_hex(content.payload())).unwrap_or_default();
+    fn sign_receipt(&self, receipt: &Receipt, digest: &str) -> Result<String, Error> {
+        let first = receipt.first_seq;
+        let missing = || Error::corrupt(format!("the entry of seq {first} is missing"));
+        let found = self.reader.commitments_at(first)?.ok_or_else(missing)?;
         let text = format!(
-            "custody receipt v1\norigin {}\nsubmitter {}\nfirst-seq {}\ncounter {}\nappended {}\nduplicates {}\n\
+            "custody receipt v1\norigin {}\nsubmitter {}\nfirst-seq {first}\ncounter {}\nappended {}\nduplicates {}\n\
              ingest-time {}\nrequest-sha256 {digest}\n",
             self.shared.origin,
             const_hex::encode(found.submitter),
-            receipt.first_seq,
-            found.counter + (receipt.first_seq - found.first_seq),
+            found.counter + (first - found.first_seq),
             receipt.appended,
             receipt.duplicates,
             found.ingest_time,
         );
         Ok(self.keys.sign_text(text)?.to_string())
     }
+}
+
+fn stopped() -> Error {
+    Error::fatal("the log stopped after a failed write; restart to recover it")
 }
 
 /// A list of public keys as an attribute.
@@ -283,24 +306,52 @@ struct Stage<'a> {
     requests: Vec<(u64, Prepared)>,
     by_request: HashMap<[u8; 16], usize>,
     /// All seqs of a span id, those in the log included; with [`COPY_BIT`], blocks that hold a copy.
-    by_span: HashMap<[u8; 25], Vec<u64>>,
+    by_span: HashMap<[u8; 25], Versions>,
     counters: HashMap<[u8; 16], u64>,
     head: Head,
     time: u64,
+    durability: Durability,
 }
 
-/// What is known of one span id before a record with it is appended.
-enum Seen {
-    Never,
-    /// The same record is in the log, or will be: its seq if it is not in this request.
-    Same(Option<u64>),
-    Other,
+/// The records of one span id: seqs; with [`COPY_BIT`], blocks that hold a copy.
+#[derive(Default)]
+struct Versions {
+    seqs: Vec<u64>,
+    /// How many of them are in the log.
+    stored: usize,
+}
+
+impl Versions {
+    fn stored(seqs: Vec<u64>) -> Self {
+        Self { stored: seqs.len(), seqs }
+    }
+
+    fn versions(&self) -> impl Iterator<Item = u64> + '_ {
+        self.seqs.iter().copied().filter(|seq| seq & COPY_BIT == 0)
+    }
+
+    fn add(&mut self, seq: u64) {
+        self.seqs.push(seq);
+    }
+
+    /// Puts what is new into the write. The first ones share a row; the others, which are
+    /// not compared with what comes, have one each, so that no row grows.
+    fn put(&self, key: &[u8; 25], mut put: impl FnMut(&[u8], &[u8])) {
+        if self.stored < VERSIONS_COMPARED && self.stored < self.seqs.len() {
+            let first = &self.seqs[..self.seqs.len().min(VERSIONS_COMPARED)];
+            put(key, &first.iter().flat_map(|seq| seq.to_be_bytes()).collect::<Vec<u8>>());
+        }
+        for seq in self.seqs.iter().skip(self.stored.max(VERSIONS_COMPARED)) {
+            put(&[&key[..], &seq.to_be_bytes()].concat(), &[]);
+        }
+    }
 }
 
 impl<'a> Stage<'a> {
     fn new(writer: &'a mut Writer) -> Self {
-        let (head, time) = (writer.head, writer.now());
+        let (head, time, durability) = (writer.head, writer.now(), writer.durability);
         Self {
+            durability,
             writer,
             write: WriteBatch::default(),
             requests: Vec::new(),
@@ -317,15 +368,18 @@ impl<'a> Stage<'a> {
         if sent == 0 {
             return Ok(Receipt { first_seq: self.head.size, ..Receipt::default() });
         }
-        let key = request_key(request.layout.signal, &request.payload);
+        let key = request_key(self.writer.request_seed, request.layout.signal, &request.payload);
         if let Some(first_seq) = self.same_request(key, &request)? {
             return Ok(Receipt { first_seq, duplicates: sent, ..Receipt::default() });
         }
         let mut flags = vec![base_flags(&request); request.records()];
+        let mut first_original = None;
         if request.layout.signal == Signal::Traces {
-            flags = self.drop_known_spans(&mut request)?;
+            (flags, first_original) = self.drop_known_spans(&mut request)?;
         }
-        let (appended, first_seq) = (request.records() as u64, self.head.size);
+        let appended = request.records() as u64;
+        // Of a request that brings nothing new: where the first of its records is.
+        let first_seq = if appended > 0 { self.head.size } else { first_original.unwrap_or(self.head.size) };
         let conflicts = flags.iter().filter(|f| **f & entry::FLAG_CONFLICT != 0).count() as u64;
         let receipt = Receipt { first_seq, appended, duplicates: sent - appended, conflicts, signed: None };
         if appended > 0 {
@@ -346,84 +400,85 @@ impl<'a> Stage<'a> {
         let shared = &self.writer.shared;
         let Some(value) = shared.db.get_pinned_cf(shared.cf(cf::REQUESTS), key)? else { return Ok(None) };
         let Some(first_seq) = seqs(&value).next() else { return Ok(None) };
-        let block = self.writer.reader.block_at(first_seq)?;
-        let content = block.and_then(|b| b.content);
+        let block = self.writer.reader.block_at(first_seq);
+        let content = block.ok().flatten().and_then(|b| b.content);
         Ok(content.filter(|c| same(c.layout(), c.payload())).map(|_| first_seq))
     }
 
-    /// Takes out the spans that the log has; gives the flags of those that stay.
-    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<Vec<u16>, Error> {
+    /// Takes out the spans that the log has; gives the flags of those that stay, and the
+    /// seq of the original of the first span, if it has one.
+    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>), Error> {
         let keys: Vec<[u8; 25]> = request.ids.iter().map(|(trace, span)| span_key(trace, span)).collect();
-        let shared = Arc::clone(&self.writer.shared);
-        let stored = shared.db.batched_multi_get_cf(shared.cf(cf::IDS), keys.iter(), false);
-        // Where each span id of this request was first, by index; and where the kept ones will be.
+        self.look_up(&keys)?;
+        let known = self.same_in_log(&keys, request)?;
+        // Where each span id of this request was before, by index; and where the kept ones will be.
         let mut here: HashMap<[u8; 25], Vec<usize>> = HashMap::with_capacity(keys.len());
-        let mut blocks = BlockCache::default();
         let mut originals = vec![None; keys.len()];
         let mut places = vec![0; keys.len()];
         let mut flags = Vec::with_capacity(keys.len());
-        for (i, (key, stored)) in keys.iter().zip(stored).enumerate() {
-            if let Some(stored) = stored?
-                && !self.by_span.contains_key(key)
-            {
-                self.by_span.insert(*key, seqs(&stored).collect());
-            }
+        for (i, key) in keys.iter().enumerate() {
             places[i] = self.head.size + flags.len() as u64;
             let twins = here.entry(*key).or_default();
-            match self.seen(key, request, i, twins, &mut blocks)? {
-                Seen::Never => flags.push(base_flags(request)),
-                Seen::Other => flags.push(base_flags(request) | entry::FLAG_CONFLICT),
-                Seen::Same(Some(seq)) => originals[i] = Some(seq),
-                Seen::Same(None) => {
-                    let twin = same_twin(request, i, twins);
-                    originals[i] = twin.map(|j| originals[j].unwrap_or(places[j]));
-                }
+            originals[i] = known[i].or_else(|| same_twin(request, i, twins).map(|j| originals[j].unwrap_or(places[j])));
+            if originals[i].is_none() {
+                let is_new =
+                    twins.is_empty() && self.by_span.get(key).is_none_or(|seen| seen.versions().next().is_none());
+                flags.push(base_flags(request) | if is_new { 0 } else { entry::FLAG_CONFLICT });
             }
             twins.push(i);
         }
         if flags.len() < keys.len() && !flags.is_empty() {
             for (key, _) in keys.iter().zip(&originals).filter(|(_, original)| original.is_some()) {
-                self.by_span.entry(*key).or_default().push(self.head.size | COPY_BIT);
+                self.by_span.entry(*key).or_default().add(self.head.size | COPY_BIT);
             }
         }
         if flags.len() < keys.len() {
             request.take_out(&originals);
         }
-        Ok(flags)
+        Ok((flags, originals.first().copied().flatten()))
     }
 
-    /// What is known of the `i`-th span of a request; `twins` are those of the same
-    /// id before it in the same request.
-    fn seen(
-        &self,
-        key: &[u8; 25],
-        request: &Prepared,
-        i: usize,
-        twins: &[usize],
-        blocks: &mut BlockCache,
-    ) -> Result<Seen, Error> {
-        if same_twin(request, i, twins).is_some() {
-            return Ok(Seen::Same(None));
-        }
-        let earlier = self.by_span.get(key).map(Vec::as_slice).unwrap_or_default();
-        let versions = || earlier.iter().rev().filter(|seq| **seq & COPY_BIT == 0);
-        for &seq in versions().take(VERSIONS_COMPARED) {
-            if self.is_same(seq, request, i, blocks)? {
-                return Ok(Seen::Same(Some(seq)));
+    /// Reads what the log has of these span ids.
+    fn look_up(&mut self, keys: &[[u8; 25]]) -> Result<(), Error> {
+        let shared = Arc::clone(&self.writer.shared);
+        let stored = shared.db.batched_multi_get_cf(shared.cf(cf::IDS), keys.iter(), false);
+        for (key, stored) in keys.iter().zip(stored) {
+            if let Some(stored) = stored?
+                && !self.by_span.contains_key(key)
+            {
+                self.by_span.insert(*key, Versions::stored(seqs(&stored).collect()));
             }
         }
-        let never = versions().next().is_none() && twins.is_empty();
-        Ok(if never { Seen::Never } else { Seen::Other })
+        Ok(())
+    }
+
+    /// Of each span the seq of a record before this request that is the same, byte for
+    /// byte. Every block is read once, however the spans lie.
+    fn same_in_log(&self, keys: &[[u8; 25]], request: &Prepared) -> Result<Vec<Option<u64>>, Error> {
+        let mut candidates = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            let versions = self.by_span.get(key).into_iter().flat_map(Versions::versions);
+            candidates.extend(versions.map(|seq| (seq, i)));
+        }
+        candidates.sort_unstable();
+        let (mut same, mut blocks) = (vec![None; keys.len()], BlockCache::default());
+        for (seq, i) in candidates {
+            if same[i].is_none() && self.is_same(seq, request, i, &mut blocks)? {
+                same[i] = Some(seq);
+            }
+        }
+        Ok(same)
     }
 
     fn is_same(&self, seq: u64, request: &Prepared, i: usize, blocks: &mut BlockCache) -> Result<bool, Error> {
         let ours = request.content(i);
         if seq >= self.writer.head.size {
-            let at = self.requests.partition_point(|(first, _)| *first <= seq) - 1;
-            let (first, earlier) = &self.requests[at];
+            let at = self.requests.partition_point(|(first, _)| *first <= seq);
+            let Some((first, earlier)) = at.checked_sub(1).map(|at| &self.requests[at]) else { return Ok(false) };
             return Ok(earlier.content((seq - first) as usize) == ours);
         }
-        let Some((first, content)) = blocks.get(&self.writer.reader, seq)? else { return Ok(false) };
+        // What cannot be read is no reason to refuse what comes: it is kept, as another version.
+        let Ok(Some((first, content))) = blocks.get(&self.writer.reader, seq) else { return Ok(false) };
         let at = (seq - first) as usize;
         Ok(!content.is_erased(at) && content.parts(at) == ours)
     }
@@ -486,7 +541,7 @@ impl<'a> Stage<'a> {
         for (i, (trace, span)) in request.ids.iter().enumerate() {
             let seq = first_seq + i as u64;
             match request.layout.signal {
-                Signal::Traces => self.by_span.entry(span_key(trace, span)).or_default().push(seq),
+                Signal::Traces => self.by_span.entry(span_key(trace, span)).or_default().add(seq),
                 Signal::Logs if *trace != [0; 16] => self.write.put_cf(ids, log_key(trace, seq), seq_key(seq)),
                 Signal::Logs | Signal::Metrics => {}
             }
@@ -499,9 +554,8 @@ impl<'a> Stage<'a> {
         }
         let shared = Arc::clone(&self.writer.shared);
         let ids = shared.cf(cf::IDS);
-        for (key, seqs) in &self.by_span {
-            let value: Vec<u8> = seqs.iter().flat_map(|seq| seq.to_be_bytes()).collect();
-            self.write.put_cf(ids, key, value);
+        for (key, versions) in &self.by_span {
+            versions.put(key, |key, value| self.write.put_cf(ids, key, value));
         }
         for (submitter, count) in &self.counters {
             self.write.put_cf(shared.cf(cf::SUBMITTERS), submitter, count.to_be_bytes());
@@ -509,7 +563,7 @@ impl<'a> Stage<'a> {
         self.write.put_cf(shared.cf(cf::META), meta::HEAD, self.head.encode());
         assert_eq!(self.writer.frontier.size(), self.head.size, "the tree and the chain have different sizes");
         let mut sync = WriteOptions::default();
-        sync.set_sync(self.writer.durability == Durability::Fsync);
+        sync.set_sync(self.durability == Durability::Fsync);
         // A crash before this line loses the batch, which nobody was told of; after it, nothing.
         shared.db.write_opt(self.write, &sync).map_err(|e| Error::fatal(format!("the log cannot be written: {e}")))?;
         self.writer.head = self.head;

@@ -362,11 +362,15 @@ fn a_backup_restores_to_a_log_that_verifies_and_goes_on() {
     assert_eq!(backup::restore(backups.path(), Some(first.id), &place("a")).unwrap(), first.id);
     assert_eq!(sound(&place("a")).records, 3);
     // Without its keys a log can be read and verified, but nothing is signed in its name.
-    let error = open(&place("a"), Options::default()).err().unwrap();
+    let go_on = || Options { after_restore: true, ..Options::default() };
+    let error = open(&place("a"), go_on()).err().unwrap();
     assert!(error.to_string().contains("keys/log.key is missing"), "{error}");
     assert_eq!(backup::restore(backups.path(), None, &place("b")).unwrap(), second.id);
-    let (mut writer, restored) = open_log(&place("b"));
-    assert_eq!(restored.head(), reader.head());
+    assert_eq!(Reader::open(&place("b")).unwrap().head(), reader.head());
+    let error = open(&place("b"), Options::default()).err().unwrap();
+    assert!(error.to_string().contains("--after-restore"), "{error}");
+    let (mut writer, restored) = open(&place("b"), go_on()).unwrap();
+    assert_eq!(restored.system_records(&[event::RESTORE]).unwrap().len(), 1);
     writer.append(vec![logs(&["d"])]).unwrap();
     writer.checkpoint().unwrap();
     assert!(backup::restore(backups.path(), None, &place("b")).is_err(), "a directory in use is not overwritten");

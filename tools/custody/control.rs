@@ -67,7 +67,8 @@ impl Control {
                 dir.display()
             )));
         }
-        let (writer, reader) = open(dir, Options::default()).map_err(Failure::unable)?;
+        let keys = std::env::var("CUSTODY_SIGNING_KEY").map_or(KeySource::Directory, KeySource::Text);
+        let (writer, reader) = open(dir, Options { keys, ..Options::default() }).map_err(Failure::unable)?;
         Ok(Self::Own(Box::new(writer), reader))
     }
 
@@ -249,7 +250,12 @@ impl Server {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(fail)?;
         let server = Arc::new(self);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    // Out of file descriptors, most likely: wait for some to be given back.
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                };
                 let identity = stream.peer_cred().map_or_else(|_| "uid:unknown".into(), |c| format!("uid:{}", c.uid()));
                 let Ok(stream) = stream.into_std() else { continue };
                 let (server, runtime) = (Arc::clone(&server), tokio::runtime::Handle::current());

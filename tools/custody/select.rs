@@ -71,8 +71,8 @@ impl Select {
             return Err(Failure::wrong("say which records: --seq, --trace, --grant, --agent, --sql or --where"));
         }
         if let Some(seq) = &self.seq {
-            return SeqSet::parse(seq)
-                .ok_or_else(|| Failure::wrong(format!("--seq {seq} is not a list of rising seqs such as 7,9-12")));
+            return SeqSet::parse_loosely(seq)
+                .ok_or_else(|| Failure::wrong(format!("--seq {seq} is not a list of seqs such as 7,9-12")));
         }
         let query = self.query().unwrap_or_default();
         let (schema, batches, truncated) =

@@ -65,6 +65,10 @@ pub struct Serve {
     /// The Unix socket of a process that holds the signing keys (see `custody signer`).
     #[arg(long, value_name = "SOCKET")]
     signer: Option<PathBuf>,
+    /// Go on with a log that was restored from a backup. What was signed after that backup
+    /// is then contradicted.
+    #[arg(long)]
+    after_restore: bool,
     /// Erase the content of records older than this, such as 90d; entries and proofs stay
     /// [default: keep everything].
     #[arg(long, value_name = "AGE", value_parser = crate::keep::age)]
@@ -82,35 +86,46 @@ fn durability(text: &str) -> Result<Durability, String> {
     levels.into_iter().find(|level| level.name() == text).ok_or_else(|| "the levels are fsync and os".into())
 }
 
-/// Erases what is older than the age, every hour.
+/// Erases what is older than the age, every hour, a few writes at a time so that
+/// appends get their turn.
 async fn retain(sequencer: custody_ingest::Sequencer, projection: Arc<Projection>, age: Duration) {
     let mut hourly = tokio::time::interval(Duration::from_secs(3600).min(age.max(Duration::from_secs(1))));
     loop {
         hourly.tick().await;
-        let erased = sequencer.command(move |writer| {
-            let end = writer.reader().first_at(crate::keep::ago(age))?;
-            let erased = writer.erase(&custody_store::Erasure {
-                seqs: custody_store::system::SeqSet::of(std::iter::once(0..end)),
-                cause: custody_store::Cause::Retention,
-                reason: format!("older than {} s", age.as_secs()),
-                actor: "configuration: --retain".into(),
-                identity: "system:custody".into(),
-            })?;
-            Ok::<_, custody_store::Error>(erased.records)
-        });
-        match erased.await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(records)) => {
-                tracing::info!(records, "content older than --retain was erased");
-                let projection = Arc::clone(&projection);
-                let purged =
-                    tokio::task::spawn_blocking(move || projection.reader().purge().map(|()| projection.forget()));
-                if let Ok(Err(error)) = purged.await {
-                    tracing::error!(%error, "erased content may still lie in files; a restart purges it");
+        let mut records = 0;
+        loop {
+            let erased = sequencer.command(move |writer| {
+                let end = writer.reader().first_at(crate::keep::ago(age))?;
+                let erasure = custody_store::Erasure {
+                    seqs: custody_store::system::SeqSet::of(std::iter::once(0..end)),
+                    cause: custody_store::Cause::Retention,
+                    reason: format!("older than {} s", age.as_secs()),
+                    actor: "configuration: --retain".into(),
+                    identity: "system:custody".into(),
+                };
+                writer.erase_some(&erasure, 2)
+            });
+            match erased.await {
+                Ok(Ok(erased)) => {
+                    records += erased.records;
+                    if erased.left.is_empty() {
+                        break;
+                    }
                 }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "content older than --retain could not be erased");
+                    break;
+                }
+                Err(_) => return,
             }
-            Ok(Err(error)) => tracing::error!(%error, "content older than --retain could not be erased"),
-            Err(_) => return,
+        }
+        if records > 0 {
+            tracing::info!(records, "content older than --retain was erased");
+            let projection = Arc::clone(&projection);
+            let purged = tokio::task::spawn_blocking(move || projection.reader().purge().map(|()| projection.forget()));
+            if let Ok(Err(error)) = purged.await {
+                tracing::error!(%error, "erased content may still lie in files; a restart purges it");
+            }
         }
     }
 }
@@ -175,6 +190,7 @@ impl Serve {
             durability: self.durability.or(parse(&place, "durability", file.durability, durability)?),
             signing_key: self.signing_key.or(file.signing_key),
             signer: self.signer.or(file.signer),
+            after_restore: self.after_restore,
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
@@ -255,7 +271,8 @@ impl Serve {
             (None, None, Err(_)) => KeySource::Directory,
         };
         let durability = self.durability.unwrap_or_default();
-        Options { origin: self.origin.clone(), keys, durability, ..Options::default() }
+        let after_restore = self.after_restore;
+        Options { origin: self.origin.clone(), keys, durability, after_restore, ..Options::default() }
     }
 
     fn witness_interval(&self) -> Result<Duration, Failure> {

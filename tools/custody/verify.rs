@@ -79,6 +79,7 @@ impl Verify {
                 Ok(ExitCode::from(1))
             }
             Verdict::Sound(summary) => {
+                self.keep(&summary.state);
                 let receipts = self.receipts()?;
                 self.print_sound(&summary, receipts.as_ref())?;
                 let missing = receipts.is_some_and(|r| r["wrong"].as_array().is_some_and(|w| !w.is_empty()));
@@ -125,7 +126,7 @@ impl Verify {
             let json = json!({
                 "verdict": "sound", "records": summary.records, "erased": summary.erased, "blocks": summary.blocks,
                 "bytes": summary.bytes, "tree_nodes": summary.nodes, "checkpoints": summary.checkpoints,
-                "unsigned": summary.unsigned, "checkpoint": summary.checkpoint, "vkeys": summary.keys,
+                "unsigned": summary.unsigned, "resumed_at": summary.resumed_at, "checkpoint": summary.checkpoint, "vkeys": summary.keys,
                 "receipts": receipts,
             });
             return print(&format!("{json}\n"));
@@ -134,6 +135,10 @@ impl Verify {
             "sound: {} records in {} blocks, {} payload bytes, {} tree nodes; every commitment, link and node recomputed\n",
             summary.records, summary.blocks, summary.bytes, summary.nodes
         );
+        if summary.resumed_at > 0 {
+            let kept = summary.resumed_at;
+            out += &format!("       the first {kept} records were verified earlier (--state) and not read again\n");
+        }
         if summary.erased > 0 {
             out += &format!("       {} records are erased, and the log's records say of each why\n", summary.erased);
         }

@@ -2,10 +2,9 @@
 //! to, and which leaves and chain its entries make.
 
 use custody_proto::Hash;
-use custody_proto::scan::Range;
 
 use super::{Finding, Stop};
-use crate::format::{Commitments, Layout, Part, Salts, seq_of_key};
+use crate::format::{Commitments, Layout, Salts, seq_of_key};
 use crate::reader::Content;
 use crate::system::{SYSTEM_IDENTITY, SeqSet, SystemRecord};
 use crate::tree::leaf_hash;
@@ -26,8 +25,10 @@ pub(super) struct Checked {
     pub(super) end: Hash,
     /// The records whose content is not there.
     pub(super) gaps: SeqSet,
-    /// The originals of copies that are erased.
-    pub(super) copies_erased: SeqSet,
+    /// The originals of copies that are there.
+    pub(super) copies: SeqSet,
+    /// Of a block without a gap whose frame is erased: one of these must be erased.
+    pub(super) frame_for: SeqSet,
     /// The ledger's own records.
     pub(super) system: Vec<(u64, SystemRecord)>,
     /// Payload bytes.
@@ -43,7 +44,8 @@ impl Checked {
             leaves: Vec::new(),
             end: [0; 32],
             gaps: SeqSet::default(),
-            copies_erased: SeqSet::default(),
+            copies: SeqSet::default(),
+            frame_for: SeqSet::default(),
             system: Vec::new(),
             bytes: 0,
         }
@@ -104,39 +106,34 @@ impl Checked {
         Ok(())
     }
 
-    /// Where something is erased there are zeros and nothing else.
+    /// Of a block of which something is erased, only what its records need is there.
     fn erased(&mut self, block: &Commitments, content: &Content) -> Result<(), Finding> {
-        let layout = content.layout();
-        let Salts::Partly(parts) = &layout.salts else { return Ok(()) };
-        let is_erased = |part: usize| matches!(parts[part], Part::Erased(_));
-        let clear = |range: Range, seq: u64| {
-            let bytes = crate::commit::slice(layout, content.payload(), range);
-            let reason = || "there is content in the place of something erased".to_owned();
-            if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(Finding { seq, reason: reason() }) }
+        let (seq, layout) = (block.first_seq, content.layout());
+        let originals = SeqSet::of_seqs(layout.copies.iter().map(|copy| copy.seq));
+        let Salts::Partly { parts, .. } = &layout.salts else {
+            self.copies = originals;
+            return Ok(());
         };
-        let seqs = (0..content.records()).filter(|&i| content.is_erased(i));
-        self.gaps = SeqSet::of_seqs(seqs.map(|i| block.first_seq + i as u64));
-        for (i, record) in layout.records.iter().enumerate() {
-            if content.is_erased(i) {
-                clear(record.range, block.first_seq + i as u64)?;
+        let gone = (0..content.records()).filter(|&i| content.is_erased(i));
+        self.gaps = SeqSet::of_seqs(gone.map(|i| seq + i as u64));
+        if self.gaps.is_empty() {
+            if originals.is_empty() {
+                let reason = "the block's frame is erased, but nothing in it that may be".to_owned();
+                return Err(Finding { seq, reason });
+            }
+            self.frame_for = originals;
+        }
+        // What is there, and nothing else, is in the ranges of the parts that have a salt.
+        let mut rest = [content.payload().to_vec(), layout.annex.clone()].concat();
+        for (part, range) in layout.ranges() {
+            if parts[part - 1].is_some() {
+                rest[range.at as usize..(range.at + range.len) as usize].fill(0);
             }
         }
-        let resources = layout.resource_parts();
-        for (i, group) in layout.groups.iter().enumerate() {
-            for (part, range) in [(resources[i], group.resource), (layout.scope_part(i), group.scope)] {
-                if is_erased(part) {
-                    clear(range, block.first_seq)?;
-                }
-            }
+        if rest.iter().any(|byte| *byte != 0) {
+            let seq = self.gaps.next_at(0).unwrap_or(seq);
+            return Err(Finding { seq, reason: "there is content in the place of something erased".to_owned() });
         }
-        let mut originals = Vec::new();
-        for (i, copy) in layout.copies.iter().enumerate() {
-            if is_erased(layout.copy_part(i)) {
-                clear(copy.range, block.first_seq)?;
-                originals.push(copy.seq);
-            }
-        }
-        self.copies_erased = SeqSet::of_seqs(originals);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::note::{Note, VerifierKey};
+use crate::note::{Note, VerifierKey, sha256_hex};
 use crate::{Error, Reader, rotate};
 
 /// What the receipts of one submitter prove.
@@ -25,6 +25,8 @@ struct Stated {
     counter: u64,
     appended: u64,
     ingest_time: u64,
+    /// SHA-256 of the payload, in hexadecimal.
+    request: String,
 }
 
 impl Stated {
@@ -44,6 +46,7 @@ impl Stated {
             counter: number("counter")?,
             appended: number("appended")?,
             ingest_time: number("ingest-time")?,
+            request: (*fields.get("request-sha256")?).to_owned(),
         })
     }
 }
@@ -95,7 +98,13 @@ fn check(reader: &Reader, stated: &Stated) -> Result<Option<String>, Error> {
     let same =
         block.submitter == stated.submitter && counter == stated.counter && block.ingest_time == stated.ingest_time;
     let what = || format!("the log has other records at seq {first} to {last}");
-    Ok((!same).then(what))
+    if !same {
+        return Ok(Some(what()));
+    }
+    // Of a retry the request is not the one that is stored; of an erased one nothing is left to compare.
+    let stored = reader.block_at(first)?.and_then(|block| block.content).filter(|c| !c.is_partly_erased());
+    let differs = stored.is_some_and(|content| stated.appended > 0 && sha256_hex(content.payload()) != stated.request);
+    Ok(differs.then(what))
 }
 
 /// Notes that stand one after another in a file.

@@ -16,6 +16,7 @@ use crate::tree::Frontier;
 /// All that joining the next block needs.
 #[derive(Clone, Debug, Default)]
 pub struct State {
+    pub(super) origin: String,
     pub(super) head: Head,
     pub(super) last_time: u64,
     pub(super) frontier: Frontier,
@@ -24,7 +25,12 @@ pub struct State {
     pub(super) counters: HashMap<[u8; 16], u64>,
     pub(super) gaps: SeqSet,
     pub(super) erased: SeqSet,
-    pub(super) copies_erased: SeqSet,
+    /// Whole blocks that hold copies, and of which records.
+    pub(super) copies: Vec<(u64, SeqSet)>,
+    /// Blocks without a gap whose frame is erased, and which of whose copies may be why.
+    pub(super) frames: Vec<(u64, SeqSet)>,
+    /// The ledger's own records.
+    pub(super) own: Vec<u64>,
     pub(super) blocks: u64,
     pub(super) bytes: u64,
     pub(super) nodes: u64,
@@ -51,6 +57,7 @@ impl State {
     pub fn to_text(&self) -> String {
         let mut out = String::from("custody verify state 1\n");
         let mut line = |name: &str, value: String| out.push_str(&format!("{name} {value}\n"));
+        line("origin", self.origin.clone());
         line("size", self.head.size.to_string());
         line("chain", const_hex::encode(self.head.chain));
         line("time", self.last_time.to_string());
@@ -66,7 +73,9 @@ impl State {
         }
         line("gaps", self.gaps.to_string());
         line("erased", self.erased.to_string());
-        line("copies", self.copies_erased.to_string());
+        line("own", SeqSet::of_seqs(self.own.iter().copied()).to_string());
+        self.copies.iter().for_each(|(first, set)| line("copies", format!("{first} {set}")));
+        self.frames.iter().for_each(|(first, set)| line("frame", format!("{first} {set}")));
         line("end", String::new());
         out
     }
@@ -92,6 +101,7 @@ impl State {
 
     fn field(&mut self, name: &str, value: &str, levels: &mut Vec<Vec<Hash>>) -> Option<()> {
         match name {
+            "origin" => self.origin = value.to_owned(),
             "size" => self.head.size = value.parse().ok()?,
             "chain" => self.head.chain = const_hex::decode_to_array(value).ok()?,
             "time" => self.last_time = value.parse().ok()?,
@@ -118,7 +128,12 @@ impl State {
             }
             "gaps" => self.gaps = SeqSet::parse(value)?,
             "erased" => self.erased = SeqSet::parse(value)?,
-            "copies" => self.copies_erased = SeqSet::parse(value)?,
+            "own" => self.own = SeqSet::parse(value)?.seqs().collect(),
+            "copies" | "frame" => {
+                let (first, set) = value.split_once(' ')?;
+                let pair = (first.parse().ok()?, SeqSet::parse(set)?);
+                if name == "copies" { self.copies.push(pair) } else { self.frames.push(pair) }
+            }
             "end" => {}
             _ => return None,
         }

@@ -153,31 +153,27 @@ def block_hashes(value, payload):
     tables = row.at
     groups, records, copies = row.table("IIII"), row.table("III"), row.table("IIQ")
     tables = value[tables : row.at]
-    count = 2 + 2 * len(groups) + len(records) + len(copies)
-    gone = {}
+    count = 2 + 2 * len(groups) + len(records)
+    whole, kept = payload + annex, None
     if state == 0:
         xof = verify.b3("custody salts v1", row.take(32), length=32 * count)
         salts = [xof[32 * k : 32 * k + 32] for k in range(count)]
     else:
-        salts = []
-        for part in range(count):
-            erased, own = row.take(1)[0], row.take(32)
-            salts.append(None if erased else own)
-            if erased:
-                gone[part] = own
+        kept = row.take(32)
+        salts = [None] + [None if row.take(1)[0] else row.take(32) for _ in range(1, count)]
     assert version == 1 and row.at == len(value) and len(payload) == length
-    whole = payload + annex
 
     def digest(part, context, *data):
-        return gone[part] if part in gone else verify.b3(f"custody {context} v1", salts[part], *data)
+        return bytes(32) if salts[part] is None else verify.b3(f"custody {context} v1", salts[part], *data)
 
-    d_copies = [digest(count - len(copies) + i, "copy", whole[at : at + n]) for i, (at, n, _) in enumerate(copies)]
-    ranges = [r for a, b, c, d in groups for r in ((a, b), (c, d))] + [r[1:] for r in records] + [c[:2] for c in copies]
+    used = {group for group, _, _ in records}
+    ranges = [r[1:] for r in records] + [r for g in used for r in (groups[g][:2], groups[g][2:])]
     rest, at = b"", 0
-    for first, size in sorted({(a, n) for a, n in ranges if a < length}):
-        rest, at = rest + payload[at:first], max(at, first + size)
-    frame = digest(0, "frame", bytes([1, kind, encoding, 0]), struct.pack(">II", length, len(annex)), tables, *d_copies,
-                   rest + payload[at:])
+    for first, size in sorted(ranges):
+        rest, at = rest + whole[at:first], max(at, first + size)
+    rest += whole[at:]
+    frame = kept or digest(0, "frame", bytes([1, kind, encoding, 0]), struct.pack(">II", length, len(annex)), tables, rest)
+    assert kept is None or not any(rest)
     who = digest(1, "identity", identity)
     shared, resource_part = [], None
     for g, (a, b, c, d) in enumerate(groups):
@@ -189,11 +185,10 @@ def block_hashes(value, payload):
     contents = []
     for i, (group, at, size) in enumerate(records):
         part = 2 + 2 * len(groups) + i
-        erased = part in gone
+        erased = salts[part] is None
         contents.append(None if erased else verify.content_commitment(salts[part], shared[group][2], whole[at : at + size]))
     return {
         "state": state, "salts": [s.hex() if s else None for s in salts], "d_frame": frame.hex(), "d_identity": who.hex(),
-        "d_copies": [d.hex() for d in d_copies],
         "groups": [dict(zip(("d_resource", "d_scope", "d_shared"), (d.hex() for d in g))) for g in shared],
         "c": [c.hex() if c else None for c in contents],
     }
