@@ -357,3 +357,38 @@ fn the_durability_level_is_asked_for_by_name_and_told_in_the_log() {
     let wrong = Command::new(support::CUSTODY).args(["serve", "--durability", "maybe"]).output().unwrap();
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("fsync and os"), "{wrong:?}");
 }
+
+#[test]
+fn repair_makes_indexes_nodes_and_a_lost_checkpoint_again_and_nothing_without_yes() {
+    use custody_store::format::cf;
+    let mut server = Server::start();
+    server.send_grpc(vec![Request::Traces(request(1, 300)), Request::Traces(request(299, 5))]);
+    server.stop();
+    let dir = server.data_dir();
+    assert!(custody(&dir, &["repair"]).starts_with("nothing to repair"));
+    let db = || rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.join("log"), cf::ALL).unwrap();
+    {
+        let db = db();
+        for family in [cf::IDS, cf::REQUESTS, cf::SUBMITTERS, cf::SYSTEM, cf::NODES] {
+            let family = db.cf_handle(family).unwrap();
+            let keys: Vec<_> = db.iterator_cf(family, rocksdb::IteratorMode::Start).map(|row| row.unwrap().0).collect();
+            keys.iter().for_each(|key| db.delete_cf(family, key).unwrap());
+        }
+    }
+    std::fs::remove_file(dir.join("checkpoint")).unwrap();
+    let told = custody(&dir, &["repair"]);
+    assert!(told.starts_with("would make again: 1 tree nodes") && told.contains("would sign anew"), "{told}");
+    assert!(!dir.join("checkpoint").exists());
+    assert!(custody(&dir, &["repair", "--yes"]).starts_with("made again: 1 tree nodes"));
+    assert!(custody(&dir, &["repair"]).starts_with("nothing to repair"));
+    verify(&dir);
+    let mut server = server.restart();
+    server.send_grpc(vec![Request::Traces(request(1, 300)), Request::Traces(request(600, 2))]);
+    assert_eq!(server.stop_and_verify()["records"], 1 + 303 + 2, "retries are recognised again");
+    // What cannot be made again is not.
+    let db = db();
+    db.delete_cf(db.cf_handle(cf::ENTRIES).unwrap(), 1u64.to_be_bytes()).unwrap();
+    drop(db);
+    let (status, text) = refused(&dir, &["repair", "--yes"]);
+    assert!(status == 2 && text.contains("restore the directory from a backup"), "{text}");
+}

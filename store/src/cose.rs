@@ -60,6 +60,9 @@ impl Writer {
 pub fn check_cose(receipt: &[u8], entry: &[u8; ENTRY_BYTES], key: &VerifierKey) -> Result<(u64, u64), Error> {
     let bad = |what: &str| Error::corrupt(format!("the COSE receipt {what}"));
     let receipt = CoseSign1::from_tagged_slice(receipt).map_err(|_| bad("is not a tagged COSE_Sign1"))?;
+    if receipt.payload.is_some() {
+        return Err(bad("has a payload; a receipt's is detached"));
+    }
     let header = |header: &coset::Header, label| {
         let found = header.rest.iter().find(|(l, _)| *l == coset::Label::Int(label));
         found.map(|(_, value)| value.clone())

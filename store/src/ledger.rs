@@ -194,6 +194,15 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     Ok((writer, reader))
 }
 
+/// Opens a data directory for repair: locked, and without the checks that it may fail.
+pub(crate) fn open_to_repair(dir: &Path) -> Result<Arc<Shared>, Error> {
+    check_format(dir)?;
+    let lock = claim(dir)?;
+    let db = open_db(dir, false, true)?;
+    let origin = read_origin(&db)?.ok_or_else(|| lost(None))?;
+    share(db, dir, origin, vec![], Some(lock))
+}
+
 /// Looks at a log before it is opened for writing. That changes files: RocksDB
 /// drops what it cannot replay, and with it the evidence of what happened. A log
 /// that lost what was signed stays as it was found.

@@ -19,6 +19,7 @@ pub mod note;
 pub mod policy;
 pub mod proof;
 mod reader;
+pub mod repair;
 mod rotate;
 pub mod system;
 pub mod tamper;

@@ -220,7 +220,8 @@ impl SeqSet {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let number = |text: &str| text.parse().ok().filter(|n: &u64| n.to_string() == text);
             let (first, last) = (number(first)?, number(last)?);
-            if last < first || out.last().is_some_and(|before| first <= before.end) {
+            let is_range = part.contains('-');
+            if last < first || is_range && last == first || out.last().is_some_and(|before| first <= before.end) {
                 return None;
             }
             out.push(first..last.checked_add(1)?);

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use custody_store::keys::{SigningKeys, answer_signer};
-use custody_store::{Reader, backup};
+use custody_store::repair::repair;
+use custody_store::{KeySource, Reader, backup};
 use serde_json::Value;
 
 use crate::control::{Control, Request};
@@ -247,6 +248,39 @@ impl Restore {
             "restored backup {id} to {0}; verify it with: custody verify --data-dir {0}\n",
             self.data_dir.display()
         ))
+    }
+}
+
+/// Repair what can be made again from the rest of a log: indexes, tree nodes, a checkpoint
+/// file that is gone. Records and entries cannot; for those there are backups.
+///
+/// Says what it would do, and does nothing without --yes.
+#[derive(Args)]
+pub struct Repair {
+    /// The data directory; no server may be running on it.
+    #[arg(long, default_value = "custody-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Do it.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Repair {
+    /// Looks, and repairs.
+    pub fn run(self) -> Result<(), Failure> {
+        let keys = std::env::var("CUSTODY_SIGNING_KEY").map_or(KeySource::Directory, KeySource::Text);
+        let plan = repair(&self.data_dir, &keys, self.yes).map_err(Failure::unable)?;
+        if plan.is_empty() {
+            return print("nothing to repair; `custody verify` says whether the log is sound\n");
+        }
+        let (did, can) = if self.yes { ("made again", "") } else { ("would make again", "; do it with --yes") };
+        print(&format!("{did}: {} tree nodes, {} index rows{can}\n", plan.nodes, plan.index_rows))?;
+        if plan.checkpoint {
+            let text = "the checkpoint file is gone: whether the log lost records behind what is here cannot be told \
+                        from this directory; compare it with a checkpoint that somebody else kept";
+            print(&format!("{}: {text}\n", if self.yes { "signed anew" } else { "would sign anew" }))?;
+        }
+        Ok(())
     }
 }
 

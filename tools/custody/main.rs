@@ -48,6 +48,7 @@ enum Command {
     Retain(keep::Retain),
     Backup(keep::Backup),
     Restore(keep::Restore),
+    Repair(keep::Repair),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Command::Retain(command) => ("retain", command.run()),
         Command::Backup(command) => ("backup", command.run()),
         Command::Restore(command) => ("restore", command.run()),
+        Command::Repair(command) => ("repair", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Witness(command) => ("witness", command.run()),

@@ -1,0 +1,213 @@
+//! Repair of what can be made again from the rest: the indexes, the nodes of the
+//! tree, and a checkpoint file that is gone. Records, entries and their chain cannot
+//! be made again: if they are damaged, only a backup helps, and this says so.
+//!
+//! Nothing is changed without being asked; a plan says what would be.
+
+use std::path::Path;
+
+use custody_proto::Signal;
+use custody_proto::otlp::logs::LogRecord;
+use custody_proto::otlp::trace::Span;
+use prost::Message as _;
+use rocksdb::{WriteBatch, WriteOptions};
+
+use crate::checkpoint::{Checkpoint, replace_file};
+use crate::format::{COPY_BIT, Commitments, Head, cf, log_key, node_key, request_key, seq_key, seqs, span_key};
+use crate::keys::{KeySource, SigningKeys, SubmitterSecret};
+use crate::ledger::{Shared, open_to_repair, read_checkpoint};
+use crate::reader::Content;
+use crate::system::{SYSTEM_IDENTITY, SystemRecord};
+use crate::tree::{Frontier, leaf_hash};
+use crate::{Error, Reader, rotate};
+
+/// Rows that are written at once.
+const BATCH_ROWS: usize = 10_000;
+
+/// What can be made again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Nodes of the tree that are missing or wrong.
+    pub nodes: u64,
+    /// Index rows that are missing or wrong.
+    pub index_rows: u64,
+    /// Whether the checkpoint file is gone and would be signed anew.
+    pub checkpoint: bool,
+}
+
+impl Plan {
+    /// Whether there is nothing to repair.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Looks at a data directory that no server has open, and repairs it if `apply`. `Err`
+/// says what cannot be repaired.
+pub fn repair(dir: &Path, source: &KeySource, apply: bool) -> Result<Plan, Error> {
+    let shared = open_to_repair(dir)?;
+    let reader = Reader::new(std::sync::Arc::clone(&shared));
+    let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"), false)?;
+    let mut making = Making {
+        shared: &shared,
+        seed: secret.request_seed(),
+        apply,
+        write: WriteBatch::default(),
+        plan: Plan::default(),
+        frontier: Frontier::default(),
+        head: Head::EMPTY,
+    };
+    while making.head.size < reader.head().size {
+        let block = reader.commitments_at(making.head.size).and_then(|block| {
+            let missing = || Error::corrupt(format!("the entries of seq {} are missing", making.head.size));
+            block.ok_or_else(missing)
+        });
+        making.block(&reader, &block.map_err(beyond_repair)?)?;
+    }
+    if making.head != reader.head() {
+        return Err(beyond_repair(Error::corrupt("the entries do not end in the log's head")));
+    }
+    making.flush()?;
+    making.checkpoint(dir, &reader, source)?;
+    Ok(making.plan)
+}
+
+fn beyond_repair(error: Error) -> Error {
+    Error::corrupt(format!("{error}: that cannot be made again from the rest; restore the directory from a backup"))
+}
+
+struct Making<'a> {
+    shared: &'a Shared,
+    seed: u64,
+    apply: bool,
+    write: WriteBatch,
+    plan: Plan,
+    frontier: Frontier,
+    head: Head,
+}
+
+impl Making<'_> {
+    fn block(&mut self, reader: &Reader, block: &Commitments) -> Result<(), Error> {
+        if block.first_seq != self.head.size || block.previous != self.head.chain {
+            let what = format!("the entries at seq {} do not continue the chain", self.head.size);
+            return Err(beyond_repair(Error::corrupt(what)));
+        }
+        let mut nodes = Vec::new();
+        for link in block.chained(block.previous) {
+            self.frontier.push(leaf_hash(&link.bytes), |node| nodes.push(node));
+            self.head = Head { size: link.entry.seq + 1, chain: link.chain };
+        }
+        for node in nodes {
+            self.want(cf::NODES, &node_key(node.level, node.index), &node.hash)?;
+        }
+        let count = (block.counter + block.count()).to_be_bytes();
+        // Of the rows of a submitter the last one counts: the others are written over.
+        if self.shared.db.get_cf(self.shared.cf(cf::SUBMITTERS), block.submitter)?.is_none() {
+            self.plan.index_rows += 1;
+        }
+        if self.apply {
+            self.write.put_cf(self.shared.cf(cf::SUBMITTERS), block.submitter, count);
+        }
+        let content = reader.block_at(block.first_seq).map_err(beyond_repair)?.and_then(|block| block.content);
+        if let Some(content) = content {
+            self.index(block, &content)?;
+        }
+        if self.write.len() > BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn index(&mut self, block: &Commitments, content: &Content) -> Result<(), Error> {
+        let first = block.first_seq;
+        if content.identity() == SYSTEM_IDENTITY {
+            let name = SystemRecord::decode(content.record(0)).map(|record| record.event).unwrap_or_default();
+            self.want(cf::SYSTEM, &seq_key(first), name.as_bytes())?;
+        }
+        if !content.is_partly_erased() {
+            let key = request_key(self.seed, block.signal, content.payload());
+            self.want(cf::REQUESTS, &key, &seq_key(first))?;
+        }
+        for i in (0..content.records()).filter(|&i| !content.is_erased(i)) {
+            self.record(block.signal, first + i as u64, content.record(i))?;
+        }
+        for copy in content.layout().copies.iter().filter(|_| !content.is_partly_erased()) {
+            let at = copy.range.at as usize..(copy.range.at + copy.range.len) as usize;
+            self.record(block.signal, first | COPY_BIT, &content.payload()[at])?;
+        }
+        Ok(())
+    }
+
+    /// A record must be found by its ids: in the row of its span, or in one of its own.
+    fn record(&mut self, signal: Signal, seq: u64, record: &[u8]) -> Result<(), Error> {
+        match signal {
+            Signal::Traces => {
+                let ids = Span::decode(record)
+                    .ok()
+                    .and_then(|span| Some(span_key(&span.trace_id.try_into().ok()?, &span.span_id.try_into().ok()?)));
+                let Some(key) = ids else { return Ok(()) };
+                let stored = self.shared.db.get_cf(self.shared.cf(cf::IDS), key)?.unwrap_or_default();
+                if seqs(&stored).any(|stored| stored == seq) {
+                    return Ok(());
+                }
+                self.want(cf::IDS, &[&key[..], &seq.to_be_bytes()].concat(), &[])
+            }
+            Signal::Logs => {
+                let trace = LogRecord::decode(record).ok().and_then(|log| log.trace_id.try_into().ok());
+                match trace {
+                    Some(trace) if trace != [0; 16] => self.want(cf::IDS, &log_key(&trace, seq), &seq_key(seq)),
+                    _ => Ok(()),
+                }
+            }
+            Signal::Metrics => Ok(()),
+        }
+    }
+
+    fn want(&mut self, family: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let family_handle = self.shared.cf(family);
+        if self.shared.db.get_cf(family_handle, key)?.as_deref() == Some(value) {
+            return Ok(());
+        }
+        if family == cf::NODES {
+            self.plan.nodes += 1
+        } else {
+            self.plan.index_rows += 1
+        }
+        if self.apply {
+            self.write.put_cf(family_handle, key, value);
+        }
+        Ok(())
+    }
+
+    /// The tree that comes out must be the one that was signed.
+    fn checkpoint(&mut self, dir: &Path, reader: &Reader, source: &KeySource) -> Result<(), Error> {
+        if let Some(note) = read_checkpoint(dir)? {
+            let signed = Checkpoint::parse_unverified(&note).map_err(beyond_repair)?;
+            let is_whole = signed.size == self.head.size;
+            if signed.size > self.head.size || is_whole && signed.root != self.frontier.root() {
+                let what = "the tree of the entries is not the one that was signed";
+                return Err(beyond_repair(Error::corrupt(what)));
+            }
+            return Ok(());
+        }
+        if self.head.size <= 1 {
+            return Ok(());
+        }
+        self.plan.checkpoint = true;
+        if self.apply {
+            let keys = SigningKeys::open(source, dir, reader.origin(), false)?;
+            if keys.verifiers() != rotate::keys_at(reader, self.head.size)? {
+                return Err(Error::invalid("the signing keys are not those that the log names"));
+            }
+            let checkpoint =
+                Checkpoint { origin: reader.origin().to_owned(), size: self.head.size, root: self.frontier.root() };
+            let time = reader.last_commitments()?.map_or(0, |last| last.ingest_time / 1_000_000_000);
+            let note = keys.sign_checkpoint(&checkpoint, time)?;
+            replace_file(&dir.join("checkpoint"), note.to_string().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let mut sync = WriteOptions::default();
+        sync.set_sync(true);
+        Ok(self.shared.db.write_opt(std::mem::take(&mut self.write), &sync)?)
+    }
+}
