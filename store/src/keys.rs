@@ -367,7 +367,7 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let (keys, text) = SigningKeys::generate("example.com/log").unwrap();
         let held = SigningKeys::parse(&text, "the file").unwrap();
-        let serve = std::thread::spawn(move || {
+        let serve = std::thread::Builder::new().spawn(move || {
             // keys, two signatures, then one that is false
             for round in 0..4 {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -380,6 +380,7 @@ mod tests {
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });
+        let serve = serve.unwrap();
         let far = SigningKeys::open(&KeySource::Socket(socket), dir.path(), "example.com/log", true).unwrap();
         assert_eq!(far.verifiers(), keys.verifiers());
         let checkpoint = Checkpoint { origin: "example.com/log".into(), size: 9, root: [3; 32] };

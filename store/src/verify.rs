@@ -52,7 +52,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Everything is as it was signed.
-    Sound(Summary),
+    Sound(Box<Summary>),
     /// Something was changed, removed, swapped or inserted.
     Tampered(Finding),
 }
@@ -116,7 +116,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(&State, u64)) 
     };
     let reader = Reader::open(dir)?;
     match Reading::new(&reader, options).and_then(|reading| reading.run(note, progress)) {
-        Ok(summary) => Ok(Verdict::Sound(summary)),
+        Ok(summary) => Ok(Verdict::Sound(Box::new(summary))),
         Err(Stop::Found(finding)) => Ok(Verdict::Tampered(finding)),
         Err(Stop::Unreadable(error)) => Err(error),
     }

@@ -19,7 +19,7 @@ use support::{logs, open_log, span, traces};
 
 fn sound(dir: &Path) -> Summary {
     match verify(dir, &verify::Options::default(), |_, _| ()).unwrap() {
-        Verdict::Sound(summary) => summary,
+        Verdict::Sound(summary) => *summary,
         Verdict::Tampered(finding) => panic!("seq {}: {}", finding.seq, finding.reason),
     }
 }

@@ -315,7 +315,7 @@ impl KeysCommand {
                 let answer = Control::of(&dir.data_dir)?.ask(&request, &mut std::io::sink())?;
                 print(&format!("new keys sign from record {} on:\n", answer["said_by"][0]))?;
                 let keys = answer["vkeys"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                keys.map(|key| print(&format!("{key}\n"))).collect()
+                keys.into_iter().try_for_each(|key| print(&format!("{key}\n")))
             }
             Self::New { origin } => {
                 let (_, text) = SigningKeys::generate(&origin).map_err(Failure::wrong)?;
