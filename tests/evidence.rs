@@ -392,3 +392,41 @@ fn repair_makes_indexes_nodes_and_a_lost_checkpoint_again_and_nothing_without_ye
     let (status, text) = refused(&dir, &["repair", "--yes"]);
     assert!(status == 2 && text.contains("restore the directory from a backup"), "{text}");
 }
+
+#[test]
+fn a_live_log_is_verified_over_http_and_a_rollback_of_it_is_seen() {
+    let mut server = Server::start();
+    server.send_grpc(vec![Request::Traces(request(1, 700))]);
+    server.wait_until_signed(701);
+    let url = format!("http://{}", server.http);
+    let (vkey, kept) = (server.path().join("log.vkey"), server.path().join("kept"));
+    std::fs::copy(server.data_dir().join("log.vkey"), &vkey).unwrap();
+    let over_http = |url: &str, vkey: &Path, more: &[&str]| {
+        let mut command = Command::new(support::CUSTODY);
+        let output = command.args(["verify", "--url", url, "--vkey"]).arg(vkey).args(more).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = over_http(&url, &vkey, &[]);
+    assert!(status == 0 && text.starts_with("sound: 701 entries"), "{text}");
+    let copy = server.path().join("older");
+    custody(&server.data_dir(), &["backup", "--to", copy.to_str().unwrap(), "--with-keys"]);
+    server.send_grpc(vec![Request::Traces(request(701, 10))]);
+    server.wait_until_signed(711);
+    std::fs::copy(server.data_dir().join("checkpoint"), &kept).unwrap();
+    let trusted = ["--trusted", kept.to_str().unwrap()];
+    assert_eq!(over_http(&url, &vkey, &trusted).0, 0);
+    let other = Server::start();
+    let other_vkey = other.data_dir().join("log.vkey");
+    assert_eq!(over_http(&url, &other_vkey, &[]).0, 1, "another log's keys");
+    server.stop();
+    // The log as it was is put back and gone on with: another history of the same log.
+    let folder = tempfile::tempdir().unwrap();
+    custody(&folder.path().join("data"), &["restore", "--from", copy.to_str().unwrap()]);
+    let mut rolled_back = Server::start_in(folder, &["--after-restore"]);
+    rolled_back.send_grpc(vec![Request::Traces(request(2000, 20))]);
+    rolled_back.wait_until_signed(722);
+    let url = format!("http://{}", rolled_back.http);
+    assert_eq!(over_http(&url, &vkey, &[]).0, 0, "by itself it is sound");
+    let (status, text) = over_http(&url, &vkey, &trusted);
+    assert!(status == 1 && text.contains("written anew"), "{text}");
+}

@@ -306,6 +306,33 @@ fn a_log_that_was_written_anew_is_not_the_one_that_was_signed() {
     });
 }
 
+/// The operator has the keys too: he writes another history, all hashes right, and signs
+/// it. A checkpoint that anybody else kept tells.
+#[test]
+fn a_history_written_anew_with_the_keys_does_not_fit_a_checkpoint_that_was_kept() {
+    let log = Original::new();
+    let kept = log.0.path().join("checkpoint");
+    let other = tempfile::tempdir().unwrap();
+    let origin = std::fs::read_to_string(&kept).unwrap().lines().next().unwrap().to_owned();
+    let keys = custody_store::KeySource::File(log.0.path().join("keys/log.key"));
+    let (mut writer, _) = open(other.path(), Options { origin: Some(origin), keys, ..Options::default() }).unwrap();
+    for block in (0..=BLOCKS).filter(|block| *block != 31) {
+        writer.append(vec![request(block)]).unwrap();
+    }
+    writer.checkpoint().unwrap();
+    drop(writer);
+    assert_eq!(verdict(other.path()).0, 0, "by itself it is sound");
+    let trusted = Command::new(env!("CARGO_BIN_EXE_custody"))
+        .args(["verify", "--json", "--trusted"])
+        .arg(&kept)
+        .arg("--data-dir")
+        .arg(other.path())
+        .output()
+        .unwrap();
+    assert_eq!(trusted.status.code(), Some(1), "{trusted:?}");
+    assert!(String::from_utf8_lossy(&trusted.stdout).contains("written anew"), "{trusted:?}");
+}
+
 /// Raw damage to RocksDB's files: never "sound", and never a crash.
 #[test]
 fn damaged_files_are_never_called_sound() {

@@ -1,16 +1,18 @@
 //! Measures the hot path beside bare loops over the same bytes, in one run.
 //!
 //! ```text
-//! cargo run --release -p custody-benches -- all|ingest|verify
+//! cargo run --release -p custody-benches -- all|ingest|verify|append|proofs [records]
 //! ```
 //!
 //! `ingest`: spans over OTLP/gRPC into the receivers and the log, in a process of
 //! its own whose CPU time is read from the kernel, beside a loop that copies,
 //! hashes (BLAKE3), compresses (LZ4, by RocksDB) and writes the same requests with
-//! one fsync each. `verify`: a log, beside plain BLAKE3 over its payloads. Quote
+//! one fsync each. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
+//! the log without sockets, beside bare RocksDB. `proofs`: of a large log. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
+mod log;
 mod verify;
 
 use std::process::ExitCode;
@@ -22,20 +24,33 @@ fn main() -> ExitCode {
         ["serve", dir] => ingest::serve(dir),
         ["ingest"] => ingest::run(),
         ["verify"] => verify::run(),
+        ["append"] => log::append(),
+        ["proofs"] => log::proofs(10_000_000),
+        ["proofs", records] => match records.parse() {
+            Ok(records) => log::proofs(records),
+            Err(_) => return usage(),
+        },
         ["all"] => {
             ingest::run();
             verify::run();
         }
-        _ => {
-            eprintln!("usage: custody-benches all|ingest|verify");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     }
     ExitCode::SUCCESS
 }
 
+fn usage() -> ExitCode {
+    eprintln!("usage: custody-benches all|ingest|verify|append|proofs [records]");
+    ExitCode::from(2)
+}
+
 /// Trace requests of `batch` spans of about 500 bytes, all with ids of their own.
 fn requests(count: u64, batch: u64) -> Vec<Vec<u8>> {
+    requests_from(0, count, batch)
+}
+
+/// The same, of a longer series: from the request with this number on.
+fn requests_from(first: u64, count: u64, batch: u64) -> Vec<Vec<u8>> {
     use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
     use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
     use custody_proto::otlp::resource::Resource;
@@ -46,7 +61,7 @@ fn requests(count: u64, batch: u64) -> Vec<Vec<u8>> {
         value: Some(AnyValue { value: Some(Value::StringValue(value)) }),
         ..Default::default()
     };
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ first;
     let mut random = move || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -54,7 +69,7 @@ fn requests(count: u64, batch: u64) -> Vec<Vec<u8>> {
         state
     };
     let mut span = |id: u64| Span {
-        trace_id: [(id / 20 + 1).to_be_bytes(), random().to_be_bytes()].concat(),
+        trace_id: [(id / 20 + 1).to_be_bytes(), [7; 8]].concat(),
         span_id: (id + 1).to_be_bytes().to_vec(),
         parent_span_id: (id / 20 + 1).to_be_bytes().to_vec(),
         name: format!("execute_tool tool_{}", id % 40),
@@ -82,7 +97,7 @@ fn requests(count: u64, batch: u64) -> Vec<Vec<u8>> {
         let resource_spans = vec![ResourceSpans { resource: Some(resource), scope_spans, ..Default::default() }];
         ExportTraceServiceRequest { resource_spans }.encode_to_vec()
     };
-    (0..count).map(&mut request).collect()
+    (first..first + count).map(&mut request).collect()
 }
 
 /// CPU seconds (user and system) of a process so far.

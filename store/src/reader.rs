@@ -336,6 +336,16 @@ impl Reader {
         Ok(out)
     }
 
+    /// Bytes in table files, by column family: what the log takes on disk beside its
+    /// write-ahead log.
+    pub fn sizes(&self) -> Result<Vec<(String, u64)>, Error> {
+        let mut sizes = std::collections::BTreeMap::new();
+        for file in self.shared.db.live_files()? {
+            *sizes.entry(file.column_family_name).or_default() += file.size as u64;
+        }
+        Ok(sizes.into_iter().collect())
+    }
+
     /// A tile of the tree (C2SP tlog-tiles): `width` hashes (1 to 256) of `level`,
     /// from `index * 256` on; `None` where the tree has no such nodes yet.
     pub fn tile(&self, level: u8, index: u64, width: u16) -> Result<Option<Vec<u8>>, Error> {

@@ -6,6 +6,7 @@ mod events;
 mod evidence;
 mod keep;
 mod recording;
+mod remote;
 mod replay;
 mod select;
 mod serve;

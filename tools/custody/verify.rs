@@ -11,6 +11,7 @@ use custody_store::note::VerifierKey;
 use custody_store::verify::{Finding, Options, State, Summary, Verdict, verify, verify_receipts};
 use serde_json::{Value, json};
 
+use crate::remote::{Remote, Told};
 use crate::{Failure, print};
 
 /// How often the state is kept, with --state.
@@ -26,6 +27,10 @@ pub struct Verify {
     /// The data directory, or a copy of one. A server may be running on it.
     #[arg(long, default_value = "custody-data", value_name = "DIR")]
     data_dir: PathBuf,
+    /// Instead: a live log over HTTP, read as any C2SP tlog-tiles client reads it. Entries, chain,
+    /// tiles, root and signatures are verified; content needs the directory or a bundle. Give --vkey.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "submitter", "state"], requires = "vkey")]
+    url: Option<String>,
     /// A signed checkpoint that you kept: nothing that it covers may be changed or rolled back.
     #[arg(long, value_name = "FILE")]
     trusted: Option<PathBuf>,
@@ -63,6 +68,9 @@ impl Verify {
 
     fn verdict(&self) -> Result<ExitCode, Failure> {
         let options = self.options()?;
+        if let Some(url) = &self.url {
+            return self.remote(url, &options);
+        }
         let mut progress = Progress::new(self.json);
         let mut kept = Instant::now();
         let verdict = verify(&self.data_dir, &options, |state, total| {
@@ -84,6 +92,32 @@ impl Verify {
                 self.print_sound(&summary, receipts.as_ref())?;
                 let missing = receipts.is_some_and(|r| r["wrong"].as_array().is_some_and(|w| !w.is_empty()));
                 Ok(ExitCode::from(u8::from(missing)))
+            }
+        }
+    }
+
+    fn remote(&self, url: &str, options: &Options) -> Result<ExitCode, Failure> {
+        let mut progress = Progress::new(self.json);
+        let shown = |done, total| progress.line(done, total, None);
+        let told = Remote::new(url, &options.keys, options.trusted.as_deref(), shown).verify();
+        progress.clear();
+        match told? {
+            Told::Sound(records, note) if self.json => {
+                let json = json!({"verdict": "sound", "records": records, "checkpoint": note, "content": false});
+                print(&format!("{json}\n"))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Told::Sound(records, note) => {
+                let lines: String = note.lines().map(|line| format!("  {}\n", short(line))).collect();
+                print(&format!(
+                    "sound: {records} entries, their chain, counters and tiles; content is not served by tiles\n\
+                     checkpoint:\n{lines}"
+                ))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Told::Tampered(seq, reason) => {
+                self.print_tampered(&Finding { seq, reason })?;
+                Ok(ExitCode::from(1))
             }
         }
     }
@@ -203,16 +237,20 @@ impl Progress {
     }
 
     fn show(&mut self, state: &State, total: u64) {
+        self.line(state.size(), total, Some(state.bytes()));
+    }
+
+    fn line(&mut self, done: u64, total: u64, bytes: Option<u64>) {
         let due = self.shown.unwrap_or(self.start).elapsed() > Duration::from_millis(200);
         if !self.wanted || !due {
             return;
         }
         self.shown = Some(Instant::now());
         let seconds = self.start.elapsed().as_secs_f64();
-        let rate = state.bytes() as f64 / seconds / 1e6;
-        let percent = state.size() * 100 / total.max(1);
-        let left = seconds * (total.saturating_sub(state.size())) as f64 / state.size().max(1) as f64;
-        eprint!("\rverifying {} of {total} records ({percent} %), {rate:.0} MB/s, {left:.0} s left ", state.size());
+        let rate = bytes.map_or_else(String::new, |bytes| format!(" {:.0} MB/s,", bytes as f64 / seconds / 1e6));
+        let percent = done * 100 / total.max(1);
+        let left = seconds * (total.saturating_sub(done)) as f64 / done.max(1) as f64;
+        eprint!("\rverifying {done} of {total} records ({percent} %),{rate} {left:.0} s left ");
         let _ = std::io::stderr().flush();
     }
 
