@@ -385,6 +385,34 @@ fn repair_makes_indexes_nodes_and_a_lost_checkpoint_again_and_nothing_without_ye
     let mut server = server.restart();
     server.send_grpc(vec![Request::Traces(request(1, 300)), Request::Traces(request(600, 2))]);
     assert_eq!(server.stop_and_verify()["records"], 1 + 303 + 2, "retries are recognised again");
+    // A count of a submitter's records that is wrong would spoil every record to come.
+    {
+        let db = db();
+        let submitters = db.cf_handle(cf::SUBMITTERS).unwrap();
+        let row = db.iterator_cf(submitters, rocksdb::IteratorMode::Start).next().unwrap().unwrap().0;
+        db.put_cf(submitters, row, 7777u64.to_be_bytes()).unwrap();
+    }
+    assert!(custody(&dir, &["repair", "--yes"]).starts_with("made again: 0 tree nodes, 1 index rows"));
+    // Content that is not what was committed to is not signed anew.
+    let checkpoint = std::fs::read(dir.join("checkpoint")).unwrap();
+    std::fs::remove_file(dir.join("checkpoint")).unwrap();
+    let payload = {
+        let db = db();
+        let payloads = db.cf_handle(cf::PAYLOADS).unwrap();
+        let payload = db.get_cf(payloads, 1u64.to_be_bytes()).unwrap().unwrap();
+        let mut changed = payload.clone();
+        changed[60] ^= 1;
+        db.put_cf(payloads, 1u64.to_be_bytes(), changed).unwrap();
+        payload
+    };
+    let (status, text) = refused(&dir, &["repair", "--yes"]);
+    assert!(status == 2 && text.contains("not what its entries commit to"), "{text}");
+    assert!(!dir.join("checkpoint").exists());
+    {
+        let db = db();
+        db.put_cf(db.cf_handle(cf::PAYLOADS).unwrap(), 1u64.to_be_bytes(), payload).unwrap();
+    }
+    std::fs::write(dir.join("checkpoint"), checkpoint).unwrap();
     // What cannot be made again is not.
     let db = db();
     db.delete_cf(db.cf_handle(cf::ENTRIES).unwrap(), 1u64.to_be_bytes()).unwrap();

@@ -93,7 +93,7 @@ impl Reader {
     pub fn write_bundle(&self, exporting: &Exporting, out: impl Write) -> Result<(u64, Hash), Error> {
         let size = Checkpoint::parse_unverified(&exporting.note)?.size;
         let export = &exporting.export;
-        let mut writing = Writing { out, lines: 0, digest: Sha256::new(), view: None };
+        let mut writing = Writing { out, lines: 0, digest: Sha256::new(), view: None, size };
         let vkeys: Vec<String> = rotate::keys_at(self, size)?.iter().map(ToString::to_string).collect();
         let policy: String = vkeys.iter().map(|key| format!("log {key}\n")).collect();
         let complete = export.seqs == SeqSet::of(std::iter::once(0..exporting.exported_seq));
@@ -147,6 +147,8 @@ struct Writing<W> {
     digest: Sha256,
     /// The block of the last record.
     view: Option<View>,
+    /// The size of the tree under which all is proved.
+    size: u64,
 }
 
 impl<W: Write> Writing<W> {
@@ -172,6 +174,9 @@ impl<W: Write> Writing<W> {
             None => reader.view(seq)?,
         };
         let shown = view.shown(seq, true)?;
+        if shown.content.is_none() && erased_by.is_none_or(|by| by >= self.size) {
+            return Err(Error::unavailable(format!("record {seq} was erased meanwhile; export again")));
+        }
         self.view = Some(view);
         let mut line = json!({"type": "record", "seq": seq, "why": why});
         if let Some(by) = erased_by.filter(|_| shown.content.is_none()) {
@@ -366,6 +371,12 @@ impl Checking {
             event::ERASURE => {
                 let set = record.text("custody.erasure.seqs").and_then(SeqSet::parse);
                 let set = set.ok_or_else(|| bad("an erasure record names no records"))?;
+                let origin = self.manifest["origin"].as_str().unwrap_or_default();
+                let text = rotate::erasure_statement(origin, seq, &set.to_string());
+                let lines = record.texts("custody.erasure.signatures").unwrap_or_default();
+                if !rotate::is_signed(&text, lines, self.keys_at(seq)) {
+                    return Err(bad(format!("erasure record {seq} is not signed by the log's keys")));
+                }
                 // Else content that is still to come could be left out at will.
                 if set.ranges().last().is_some_and(|range| range.end > seq) {
                     return Err(bad(format!("record {seq} erases what is not before it")));

@@ -25,6 +25,8 @@ pub mod context {
     pub const SHARED: &str = "custody shared v1";
     /// Of a block's frame.
     pub const FRAME: &str = "custody frame v1";
+    /// Of the bytes that are in the frame.
+    pub const REST: &str = "custody rest v1";
     /// Of a resource.
     pub const RESOURCE: &str = "custody resource v1";
     /// Of a scope.
@@ -38,6 +40,7 @@ struct Keys {
     content: ContextKey,
     shared: ContextKey,
     frame: ContextKey,
+    rest: ContextKey,
     resource: ContextKey,
     scope: ContextKey,
     identity: ContextKey,
@@ -48,6 +51,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     content: hash_derive_key_context(context::CONTENT),
     shared: hash_derive_key_context(context::SHARED),
     frame: hash_derive_key_context(context::FRAME),
+    rest: hash_derive_key_context(context::REST),
     resource: hash_derive_key_context(context::RESOURCE),
     scope: hash_derive_key_context(context::SCOPE),
     identity: hash_derive_key_context(context::IDENTITY),
@@ -84,20 +88,22 @@ pub(crate) struct Digests<'a> {
     payload: &'a [u8],
     /// From the identity on; `None` if a part is erased.
     salts: Vec<Option<[u8; 32]>>,
+    rest: Hash,
     frame: Hash,
     resource_parts: Vec<usize>,
 }
 
 impl<'a> Digests<'a> {
     pub(crate) fn new(layout: &'a Layout, payload: &'a [u8]) -> Self {
-        let (frame, salts) = match &layout.salts {
+        let (rest, salts) = match &layout.salts {
             Salts::Whole(salt) => {
                 let salts = part_salts(salt, layout.part_count());
-                (frame(layout, payload, &salts[Layout::FRAME]), salts[1..].iter().copied().map(Some).collect())
+                (rest(layout, payload, &salts[Layout::FRAME]), salts[1..].iter().copied().map(Some).collect())
             }
-            Salts::Partly { frame, parts } => (*frame, parts.clone()),
+            Salts::Partly { rest, parts } => (*rest, parts.clone()),
         };
-        Self { layout, payload, salts, frame, resource_parts: layout.resource_parts() }
+        let frame = frame(layout, &rest);
+        Self { layout, payload, salts, rest, frame, resource_parts: layout.resource_parts() }
     }
 
     /// The salt of a part, from the identity on; `None` if it is erased.
@@ -110,9 +116,14 @@ impl<'a> Digests<'a> {
         &self.salts
     }
 
-    /// The digest of the frame: computed, or the one that was kept.
+    /// The digest of the frame.
     pub(crate) fn frame(&self) -> Hash {
         self.frame
+    }
+
+    /// The digest of the bytes in the frame: computed, or the one that was kept.
+    pub(crate) fn rest(&self) -> Hash {
+        self.rest
     }
 
     /// The digest of a part; zeros if it is erased: then no record needs it.
@@ -153,20 +164,28 @@ impl<'a> Digests<'a> {
     }
 }
 
-/// The digest of all of a block that is no other part: its tables, the protobuf
-/// framing, fields that no table names, records that were refused, copies.
-fn frame(layout: &Layout, payload: &[u8], salt: &[u8; 32]) -> Hash {
-    let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
+/// The digest of all bytes of a block that are in no other part: the protobuf framing,
+/// fields that no table names, records that were refused, copies.
+fn rest(layout: &Layout, payload: &[u8], salt: &[u8; 32]) -> Hash {
+    let mut hasher = Hasher::new_from_context_key(&KEYS.rest);
     hasher.update(salt);
-    hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
-    hasher.update(&layout.payload_len.to_be_bytes());
-    hasher.update(&(layout.annex.len() as u32).to_be_bytes());
-    hasher.update(&layout.tables());
     for range in layout.frame_ranges() {
         let end = payload.len();
         hasher.update(&payload[range.start.min(end)..range.end.min(end)]);
         hasher.update(&layout.annex[range.start.saturating_sub(end)..range.end.saturating_sub(end)]);
     }
+    *hasher.finalize().as_bytes()
+}
+
+/// The digest of the frame: what the block is, its tables, and the rest of its bytes.
+/// Without these bytes it can still be computed, so that nothing else of it can change.
+fn frame(layout: &Layout, rest: &Hash) -> Hash {
+    let mut hasher = Hasher::new_from_context_key(&KEYS.frame);
+    hasher.update(&[FORMAT_VERSION, layout.signal.byte(), layout.encoding as u8, 0]);
+    hasher.update(&layout.payload_len.to_be_bytes());
+    hasher.update(&(layout.annex.len() as u32).to_be_bytes());
+    hasher.update(&layout.tables());
+    hasher.update(rest);
     *hasher.finalize().as_bytes()
 }
 

@@ -24,7 +24,7 @@ use crate::ledger::Shared;
 use crate::reader::{Block, Content};
 use crate::system::{SeqSet, SystemRecord, event};
 use crate::writer::Writer;
-use crate::{Error, Reader};
+use crate::{Error, Reader, rotate};
 
 /// One write erases about this many records at most.
 const RECORDS_PER_ERASURE: u64 = 16_384;
@@ -233,6 +233,8 @@ impl Writer {
                 .with("custody.erasure.actor", erasure.actor.as_str())
                 .with("custody.erasure.identity", erasure.identity.as_str());
             let said_by = self.head_size();
+            let statement = rotate::erasure_statement(&self.shared.origin, said_by, &now.to_string());
+            let record = record.with("custody.erasure.signatures", rotate::sign_statement(&self.keys, &statement)?);
             erased.said_by.push(self.append_with(&record, |write| stage.put(write, said_by))?);
             erased.records += now.count();
             erased.bytes += bytes;
@@ -473,15 +475,14 @@ impl Edited {
     fn new(content: &Content) -> Self {
         let mut layout = content.layout().clone();
         let digests = content.digests();
-        let (frame, parts) = (digests.frame(), digests.salts().to_vec());
-        layout.salts = Salts::Partly { frame, parts };
+        let (rest, parts) = (digests.rest(), digests.salts().to_vec());
+        layout.salts = Salts::Partly { rest, parts };
         Self { layout, payload: content.payload().to_vec() }
     }
 
     /// Erases records, the frame, and whatever else no record needs any more.
     fn erase(&mut self, records: &[usize]) {
-        let Salts::Partly { frame, mut parts } = std::mem::replace(&mut self.layout.salts, Salts::Whole([0; 32]))
-        else {
+        let Salts::Partly { rest, mut parts } = std::mem::replace(&mut self.layout.salts, Salts::Whole([0; 32])) else {
             return;
         };
         for &i in records {
@@ -505,7 +506,7 @@ impl Edited {
             }
         }
         (self.payload, self.layout.annex) = (payload, annex);
-        self.layout.salts = Salts::Partly { frame, parts };
+        self.layout.salts = Salts::Partly { rest, parts };
     }
 }
 
@@ -570,5 +571,76 @@ mod tests {
             edited.payload[0] = 7;
         });
         assert!(finding.reason.contains("in the place of something erased") || finding.reason.contains("frame"));
+    }
+
+    #[test]
+    fn a_frame_cannot_be_wiped_by_inventing_a_copy() {
+        let finding = forged(|edited, _| {
+            edited.erase(&[]);
+            let range = custody_proto::scan::Range { at: 0, len: 0 };
+            edited.layout.copies.push(crate::format::Copied { range, seq: 0 });
+        });
+        assert_eq!(finding.seq, 1);
+        assert!(finding.reason.contains("not what its entry commits to"), "{}", finding.reason);
+    }
+
+    #[test]
+    fn a_block_that_keeps_no_record_keeps_nothing() {
+        let finding = forged(|edited, _| edited.erase(&[0]));
+        assert!(finding.reason.contains("not in the format's layout"), "{}", finding.reason);
+    }
+
+    /// Who has the database but not the keys adds a record behind the last checkpoint.
+    fn tail(record: impl FnOnce(&Reader) -> SystemRecord, options: &crate::verify::Options) -> Finding {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, reader) = crate::open(dir.path(), crate::Options::default()).unwrap();
+        writer.append_system(&SystemRecord::new("custody.test")).unwrap();
+        writer.checkpoint().unwrap();
+        writer.append_system(&SystemRecord::new("custody.test")).unwrap();
+        let record = record(&reader);
+        writer.append_system(&record).unwrap();
+        let shared = reader.shared();
+        if record.event == event::ERASURE {
+            for family in [cf::PAYLOADS, cf::BLOCKS] {
+                shared.db.delete_cf(shared.cf(family), seq_key(1)).unwrap();
+            }
+        }
+        drop((writer, reader));
+        match verify(dir.path(), options, |_, _| ()).unwrap() {
+            Verdict::Tampered(finding) => finding,
+            Verdict::Sound(_) => panic!("it was taken for sound"),
+        }
+    }
+
+    #[test]
+    fn an_erasure_that_no_key_signed_erases_nothing() {
+        let erasure = |_: &Reader| SystemRecord::new(event::ERASURE).with("custody.erasure.seqs", "1");
+        let finding = tail(erasure, &Default::default());
+        assert!(finding.reason.contains("not signed by the log's keys"), "{}", finding.reason);
+    }
+
+    #[test]
+    fn keys_that_a_record_behind_the_last_checkpoint_names_are_not_trusted() {
+        let (victim, _) = crate::keys::SigningKeys::generate("example.com/victim").unwrap();
+        let options = crate::verify::Options { keys: victim.verifiers(), ..Default::default() };
+        // The forger's own log, whose last record names the victim's keys and is signed by his own.
+        let dir = tempfile::tempdir().unwrap();
+        let origin = Some("example.com/victim".to_owned());
+        let (mut writer, reader) = crate::open(dir.path(), crate::Options { origin, ..Default::default() }).unwrap();
+        let before = std::fs::read(dir.path().join("checkpoint")).unwrap();
+        let (_, text) = crate::keys::SigningKeys::generate("example.com/victim").unwrap();
+        let file = dir.path().join("victim.keys");
+        std::fs::write(&file, text).unwrap();
+        writer.rotate(&crate::KeySource::File(file), "", "").unwrap();
+        let named = reader.keys();
+        drop((writer, reader));
+        std::fs::write(dir.path().join("checkpoint"), before).unwrap();
+        let trusted = crate::verify::Options { keys: named, ..Default::default() };
+        for options in [options, trusted] {
+            let Verdict::Tampered(finding) = verify(dir.path(), &options, |_, _| ()).unwrap() else {
+                panic!("it was taken for the victim's log");
+            };
+            assert!(finding.reason.contains("keys that you trust"), "{}", finding.reason);
+        }
     }
 }

@@ -118,8 +118,8 @@ pub enum Salts {
     Whole([u8; 32]),
     /// Something is erased, and so are the frame and the salt that the others came from.
     Partly {
-        /// The digest of the frame that was.
-        frame: Hash,
+        /// The digest of the bytes that were in the frame.
+        rest: Hash,
         /// The salt of each part from [`Layout::IDENTITY`] on; `None` if it is erased.
         parts: Vec<Option<[u8; 32]>>,
     },
@@ -271,8 +271,8 @@ impl Layout {
         out.extend(tables);
         match &self.salts {
             Salts::Whole(salt) => out.extend(salt),
-            Salts::Partly { frame, parts } => {
-                out.extend(frame);
+            Salts::Partly { rest, parts } => {
+                out.extend(rest);
                 for part in parts {
                     out.push(part.is_none().into());
                     out.extend(part.iter().flatten());
@@ -325,9 +325,9 @@ impl Layout {
         layout.salts = match partly {
             0 => Salts::Whole(read.array()?),
             _ => {
-                let frame = read.array()?;
+                let rest = read.array()?;
                 let parts = (1..layout.part_count()).map(|_| read.part()).collect::<Option<_>>()?;
-                Salts::Partly { frame, parts }
+                Salts::Partly { rest, parts }
             }
         };
         (read.0.is_empty() && layout.is_canonical()).then_some(layout)
@@ -340,6 +340,10 @@ impl Layout {
     fn is_canonical(&self) -> bool {
         let Salts::Partly { parts, .. } = &self.salts else { return true };
         let erased = |i: usize| parts[self.record_part(i) - 1].is_none();
+        if (0..self.records.len()).all(erased) {
+            // Of a block that keeps no record nothing is kept.
+            return false;
+        }
         let needed = self.needed(erased);
         parts.iter().zip(needed).all(|(part, needed)| part.is_some() == needed)
     }
@@ -595,7 +599,7 @@ mod tests {
         ) {
             let layout = Layout {
                 signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, identity,
-                salts: if partly { Salts::Partly { frame: salt, parts: vec![Some(salt), None, None, None] } } else { Salts::Whole(salt) },
+                salts: if partly { Salts::Partly { rest: salt, parts: vec![Some(salt); 4] } } else { Salts::Whole(salt) },
                 groups: vec![Group { resource: Range { at: 0, len: 3 }, scope: Range { at: len, len: annex.len() as u32 } }],
                 annex,
                 records: vec![Placed { group: 0, range: Range { at: 4, len: 6 } }],

@@ -24,7 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Error;
-use crate::checkpoint::{Checkpoint, replace};
+use crate::checkpoint::{Checkpoint, replace, sync_dir};
 use crate::commit::random;
 use crate::note::{Algorithm, Line, Note, VerifierKey};
 
@@ -330,6 +330,8 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     if let Some(dir) = dir {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+        // Else a power cut could take the directory, and the file with it.
+        sync_dir(dir.parent().unwrap_or(Path::new(""))).map_err(fail)?;
     }
     replace(path, bytes, 0o600).map_err(fail)
 }

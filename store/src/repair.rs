@@ -4,6 +4,7 @@
 //!
 //! Nothing is changed without being asked; a plan says what would be.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use custody_proto::Signal;
@@ -46,16 +47,28 @@ impl Plan {
 /// says what cannot be repaired.
 pub fn repair(dir: &Path, source: &KeySource, apply: bool) -> Result<Plan, Error> {
     let shared = open_to_repair(dir)?;
-    let reader = Reader::new(std::sync::Arc::clone(&shared));
+    // Nothing is written before all that cannot be made again was found right.
+    let plan = look(dir, &shared, source, false)?;
+    if apply && !plan.is_empty() { look(dir, &shared, source, true) } else { Ok(plan) }
+}
+
+fn look(dir: &Path, shared: &std::sync::Arc<Shared>, source: &KeySource, apply: bool) -> Result<Plan, Error> {
+    let reader = Reader::new(std::sync::Arc::clone(shared));
     let secret = SubmitterSecret::open(&dir.join("keys/submitter.key"), false)?;
+    let mut signed: Vec<Checkpoint> = Vec::new();
+    for note in read_checkpoint(dir)?.into_iter().chain(reader.witnessed(0, u64::MAX)?.into_iter().map(|k| k.note)) {
+        signed.push(Checkpoint::parse_unverified(&note).map_err(beyond_repair)?);
+    }
     let mut making = Making {
-        shared: &shared,
+        shared,
         seed: secret.request_seed(),
         apply,
         write: WriteBatch::default(),
         plan: Plan::default(),
         frontier: Frontier::default(),
         head: Head::EMPTY,
+        signed,
+        counts: HashMap::new(),
     };
     while making.head.size < reader.head().size {
         let block = reader.commitments_at(making.head.size).and_then(|block| {
@@ -67,8 +80,16 @@ pub fn repair(dir: &Path, source: &KeySource, apply: bool) -> Result<Plan, Error
     if making.head != reader.head() {
         return Err(beyond_repair(Error::corrupt("the entries do not end in the log's head")));
     }
+    if let Some(beyond) = making.signed.iter().find(|signed| signed.size > making.head.size) {
+        let what = format!("a checkpoint covers {} records, the log holds {}", beyond.size, making.head.size);
+        return Err(beyond_repair(Error::corrupt(what)));
+    }
+    for (submitter, count) in std::mem::take(&mut making.counts) {
+        making.want(cf::SUBMITTERS, &submitter, &count.to_be_bytes())?;
+    }
     making.flush()?;
     making.checkpoint(dir, &reader, source)?;
+    making.flush()?;
     Ok(making.plan)
 }
 
@@ -84,6 +105,10 @@ struct Making<'a> {
     plan: Plan,
     frontier: Frontier,
     head: Head,
+    /// All checkpoints that are here.
+    signed: Vec<Checkpoint>,
+    /// How many records each submitter has.
+    counts: HashMap<[u8; 16], u64>,
 }
 
 impl Making<'_> {
@@ -96,20 +121,22 @@ impl Making<'_> {
         for link in block.chained(block.previous) {
             self.frontier.push(leaf_hash(&link.bytes), |node| nodes.push(node));
             self.head = Head { size: link.entry.seq + 1, chain: link.chain };
+            let signed = self.signed.iter().find(|signed| signed.size == self.head.size);
+            if signed.is_some_and(|signed| signed.root != self.frontier.root()) {
+                let what = format!("the tree of size {} is not the one that was signed", self.head.size);
+                return Err(beyond_repair(Error::corrupt(what)));
+            }
         }
         for node in nodes {
             self.want(cf::NODES, &node_key(node.level, node.index), &node.hash)?;
         }
-        let count = (block.counter + block.count()).to_be_bytes();
-        // Of the rows of a submitter the last one counts: the others are written over.
-        if self.shared.db.get_cf(self.shared.cf(cf::SUBMITTERS), block.submitter)?.is_none() {
-            self.plan.index_rows += 1;
-        }
-        if self.apply {
-            self.write.put_cf(self.shared.cf(cf::SUBMITTERS), block.submitter, count);
-        }
+        self.counts.insert(block.submitter, block.counter + block.count());
         let content = reader.block_at(block.first_seq).map_err(beyond_repair)?.and_then(|block| block.content);
         if let Some(content) = content {
+            if !content.is_of(block) {
+                let what = format!("the content at seq {} is not what its entries commit to", block.first_seq);
+                return Err(beyond_repair(Error::corrupt(what)));
+            }
             self.index(block, &content)?;
         }
         if self.write.len() > BATCH_ROWS { self.flush() } else { Ok(()) }
@@ -179,13 +206,8 @@ impl Making<'_> {
     /// The tree that comes out must be the one that was signed.
     fn checkpoint(&mut self, dir: &Path, reader: &Reader, source: &KeySource) -> Result<(), Error> {
         if let Some(note) = read_checkpoint(dir)? {
-            let signed = Checkpoint::parse_unverified(&note).map_err(beyond_repair)?;
-            let is_whole = signed.size == self.head.size;
-            if signed.size > self.head.size || is_whole && signed.root != self.frontier.root() {
-                let what = "the tree of the entries is not the one that was signed";
-                return Err(beyond_repair(Error::corrupt(what)));
-            }
-            return Ok(());
+            let size = Checkpoint::parse_unverified(&note).map_err(beyond_repair)?.size;
+            return Checkpoint::verify(&note, &rotate::keys_at(reader, size)?).map(drop).map_err(beyond_repair);
         }
         if self.head.size <= 1 {
             return Ok(());

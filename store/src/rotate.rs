@@ -21,6 +21,30 @@ use crate::{Error, Reader};
 const NEXT: &str = "keys/log.key.next";
 const CURRENT: &str = "keys/log.key";
 
+/// What the keys sign of an erasure, so that nobody without them can make one.
+pub(crate) fn erasure_statement(origin: &str, seq: u64, seqs: &str) -> String {
+    format!("custody erasure v1\n{origin}\nby {seq}\nseqs {seqs}\n")
+}
+
+/// Whether every one of these keys signed a statement, as raw signature lines.
+pub(crate) fn is_signed(text: &str, lines: &[String], keys: &[VerifierKey]) -> bool {
+    let Ok(lines) = lines.iter().map(|line| Line::parse(line)).collect::<Result<Vec<_>, _>>() else { return false };
+    let signed = |key: &VerifierKey| {
+        let line = lines.iter().find(|line| line.name == key.name() && line.id == key.id());
+        line.is_some_and(|line| key.verifies(text.as_bytes(), &line.signature))
+    };
+    !keys.is_empty() && keys.iter().all(signed)
+}
+
+/// Signs a statement with every key.
+pub(crate) fn sign_statement(keys: &SigningKeys, text: &str) -> Result<Attribute, Error> {
+    let sign = |key: &crate::keys::SigningKey| {
+        let (name, id) = (key.verifier().name().to_owned(), key.verifier().id());
+        Ok(Line { name, id, signature: key.sign_raw(text.as_bytes())? }.to_string())
+    };
+    keys.all().iter().map(sign).collect::<Result<_, Error>>().map(Attribute::Texts)
+}
+
 /// What the former keys sign: a text that is no checkpoint.
 fn statement(origin: &str, seq: u64, keys: &[String]) -> String {
     let keys: String = keys.iter().map(|key| format!("{key}\n")).collect();
@@ -57,16 +81,12 @@ impl Writer {
         let seq = self.head_size();
         let names: Vec<String> = next.verifiers().iter().map(ToString::to_string).collect();
         let text = statement(&self.shared.origin, seq, &names);
-        let sign = |key: &crate::keys::SigningKey| {
-            let (name, id) = (key.verifier().name().to_owned(), key.verifier().id());
-            Ok(Line { name, id, signature: key.sign_raw(text.as_bytes())? }.to_string())
-        };
-        let signatures = self.keys.all().iter().map(sign).collect::<Result<_, Error>>()?;
+        let signatures = sign_statement(&self.keys, &text)?;
         let record = SystemRecord::new(event::KEYS)
             .with("custody.keys.vkeys", Attribute::Texts(names))
             .with("custody.keys.former", vkeys(&self.keys.verifiers()))
             .with("custody.keys.statement", text)
-            .with("custody.keys.signatures", Attribute::Texts(signatures))
+            .with("custody.keys.signatures", signatures)
             .with("custody.keys.reason", reason)
             .with("custody.keys.actor", actor);
         self.former = Some(std::mem::replace(&mut self.keys, next));
@@ -153,13 +173,7 @@ pub(crate) fn follow(
     if record.text("custody.keys.statement") != Some(&text) {
         return Err(damaged("states other keys than it names"));
     }
-    let lines = record.texts("custody.keys.signatures").unwrap_or_default();
-    let lines = lines.iter().map(|line| Line::parse(line)).collect::<Result<Vec<_>, _>>()?;
-    let signed = |key: &VerifierKey| {
-        let line = lines.iter().find(|line| line.name == key.name() && line.id == key.id());
-        line.is_some_and(|line| key.verifies(text.as_bytes(), &line.signature))
-    };
-    if before.is_empty() || !before.iter().all(signed) {
+    if !is_signed(&text, record.texts("custody.keys.signatures").unwrap_or_default(), before) {
         return Err(damaged("is not signed by the keys before it"));
     }
     let named: Vec<VerifierKey> = named.iter().map(|key| VerifierKey::parse(key)).collect::<Result<_, _>>()?;

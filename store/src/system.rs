@@ -171,7 +171,7 @@ impl Reader {
             }
             let missing = || Error::corrupt(format!("the ledger's own record at seq {seq} is missing"));
             let block = self.block_at(seq)?.ok_or_else(missing)?;
-            let content = block.content.ok_or_else(missing)?;
+            let content = block.content.filter(|c| c.identity() == SYSTEM_IDENTITY).ok_or_else(missing)?;
             let record = content.record((seq - block.commitments.first_seq) as usize);
             out.push((seq, SystemRecord::decode(record).ok_or_else(missing)?));
         }

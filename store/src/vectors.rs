@@ -89,7 +89,8 @@ fn the_worked_example_of_the_document_is_recomputed() {
         rest.drain(range.at as usize..(range.at + range.len) as usize);
     }
     let len = numbers(&[payload.len() as u32]);
-    let frame = b3(context::FRAME, &[&s_frame, &[1, 1, 0, 0], &len, &numbers(&[0]), &tables, &rest]);
+    let rest = b3(context::REST, &[&s_frame, &rest]);
+    let frame = b3(context::FRAME, &[&[1, 1, 0, 0], &len, &numbers(&[0]), &tables, &rest]);
     let shared = b3(context::SHARED, &[&frame, &identity, &resource, &scope]);
     let record_len = (part(record).len() as u64).to_be_bytes();
     let commitment = b3(context::CONTENT, &[&s_record, &shared, &record_len, part(record)]);
@@ -119,6 +120,7 @@ fn the_worked_example_of_the_document_is_recomputed() {
         ("payload", hex(&payload)),
         ("blocks value", hex(&prepared.layout.encode())),
         ("salts", hex(salts.as_flattened())),
+        ("rest digest", hex(&rest)),
         ("frame digest", hex(&frame)),
         ("identity digest", hex(&identity)),
         ("resource digest", hex(&resource)),
@@ -147,6 +149,7 @@ fn the_document_names_what_the_code_names() {
         context::CONTENT,
         context::SHARED,
         context::FRAME,
+        context::REST,
         context::RESOURCE,
         context::SCOPE,
         context::IDENTITY,

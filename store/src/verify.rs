@@ -162,6 +162,8 @@ struct Reading<'a> {
     newest: Option<Checkpoint>,
     /// What the index says was erased: so that a gap is found where it is.
     hinted: SeqSet,
+    /// The first gap of which the index does not say so: if no record does, it comes first.
+    unhinted: Option<u64>,
     nodes: Vec<Node>,
     checkpoint_note: String,
     /// That a root is not the signed one.
@@ -195,6 +197,7 @@ impl<'a> Reading<'a> {
             signed: BTreeMap::new(),
             newest: None,
             hinted,
+            unhinted: None,
             nodes: Vec::new(),
             checkpoint_note: String::new(),
             rewritten: None,
@@ -221,12 +224,24 @@ impl<'a> Reading<'a> {
             drop(done);
             scope.spawn(move || Source::open(reader, from).send(&work));
             self.join(&checked, |state| progress(state, total))
-        })?;
+        })
+        .map_err(|stop| self.first_of(stop))?;
         self.no_other_nodes()?;
         self.ends()?;
         self.erased_behind(from)?;
         self.erasures()?;
         self.summary()
+    }
+
+    /// A finding, or the gap before it that nothing explains.
+    fn first_of(&self, stop: Stop) -> Stop {
+        match (self.unhinted, stop) {
+            (Some(seq), Stop::Found(finding)) if seq < finding.seq && !self.state.erased.contains(seq) => {
+                let reason = format!("the content of seq {seq} is missing, and no record says that it was erased");
+                Stop::Found(Finding { seq, reason })
+            }
+            (_, stop) => stop,
+        }
     }
 
     /// Takes the blocks in order.
@@ -265,8 +280,8 @@ impl<'a> Reading<'a> {
         if let Some(finding) = checked.finding {
             return Err(Stop::Found(finding));
         }
-        if let Some(seq) = checked.gaps.seqs().find(|seq| !self.hinted.contains(*seq)) {
-            return found(seq, format!("the content of seq {seq} is missing, and no record says that it was erased"));
+        if self.unhinted.is_none() {
+            self.unhinted = checked.gaps.seqs().find(|seq| !self.hinted.contains(*seq));
         }
         let reached = self.link(&block, &checked.leaves, checked.end)?;
         self.counter(&block)?;
@@ -403,6 +418,11 @@ impl<'a> Reading<'a> {
                 let Some(set) = set.filter(|set| set.ranges().last().is_none_or(|range| range.end <= seq)) else {
                     return found(seq, "the erasure record does not name earlier records");
                 };
+                let text = rotate::erasure_statement(self.reader.origin(), seq, &set.to_string());
+                let lines = record.texts("custody.erasure.signatures").unwrap_or_default();
+                if !rotate::is_signed(&text, lines, self.state.keys_at(seq)) {
+                    return found(seq, "the erasure record is not signed by the log's keys");
+                }
                 if let Some(own) = self.state.own.iter().find(|own| set.contains(**own)) {
                     return found(seq, format!("the erasure record names record {own}, which is the ledger's own"));
                 }
@@ -497,13 +517,20 @@ impl<'a> Reading<'a> {
         if self.state.keys_at(size).is_empty() {
             return found(0, "the log's first record is not its genesis record");
         }
-        if !self.options.keys.is_empty() && !self.state.keys.iter().any(|(_, keys)| *keys == self.options.keys) {
-            return found(0, "none of the log's records names the keys that you trust");
+        if !self.options.keys.is_empty() && !self.trusts() {
+            return found(0, "none of the log's signed records names the keys that you trust");
         }
         if self.reader.keys() != self.state.keys_at(size) {
             return found(0, "log.vkey does not hold the keys that the log's records name");
         }
         Ok(())
+    }
+
+    /// Whether a checkpoint verified that lies behind a record that names the trusted keys:
+    /// anybody could name them in a record that nobody signed.
+    fn trusts(&self) -> bool {
+        let signed = self.newest.as_ref().map_or(0, |newest| newest.size);
+        self.state.keys.iter().any(|(seq, keys)| *seq < signed && *keys == self.options.keys)
     }
 
     /// Head and last entry differ. Which of them was changed? If the signed root

@@ -172,7 +172,9 @@ def block_hashes(value, payload):
     for first, size in sorted(ranges):
         rest, at = rest + whole[at:first], max(at, first + size)
     rest += whole[at:]
-    frame = kept or digest(0, "frame", bytes([1, kind, encoding, 0]), struct.pack(">II", length, len(annex)), tables, rest)
+    rest_digest = kept or digest(0, "rest", rest)
+    frame = verify.b3("custody frame v1", bytes([1, kind, encoding, 0]), struct.pack(">II", length, len(annex)), tables,
+                      rest_digest)
     assert kept is None or not any(rest)
     who = digest(1, "identity", identity)
     shared, resource_part = [], None
@@ -188,7 +190,7 @@ def block_hashes(value, payload):
         erased = salts[part] is None
         contents.append(None if erased else verify.content_commitment(salts[part], shared[group][2], whole[at : at + size]))
     return {
-        "state": state, "salts": [s.hex() if s else None for s in salts], "d_frame": frame.hex(), "d_identity": who.hex(),
+        "state": state, "salts": [s.hex() if s else None for s in salts], "d_rest": rest_digest.hex(), "d_frame": frame.hex(), "d_identity": who.hex(),
         "groups": [dict(zip(("d_resource", "d_scope", "d_shared"), (d.hex() for d in g))) for g in shared],
         "c": [c.hex() if c else None for c in contents],
     }
