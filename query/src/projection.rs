@@ -134,16 +134,20 @@ pub struct Projection {
 impl Projection {
     /// Projects all that the reader has, once. For a log that nobody writes to.
     pub fn of(reader: Reader) -> Result<Arc<Self>, Error> {
-        let projection = Arc::new(Self {
+        let projection = Arc::new(Self::empty(reader));
+        while projection.step()? {}
+        Ok(projection)
+    }
+
+    fn empty(reader: Reader) -> Self {
+        Self {
             reader,
             current: RwLock::default(),
             visible: watch::channel(0).0,
             stop: AtomicBool::new(false),
             forget: AtomicU64::new(0),
             forgot: watch::channel(0).0,
-        });
-        while projection.step()? {}
-        Ok(projection)
+        }
     }
 
     /// Projects all that the reader has, then follows the log in a thread of its
@@ -189,14 +193,7 @@ impl Projection {
     /// Projects the log from its beginning, and publishes that when it has caught up.
     fn project_anew(&self) -> Result<(), Error> {
         let wanted = self.forget.load(Ordering::SeqCst);
-        let fresh = Self {
-            reader: self.reader.clone(),
-            current: RwLock::default(),
-            visible: watch::channel(0).0,
-            stop: AtomicBool::new(false),
-            forget: AtomicU64::new(0),
-            forgot: watch::channel(0).0,
-        };
+        let fresh = Self::empty(self.reader.clone());
         while fresh.step()? {}
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.snapshot();
         self.visible.send_replace(fresh.snapshot().size);

@@ -17,10 +17,10 @@ use custody_proto::Signal;
 use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::trace::Span;
 use prost::Message as _;
-use rocksdb::{BottommostLevelCompaction, CompactOptions, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, Direction, IteratorMode, WriteBatch};
 
 use crate::format::{COPY_BIT, Layout, Salts, cf, log_key, meta, request_key, seq_key, seqs, span_key};
-use crate::ledger::Shared;
+use crate::ledger::{Shared, synced};
 use crate::reader::{Block, Content};
 use crate::system::{SeqSet, SystemRecord, event};
 use crate::writer::Writer;
@@ -170,9 +170,7 @@ impl Reader {
         // A crash before this line: the next opening does it again.
         let mut write = WriteBatch::default();
         marks.iter().for_each(|(key, _, _)| write.delete_cf(shared.cf(cf::META), key));
-        let mut sync = WriteOptions::default();
-        sync.set_sync(true);
-        Ok(shared.db.write_opt(write, &sync)?)
+        Ok(shared.db.write_opt(write, &synced())?)
     }
 
     /// The marks of erasures whose content may still lie in files: key, first and last block.
@@ -456,8 +454,8 @@ impl Stage {
     }
 }
 
-/// Under which key of `ids` a record is found.
-fn index_key(signal: Signal, seq: u64, record: &[u8]) -> Option<[u8; 25]> {
+/// Under which key of `ids` a record is found; `None` if under none.
+pub(crate) fn index_key(signal: Signal, seq: u64, record: &[u8]) -> Option<[u8; 25]> {
     match signal {
         Signal::Traces => {
             let span = Span::decode(record).ok()?;
@@ -465,7 +463,8 @@ fn index_key(signal: Signal, seq: u64, record: &[u8]) -> Option<[u8; 25]> {
         }
         Signal::Logs => {
             let log = LogRecord::decode(record).ok()?;
-            Some(log_key(&log.trace_id.try_into().ok()?, seq))
+            let trace: [u8; 16] = log.trace_id.try_into().ok()?;
+            (trace != [0; 16]).then(|| log_key(&trace, seq))
         }
         Signal::Metrics => None,
     }
@@ -590,23 +589,21 @@ mod tests {
         assert!(finding.reason.contains("not in the format's layout"), "{}", finding.reason);
     }
 
-    /// Who has the database but not the keys adds a record behind the last checkpoint.
-    fn tail(record: impl FnOnce(&Reader) -> SystemRecord, options: &crate::verify::Options) -> Finding {
+    /// Who has the database but not the keys adds a record behind the last checkpoint, and
+    /// removes the content of record 1.
+    fn tail(record: &SystemRecord) -> Finding {
         let dir = tempfile::tempdir().unwrap();
         let (mut writer, reader) = crate::open(dir.path(), crate::Options::default()).unwrap();
         writer.append_system(&SystemRecord::new("custody.test")).unwrap();
         writer.checkpoint().unwrap();
         writer.append_system(&SystemRecord::new("custody.test")).unwrap();
-        let record = record(&reader);
-        writer.append_system(&record).unwrap();
+        writer.append_system(record).unwrap();
         let shared = reader.shared();
-        if record.event == event::ERASURE {
-            for family in [cf::PAYLOADS, cf::BLOCKS] {
-                shared.db.delete_cf(shared.cf(family), seq_key(1)).unwrap();
-            }
+        for family in [cf::PAYLOADS, cf::BLOCKS] {
+            shared.db.delete_cf(shared.cf(family), seq_key(1)).unwrap();
         }
         drop((writer, reader));
-        match verify(dir.path(), options, |_, _| ()).unwrap() {
+        match verify(dir.path(), &Default::default(), |_, _| ()).unwrap() {
             Verdict::Tampered(finding) => finding,
             Verdict::Sound(_) => panic!("it was taken for sound"),
         }
@@ -614,8 +611,7 @@ mod tests {
 
     #[test]
     fn an_erasure_that_no_key_signed_erases_nothing() {
-        let erasure = |_: &Reader| SystemRecord::new(event::ERASURE).with("custody.erasure.seqs", "1");
-        let finding = tail(erasure, &Default::default());
+        let finding = tail(&SystemRecord::new(event::ERASURE).with("custody.erasure.seqs", "1"));
         assert!(finding.reason.contains("not signed by the log's keys"), "{}", finding.reason);
     }
 

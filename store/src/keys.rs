@@ -91,9 +91,7 @@ impl SigningKey {
         let (id, secret) = rest.split_once('+')?;
         let bytes = STANDARD.decode(secret).ok()?;
         let (&algorithm, seed) = bytes.split_first()?;
-        let known = [Algorithm::Ed25519, Algorithm::Ed25519Cosignature, Algorithm::MlDsa44];
-        let algorithm = known.into_iter().find(|a| *a as u8 == algorithm)?;
-        let key = Self::from_seed(name, algorithm, seed).ok()?;
+        let key = Self::from_seed(name, Algorithm::from_byte(algorithm)?, seed).ok()?;
         (u32::from_str_radix(id, 16).ok()? == key.verifier.id()).then_some(key)
     }
 

@@ -526,13 +526,18 @@ fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
         ));
     }
     let family = meta_family(db)?;
-    let mut sync = rocksdb::WriteOptions::default();
-    sync.set_sync(true);
     let mut batch = rocksdb::WriteBatch::default();
     batch.put_cf(family, meta::FORMAT, [FORMAT_VERSION]);
     batch.put_cf(family, meta::ORIGIN, &origin);
-    db.write_opt(batch, &sync)?;
+    db.write_opt(batch, &synced())?;
     Ok(origin)
+}
+
+/// For a write that is durable when it returns.
+pub(crate) fn synced() -> rocksdb::WriteOptions {
+    let mut sync = rocksdb::WriteOptions::default();
+    sync.set_sync(true);
+    sync
 }
 
 fn random_origin() -> String {

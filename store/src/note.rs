@@ -29,7 +29,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         [Self::Ed25519, Self::Ed25519Cosignature, Self::MlDsa44].into_iter().find(|a| *a as u8 == byte)
     }
 

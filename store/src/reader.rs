@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use custody_proto::Hash;
-use rocksdb::{Direction, IteratorMode, WriteOptions};
+use rocksdb::{Direction, IteratorMode};
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
 use crate::commit;
 use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Salts, cf, node_key, seq_key, seq_of_key, seqs};
-use crate::ledger::{Shared, open_read_only};
+use crate::ledger::{Shared, open_read_only, synced};
 use crate::note::{Note, VerifierKey};
 use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, prove_consistency, root_at};
 
@@ -307,10 +307,8 @@ impl Reader {
         if !ours {
             return Err(Error::invalid("the checkpoint to keep is not one of this log"));
         }
-        let mut sync = WriteOptions::default();
-        sync.set_sync(true);
         let family = self.shared.cf(cf::CHECKPOINTS);
-        Ok(self.shared.db.put_cf_opt(family, seq_key(checkpoint.size), note.to_string(), &sync)?)
+        Ok(self.shared.db.put_cf_opt(family, seq_key(checkpoint.size), note.to_string(), &synced())?)
     }
 
     /// The largest kept checkpoint.

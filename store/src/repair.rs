@@ -8,15 +8,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use custody_proto::Signal;
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::trace::Span;
-use prost::Message as _;
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::WriteBatch;
 
 use crate::checkpoint::{Checkpoint, replace_file};
-use crate::format::{COPY_BIT, Commitments, Head, cf, log_key, node_key, request_key, seq_key, seqs, span_key};
+use crate::erase::index_key;
+use crate::format::{COPY_BIT, Commitments, Head, cf, node_key, request_key, seq_key, seqs};
 use crate::keys::{KeySource, SigningKeys, SubmitterSecret};
-use crate::ledger::{Shared, open_to_repair, read_checkpoint};
+use crate::ledger::{Shared, open_to_repair, read_checkpoint, synced};
 use crate::reader::Content;
 use crate::system::{SYSTEM_IDENTITY, SystemRecord};
 use crate::tree::{Frontier, leaf_hash};
@@ -164,27 +162,15 @@ impl Making<'_> {
 
     /// A record must be found by its ids: in the row of its span, or in one of its own.
     fn record(&mut self, signal: Signal, seq: u64, record: &[u8]) -> Result<(), Error> {
-        match signal {
-            Signal::Traces => {
-                let ids = Span::decode(record)
-                    .ok()
-                    .and_then(|span| Some(span_key(&span.trace_id.try_into().ok()?, &span.span_id.try_into().ok()?)));
-                let Some(key) = ids else { return Ok(()) };
-                let stored = self.shared.db.get_cf(self.shared.cf(cf::IDS), key)?.unwrap_or_default();
-                if seqs(&stored).any(|stored| stored == seq) {
-                    return Ok(());
-                }
-                self.want(cf::IDS, &[&key[..], &seq.to_be_bytes()].concat(), &[])
-            }
-            Signal::Logs => {
-                let trace = LogRecord::decode(record).ok().and_then(|log| log.trace_id.try_into().ok());
-                match trace {
-                    Some(trace) if trace != [0; 16] => self.want(cf::IDS, &log_key(&trace, seq), &seq_key(seq)),
-                    _ => Ok(()),
-                }
-            }
-            Signal::Metrics => Ok(()),
+        let Some(key) = index_key(signal, seq, record) else { return Ok(()) };
+        if signal == Signal::Logs {
+            return self.want(cf::IDS, &key, &seq_key(seq));
         }
+        let stored = self.shared.db.get_cf(self.shared.cf(cf::IDS), key)?.unwrap_or_default();
+        if seqs(&stored).any(|stored| stored == seq) {
+            return Ok(());
+        }
+        self.want(cf::IDS, &[&key[..], &seq.to_be_bytes()].concat(), &[])
     }
 
     fn want(&mut self, family: &str, key: &[u8], value: &[u8]) -> Result<(), Error> {
@@ -228,8 +214,6 @@ impl Making<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        let mut sync = WriteOptions::default();
-        sync.set_sync(true);
-        Ok(self.shared.db.write_opt(std::mem::take(&mut self.write), &sync)?)
+        Ok(self.shared.db.write_opt(std::mem::take(&mut self.write), &synced())?)
     }
 }

@@ -129,27 +129,18 @@ fn ask(socket: &Path, request: &Request, out: &mut dyn Write) -> Result<Value, F
 /// What only the writer can do.
 fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, Error> {
     let set = |text: &str| SeqSet::parse(text).ok_or_else(|| invalid("seqs are numbers and ranges, rising: 7,9-12"));
+    let erasure = |seqs, cause, reason: &String, actor: &String| Erasure {
+        seqs,
+        cause,
+        reason: reason.clone(),
+        actor: actor.clone(),
+        identity: identity.to_owned(),
+    };
     match request {
-        Request::Erase { seqs, reason, actor } => {
-            let erasure = Erasure {
-                seqs: set(seqs)?,
-                cause: Cause::Erasure,
-                reason: reason.clone(),
-                actor: actor.clone(),
-                identity: identity.to_owned(),
-            };
-            erase(writer, &erasure)
-        }
+        Request::Erase { seqs, reason, actor } => erase(writer, &erasure(set(seqs)?, Cause::Erasure, reason, actor)),
         Request::Retain { before, reason, actor } => {
-            let end = writer.reader().first_at(*before)?;
-            let erasure = Erasure {
-                seqs: SeqSet::of(std::iter::once(0..end)),
-                cause: Cause::Retention,
-                reason: reason.clone(),
-                actor: actor.clone(),
-                identity: identity.to_owned(),
-            };
-            erase(writer, &erasure)
+            let old = SeqSet::of(std::iter::once(0..writer.reader().first_at(*before)?));
+            erase(writer, &erasure(old, Cause::Retention, reason, actor))
         }
         Request::Hold { id, seqs, place, reason, actor } => {
             let hold = Hold { id: id.clone(), seqs: set(seqs)?, reason: reason.clone(), placed_by: 0 };

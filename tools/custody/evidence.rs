@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::control::{Control, Request};
 use crate::select::Select;
 use crate::source::Source;
+use crate::verify::{read, read_vkeys, short};
 use crate::{Failure, print};
 
 /// Prove that a record is in the log: a C2SP .tlog-proof on standard output.
@@ -51,7 +52,7 @@ impl Prove {
         let reader = Reader::open(&self.data_dir).map_err(Failure::unable)?;
         if self.entry {
             let shown = reader.shown(self.seq.unwrap_or_default(), false).map_err(Failure::wrong)?;
-            return print(&format!("{}\n", hex(&shown.entry)));
+            return print(&format!("{}\n", const_hex::encode(shown.entry)));
         }
         if let Some(path) = &self.consistency {
             return prove_consistency(&reader, path);
@@ -79,18 +80,8 @@ fn prove_consistency(reader: &Reader, path: &Path) -> Result<(), Failure> {
     let to = Checkpoint::parse_unverified(&new).map_err(Failure::unable)?;
     let hashes = reader.consistency(from.size, to.size).map_err(Failure::wrong)?;
     check_consistency(&hashes, &from, &to).map_err(Failure::wrong)?;
-    let hashes: Vec<String> = hashes.iter().map(|hash| hex(hash)).collect();
+    let hashes: Vec<String> = hashes.iter().map(const_hex::encode).collect();
     print(&format!("{}\n", json!({"type": "custody-consistency", "old": old, "path": hashes, "new": new})))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let bytes: Option<Vec<u8>> =
-        (0..text.len() / 2).map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect();
-    bytes?.try_into().ok()
 }
 
 /// Write an evidence bundle: records with all that proves them, in one signed file.
@@ -251,15 +242,13 @@ impl Check {
             print("compare these keys with what the log's operator published, or give them with --vkey:\n")?;
         }
         for key in vkeys {
-            print(&format!("key:   {}\n", crate::verify::short(key)))?;
+            print(&format!("key:   {}\n", short(key)))?;
         }
         Ok(())
     }
 
     fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
-        let Some(path) = &self.vkey else { return Ok(Vec::new()) };
-        let keys: Result<_, _> = read(path)?.lines().map(VerifierKey::parse).collect();
-        keys.map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
+        self.vkey.as_deref().map_or(Ok(Vec::new()), read_vkeys)
     }
 
     fn needed<'a>(&self, keys: &'a [VerifierKey]) -> Result<&'a [VerifierKey], Failure> {
@@ -295,14 +284,11 @@ impl Check {
         let keys = self.needed(keys)?;
         let note = |name: &str| Checkpoint::verify(json[name].as_str().unwrap_or_default(), keys);
         let (old, new) = (note("old").map_err(Failure::wrong)?, note("new").map_err(Failure::wrong)?);
-        let path: Option<Vec<[u8; 32]>> =
-            json["path"].as_array().and_then(|path| path.iter().map(|hash| unhex(hash.as_str()?)).collect());
+        let path: Option<Vec<[u8; 32]>> = json["path"]
+            .as_array()
+            .and_then(|path| path.iter().map(|hash| const_hex::decode_to_array(hash.as_str()?).ok()).collect());
         let path = path.ok_or_else(|| Failure::wrong("its path is not readable"))?;
         check_consistency(&path, &old, &new).map_err(Failure::wrong)?;
         print(&format!("holds: the log of size {} is the beginning of that of size {}\n", old.size, new.size))
     }
-}
-
-fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
 }

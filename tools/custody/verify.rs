@@ -126,8 +126,7 @@ impl Verify {
         let mut options = Options { workers: self.workers, ..Options::default() };
         options.trusted = self.trusted.as_deref().map(read).transpose()?;
         if let Some(path) = &self.vkey {
-            let keys = read(path)?.lines().map(VerifierKey::parse).collect::<Result<_, _>>();
-            options.keys = keys.map_err(|e| Failure::unable(format!("{}: {e}", path.display())))?;
+            options.keys = read_vkeys(path)?;
         }
         if let Some(path) = self.state.as_deref().filter(|path| path.exists()) {
             options.state = Some(State::parse(&read(path)?).map_err(Failure::unable)?);
@@ -220,7 +219,14 @@ pub(crate) fn short(line: &str) -> String {
     if line.len() <= 200 { line.to_owned() } else { format!("{}...", &line[..line.floor_char_boundary(120)]) }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// The public keys of a file in the form of `log.vkey`, a line each.
+pub(crate) fn read_vkeys(path: &Path) -> Result<Vec<VerifierKey>, Failure> {
+    let keys: Result<_, _> = read(path)?.lines().map(VerifierKey::parse).collect();
+    keys.map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
+}
+
+/// The text of a file.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
 }
 
