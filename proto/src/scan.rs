@@ -288,20 +288,21 @@ const FIXED32: u8 = 5;
 
 /// Reads wire bytes from a stretch of the request.
 struct Cursor<'a> {
-    request: &'a [u8],
+    /// The request up to the end of the stretch.
+    bytes: &'a [u8],
     at: usize,
-    end: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn new(request: &'a [u8], at: usize, end: usize) -> Self {
-        Self { request, at, end }
+        Self { bytes: &request[..end], at }
     }
 
     fn of(request: &'a [u8], range: Range) -> Self {
         Self::new(request, range.at as usize, (range.at + range.len) as usize)
     }
 
+    #[cold]
     fn error(&self, message: &Message, what: &str) -> Invalid {
         Invalid::new(format!(
             "not a valid protobuf {}: byte {} {what}; check that the exporter speaks OTLP and that \
@@ -311,8 +312,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next field's key, or `None` at the end.
+    #[inline]
     fn key(&mut self, message: &Message) -> Result<Option<Key>, Invalid> {
-        if self.at == self.end {
+        if self.at == self.bytes.len() {
             return Ok(None);
         }
         let value = self.varint(message)?;
@@ -325,10 +327,22 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Nearly all numbers in a request (keys, lengths) have one byte.
+    #[inline]
     fn varint(&mut self, message: &Message) -> Result<u64, Invalid> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(message),
+        }
+    }
+
+    fn long_varint(&mut self, message: &Message) -> Result<u64, Invalid> {
         let mut value = 0u64;
         for shift in 0..10 {
-            let Some(&byte) = self.request[..self.end].get(self.at) else {
+            let Some(&byte) = self.bytes.get(self.at) else {
                 return Err(self.error(message, "is past the end, inside a number"));
             };
             self.at += 1;
@@ -343,15 +357,17 @@ impl<'a> Cursor<'a> {
         Err(self.error(message, "ends a number that is too long"))
     }
 
+    #[inline]
     fn take(&mut self, len: u64, message: &Message) -> Result<&'a [u8], Invalid> {
-        if len > (self.end - self.at) as u64 {
+        let rest = &self.bytes[self.at..];
+        if len > rest.len() as u64 {
             return Err(self.error(message, "begins a field that runs past the end"));
         }
-        let bytes = &self.request[self.at..self.at + len as usize];
         self.at += len as usize;
-        Ok(bytes)
+        Ok(&rest[..len as usize])
     }
 
+    #[inline]
     fn length(&mut self, key: Key, message: &Message) -> Result<u64, Invalid> {
         if key.wire != LENGTH {
             return Err(self.error(message, "has the wrong wire type for its field"));
@@ -359,6 +375,7 @@ impl<'a> Cursor<'a> {
         self.varint(message)
     }
 
+    #[inline]
     fn message(&mut self, key: Key, message: &Message, inner: &'static Message) -> Result<Range, Invalid> {
         let len = self.length(key, message)?;
         let at = self.at;
@@ -399,7 +416,7 @@ impl<'a> Cursor<'a> {
             _ => {
                 let len = self.varint(message)?;
                 let bytes = self.take(len, message)?;
-                if matches!(field.kind, Kind::Text) && std::str::from_utf8(bytes).is_err() {
+                if matches!(field.kind, Kind::Text) && !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
                     return Err(self.error(message, &format!("ends a {} that is not UTF-8", field.name)));
                 }
                 Ok(())
@@ -410,8 +427,8 @@ impl<'a> Cursor<'a> {
     fn packed(&mut self, key: Key, message: &Message, wire: u8) -> Result<(), Invalid> {
         let len = self.length(key, message)?;
         let end = self.at + self.take(len, message)?.len();
-        let mut inner = Cursor::new(self.request, end - len as usize, end);
-        while inner.at < inner.end {
+        let mut inner = Cursor::new(self.bytes, end - len as usize, end);
+        while inner.at < inner.bytes.len() {
             match wire {
                 VARINT => inner.varint(message).map(drop)?,
                 FIXED64 => inner.take(8, message).map(drop)?,
