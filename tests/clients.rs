@@ -51,8 +51,14 @@ fn the_python_sdk_in_its_default_configuration() {
         calls,
         [json!({"tool": "send_money", "arguments": "{\"to\": \"ünïcode\"}", "initiator_id": "emma", "n": 4})]
     );
-    let metrics = server.sql("SELECT count(*) > 0 AS recorded FROM ledger WHERE kind = 'metric'");
-    assert_eq!(metrics, [json!({"recorded": true})]);
+    let metrics = server.sql(
+        "SELECT type, json_get_bool(points, 'is_monotonic') AS up, json_get_int(points, 'data_points', 0, 'value') AS n,
+         count(*) AS times FROM metrics WHERE name = 'calls' GROUP BY 1, 2, 3",
+    );
+    assert!(metrics[0]["times"].as_u64() >= Some(2), "both protocols sent it: {metrics:?}");
+    assert_eq!((&metrics[0]["type"], &metrics[0]["up"], &metrics[0]["n"]), (&json!("sum"), &json!(true), &json!(1)));
+    let recorded = "SELECT count(*) = (SELECT count(*) FROM metrics) AS whole FROM ledger WHERE kind = 'metric'";
+    assert_eq!(server.sql(recorded), [json!({"whole": true})]);
     server.stop_and_verify();
 }
 
@@ -84,6 +90,20 @@ fn curl_with_the_examples_of_opentelemetry() {
     let ledger =
         server.sql("SELECT kind, count(*) AS n, min(flags[1]) AS flag FROM ledger WHERE seq > 0 GROUP BY 1 ORDER BY 1");
     assert_eq!(ledger.iter().map(|r| r["flag"].as_str().unwrap()).collect::<Vec<_>>(), ["json", "json", "json"]);
+    let metrics = server.sql("SELECT name, type, unit, service_name, points FROM metrics ORDER BY seq");
+    let told: Vec<_> = metrics.iter().map(|m| (m["name"].as_str().unwrap(), m["type"].as_str().unwrap())).collect();
+    let want = [
+        ("my.counter", "sum"),
+        ("my.gauge", "gauge"),
+        ("my.histogram", "histogram"),
+        ("my.exponential.histogram", "exponential_histogram"),
+    ];
+    assert_eq!(told, want);
+    let points: Value = serde_json::from_str(metrics[0]["points"].as_str().unwrap()).unwrap();
+    let want = json!({"description": "I am a Counter", "aggregation_temporality": "delta", "is_monotonic": true,
+        "data_points": [{"start_time_unix_nano": "1544712660300000000", "time_unix_nano": "1544712660300000000",
+                         "attributes": {"my.counter.attr": "some value"}, "value": 5.0}]});
+    assert_eq!(points, want);
     let wrong = curl(&["-H", json, "--data-binary", "{\"resourceSpans\": 7}", &url("traces")]);
     assert_eq!(wrong.0, 400);
     assert!(wrong.1.contains("resourceSpans"), "{wrong:?}");
