@@ -9,17 +9,20 @@ use std::convert::Infallible;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use custody_proto::Signal;
 use custody_store::Encoding;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 
 use crate::body::{self, Compression, Held};
 use crate::http::{Body, partial_success};
 use crate::receive::{Core, Outcome, Sender};
-use crate::status::Refusal;
+use crate::status::{self, Refusal};
 
 /// The bytes in front of every gRPC message: a flag and the length.
 const PREFIX_BYTES: usize = 5;
+
+/// The encodings that a client may use (gRPC "Compression", PROTOCOL-HTTP2 "Responses").
+const ACCEPTED: &str = "identity,gzip,zstd";
 
 /// The method of a signal's collector service.
 fn signal_of(path: &str) -> Option<Signal> {
@@ -34,14 +37,7 @@ fn signal_of(path: &str) -> Option<Signal> {
 
 /// Answers one call.
 pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
-    let is_grpc = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok()?.split(';').next().map(str::trim))
-        .is_some_and(|t| t == "application/grpc" || t == "application/grpc+proto");
-    if !is_grpc {
-        let mut response = Response::new(Empty::new().boxed_unsync());
-        *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    if let Some(response) = not_grpc(&request) {
         return response;
     }
     let Some(signal) = signal_of(request.uri().path()) else {
@@ -61,6 +57,35 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             error(&refusal.grpc())
         }
     }
+}
+
+/// What speaks no gRPC is told so in HTTP: most often an OTLP/HTTP exporter that was given
+/// the wrong port. HTTP/1.1 has no trailers that count, and is what a browser would speak.
+fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (status, what) = match content_type.as_str() {
+        "application/grpc" | "application/grpc+proto" if request.version() != Version::HTTP_2 => {
+            (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2")
+        }
+        "application/grpc" | "application/grpc+proto" if request.method() != Method::POST => {
+            (StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST")
+        }
+        "application/grpc" | "application/grpc+proto" => return None,
+        other if other.starts_with("application/grpc+") => {
+            return Some(error(&tonic::Status::unimplemented(format!("{other} is not spoken here; use protobuf"))));
+        }
+        _ => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks OTLP/gRPC; OTLP/HTTP has another (4318 by default)")
+        }
+    };
+    let encoding = if content_type == "application/x-protobuf" { Encoding::Protobuf } else { Encoding::Json };
+    let body = status::body(tonic::Code::InvalidArgument, what, encoding);
+    let mut response = crate::http::answer(status, encoding, body);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    Some(response)
 }
 
 async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Outcome, Refusal> {
@@ -115,13 +140,15 @@ fn success(message: &[u8]) -> Response<Body> {
     };
     let body = Full::new(frame.freeze()).with_trailers(trailers).boxed_unsync();
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     response
 }
 
 fn error(status: &tonic::Status) -> Response<Body> {
     let mut response = status.clone().into_http::<Empty<Bytes>>().map(|_| Empty::new().boxed_unsync());
     let headers = response.headers_mut();
-    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     response
 }

@@ -16,7 +16,7 @@ use prost::Message as _;
 
 use crate::body::{self, Compression, Held};
 use crate::receive::{Core, Outcome, Sender};
-use crate::status::Refusal;
+use crate::status::{self, Refusal};
 
 /// The body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -30,22 +30,45 @@ fn signal_of(path: &str) -> Option<Signal> {
     }
 }
 
-/// Answers one request.
+/// Answers one request, and lets a page read the answer if it may send.
 pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
-    let Some(signal) = signal_of(request.uri().path()) else {
-        let message =
-            format!("{} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics", request.uri().path());
-        return answer(StatusCode::NOT_FOUND, Encoding::Json, Refusal::Invalid(message).json());
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = respond(core, identity, request).await;
+    core.cors.mark(origin.as_ref(), response.headers_mut());
+    response
+}
+
+async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+    let encoding = content_type(request.headers());
+    // What cannot be told in the request's encoding is told in JSON.
+    let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
+    let refuse = |status, code, message: &str| answer(status, told_in, status::body(code, message, told_in));
+    let (method, path) = (request.method(), request.uri().path());
+    let Some(signal) = signal_of(path) else {
+        let message = format!("{path} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics");
+        return refuse(StatusCode::NOT_FOUND, tonic::Code::NotFound, &message);
     };
-    if request.method() != Method::POST {
-        let refusal = Refusal::Invalid(format!("{} is not allowed here; use POST", request.method()));
-        let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, Encoding::Json, refusal.json());
+    if !core.cors.allows(request.headers()) {
+        let message = "pages of this origin may not send; allow it with --cors-origin";
+        return refuse(StatusCode::FORBIDDEN, tonic::Code::PermissionDenied, message);
+    }
+    if let Some(preflight) = core.cors.preflight(&request) {
+        return preflight;
+    }
+    if method != Method::POST {
+        let message = format!("{method} is not allowed here; use POST");
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, tonic::Code::Unimplemented, &message);
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    let encoding = match content_type(request.headers()) {
+    let encoding = match encoding {
         Ok(encoding) => encoding,
-        Err(refusal) => return refused(core, &refusal, Encoding::Json),
+        Err(refusal) => {
+            let mut response = refused(core, &refusal, Encoding::Json);
+            let spoken = HeaderValue::from_static("application/x-protobuf, application/json");
+            response.headers_mut().insert(header::ACCEPT, spoken);
+            return response;
+        }
     };
     match export(core, signal, encoding, identity, request).await {
         Ok(outcome) => {
@@ -53,7 +76,15 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             outcome.put_receipt(response.headers_mut());
             response
         }
-        Err(refusal) => refused(core, &refusal, encoding),
+        Err(refusal) => {
+            let mut response = refused(core, &refusal, encoding);
+            if let Refusal::Unsupported(_) = refusal {
+                // RFC 9110, section 12.5.3: in a 415 it says that the encoding was the matter.
+                let spoken = HeaderValue::from_static("gzip, zstd, identity");
+                response.headers_mut().insert(header::ACCEPT_ENCODING, spoken);
+            }
+            response
+        }
     }
 }
 
@@ -73,20 +104,23 @@ async fn export(
     identity: String,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
+    let compression = compression(request.headers())?;
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
     let sender = Sender::new(identity, request.headers());
-    let body = whole_body(core, request, &mut held).await?;
+    let max = core.limits.body_bytes_max;
+    let body = body::read(request.into_body(), max, &mut held).await?;
+    let body = body::decompressed(body, compression, max, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
 }
 
-async fn whole_body(core: &Core, request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {
-    let named = request.headers().get(header::CONTENT_ENCODING).map_or(Ok(""), |v| v.to_str());
-    let compression = named.ok().and_then(Compression::named);
-    let compression =
-        compression.ok_or_else(|| Refusal::Unsupported("Content-Encoding must be gzip, zstd or identity".into()))?;
-    let max = core.limits.body_bytes_max;
-    let body = body::read(request.into_body(), max, held).await?;
-    body::decompressed(body, compression, max, held).await
+fn compression(headers: &http::HeaderMap) -> Result<Compression, Refusal> {
+    let mut named = headers.get_all(header::CONTENT_ENCODING).iter();
+    let compression = match (named.next(), named.next()) {
+        (None, _) => Some(Compression::None),
+        (Some(one), None) => one.to_str().ok().and_then(Compression::named),
+        (Some(_), Some(_)) => None,
+    };
+    compression.ok_or_else(|| Refusal::Unsupported("Content-Encoding must be gzip, zstd or identity".into()))
 }
 
 /// The protobuf body of a success: `Export*ServiceResponse`, which have the same
@@ -135,7 +169,8 @@ fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body>
     response
 }
 
-fn answer(status: StatusCode, encoding: Encoding, body: Bytes) -> Response<Body> {
+/// An answer in one of the two encodings.
+pub(crate) fn answer(status: StatusCode, encoding: Encoding, body: Bytes) -> Response<Body> {
     let content_type = match encoding {
         Encoding::Protobuf => "application/x-protobuf",
         Encoding::Json => "application/json",

@@ -6,6 +6,7 @@
 //! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
 
 mod body;
+mod cors;
 mod grpc;
 mod http;
 mod identity;
@@ -15,6 +16,7 @@ mod server;
 mod stats;
 mod status;
 
+pub use cors::Cors;
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
 pub use stats::Stats;

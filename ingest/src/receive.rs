@@ -10,6 +10,7 @@ use custody_store::{Encoding, Prepared};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::body::Held;
+use crate::cors::Cors;
 use crate::sequencer::{Sequencer, SubmitError};
 use crate::stats::Stats;
 use crate::status::Refusal;
@@ -71,12 +72,18 @@ pub(crate) struct Core {
     pub(crate) in_flight_bytes_max: u64,
     pub(crate) sequencer: Sequencer,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) cors: Cors,
 }
 
 impl Core {
     /// Receivers' common part over a started sequencer.
     pub(crate) fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
-        Self { limits, in_flight_bytes_max, sequencer, stats }
+        Self { limits, in_flight_bytes_max, sequencer, stats, cors: Cors::default() }
+    }
+
+    /// Lets the pages of some origins send.
+    pub(crate) fn with_cors(self, cors: Cors) -> Self {
+        Self { cors, ..self }
     }
 
     /// Takes a request's decompressed body; resolves when it is durable. `held` are

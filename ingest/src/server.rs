@@ -17,6 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use crate::cors::Cors;
 use crate::http::Body;
 use crate::receive::Core;
 use crate::sequencer::{Log, Sequencer, Settings};
@@ -36,6 +37,8 @@ pub struct Config {
     pub in_flight_bytes_max: u64,
     /// How requests are grouped and signed.
     pub sequencer: Settings,
+    /// The origins whose pages may send over OTLP/HTTP.
+    pub cors: Cors,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
 }
@@ -48,6 +51,7 @@ impl Default for Config {
             limits: Limits::default(),
             in_flight_bytes_max: 256 << 20,
             sequencer: Settings::default(),
+            cors: Cors::default(),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -118,7 +122,8 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Arc::new(Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats));
+        let core = Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats).with_cors(config.cors);
+        let core = Arc::new(core);
         Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default() })
     }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use custody_store::Encoding;
 use http::{HeaderValue, StatusCode};
 use prost::Message;
 
@@ -72,16 +73,36 @@ impl Refusal {
         }
     }
 
+    /// When to try again, or what is bad ("Failures": RetryInfo and BadRequest). Too large
+    /// a request has none: a client that finds RetryInfo sends the same one again.
     fn status(&self) -> RpcStatus {
         let details = match self {
             Self::Unavailable { retry_after, .. } => {
                 let retry_delay = RpcDuration { seconds: retry_after.as_secs() as i64, nanos: 0 };
                 let value = RetryInfo { retry_delay: Some(retry_delay) }.encode_to_vec();
-                vec![Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value }]
+                vec![Any { type_url: RETRY_INFO.into(), value }]
+            }
+            Self::Invalid(message) => {
+                let violation = FieldViolation { field: String::new(), description: message.clone() };
+                let value = BadRequest { field_violations: vec![violation] }.encode_to_vec();
+                vec![Any { type_url: BAD_REQUEST.into(), value }]
             }
             _ => vec![],
         };
         RpcStatus { code: self.grpc_code() as i32, message: self.message(), details }
+    }
+
+    /// The same details, in protobuf's JSON mapping.
+    fn details_json(&self) -> serde_json::Value {
+        match self {
+            Self::Unavailable { retry_after, .. } => {
+                serde_json::json!([{"@type": RETRY_INFO, "retryDelay": format!("{}s", retry_after.as_secs())}])
+            }
+            Self::Invalid(message) => {
+                serde_json::json!([{"@type": BAD_REQUEST, "fieldViolations": [{"description": message}]}])
+            }
+            _ => serde_json::json!([]),
+        }
     }
 
     /// The `google.rpc.Status` body, as protobuf.
@@ -91,7 +112,10 @@ impl Refusal {
 
     /// The `google.rpc.Status` body, as JSON.
     pub(crate) fn json(&self) -> Bytes {
-        serde_json::json!({"code": self.grpc_code() as i32, "message": self.message()}).to_string().into()
+        let details = self.details_json();
+        serde_json::json!({"code": self.grpc_code() as i32, "message": self.message(), "details": details})
+            .to_string()
+            .into()
     }
 
     /// The gRPC status, with `RetryInfo` where it is retried.
@@ -103,6 +127,19 @@ impl Refusal {
         tonic::Status::with_details(self.grpc_code(), self.message(), status.encode_to_vec().into())
     }
 }
+
+/// The body of an answer whose HTTP status says what is wrong before a request is read:
+/// a `google.rpc.Status` in the request's encoding.
+pub(crate) fn body(code: tonic::Code, message: &str, encoding: Encoding) -> Bytes {
+    let status = RpcStatus { code: code as i32, message: message.into(), details: vec![] };
+    match encoding {
+        Encoding::Protobuf => status.encode_to_vec().into(),
+        Encoding::Json => serde_json::json!({"code": status.code, "message": message}).to_string().into(),
+    }
+}
+
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
 
 /// `google.rpc.Status`.
 #[derive(Clone, PartialEq, Message)]
@@ -129,6 +166,22 @@ pub(crate) struct Any {
 pub(crate) struct RetryInfo {
     #[prost(message, optional, tag = "1")]
     pub retry_delay: Option<RpcDuration>,
+}
+
+/// `google.rpc.BadRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct BadRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub field_violations: Vec<FieldViolation>,
+}
+
+/// `google.rpc.BadRequest.FieldViolation`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FieldViolation {
+    #[prost(string, tag = "1")]
+    pub field: String,
+    #[prost(string, tag = "2")]
+    pub description: String,
 }
 
 /// `google.protobuf.Duration`.

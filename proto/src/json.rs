@@ -3,13 +3,16 @@
 //! The rules are those of the OTLP specification, section "JSON Protobuf
 //! Encoding": ids are hex in either case, enums are integers, 64-bit integers
 //! are strings or numbers, `bytesValue` is base64, unknown fields are ignored.
-//! As protobuf's own JSON parsers do, snake_case names are taken too, and
-//! `null` stands for an absent field.
+//! As in protobuf's own JSON mapping, `null` stands for an absent field and is no
+//! element of a list, a field comes once, and of alternatives (`oneof`) one.
+//! Names in snake_case are not valid for senders; they are read all the same, as the
+//! Collector does: to ignore them would lose evidence and call that a success.
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, Engine as _};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::schema::{self, Field, Kind, Message, Varint};
@@ -19,7 +22,9 @@ use crate::{Invalid, Signal};
 /// the column and the field.
 pub fn transcode(signal: Signal, json: &[u8]) -> Result<Vec<u8>, Invalid> {
     let mut out = Vec::with_capacity(json.len() / 2);
-    let mut reader = serde_json::Deserializer::from_slice(json);
+    let text = std::str::from_utf8(json)
+        .map_err(|e| Invalid::new(format!("not valid OTLP/JSON: it is not UTF-8 from byte {} on", e.valid_up_to())))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
     let seed = MessageSeed { message: schema::request(signal), out: &mut out };
     seed.deserialize(&mut reader)
         .and_then(|()| reader.end())
@@ -49,31 +54,50 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = 0u32;
         while let Some(name) = map.next_key::<String>()? {
-            let field = self.message.field_named(&name).or_else(|| self.message.field_named(&camel(&name)));
-            match field {
-                Some(field) => map.next_value_seed(FieldSeed { field, in_list: false, out: self.out })?,
-                None => map.next_value::<IgnoredAny>().map(drop)?,
+            let own = self.message.field_named(&name);
+            let Some(field) = own.or_else(|| self.message.fields.iter().find(|f| is_snake(f.name, &name))) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if !map.next_value_seed(FieldSeed { field, in_list: false, out: self.out })? {
+                continue;
             }
+            if seen & self.message.alternatives_of(field) != 0 {
+                return Err(serde::de::Error::custom(format!(
+                    "{} has {} more than once, or beside what it excludes",
+                    self.message.name, field.name
+                )));
+            }
+            seen |= 1 << field.number;
         }
         Ok(())
     }
 }
 
-fn camel(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    let mut upper = false;
-    for c in name.chars() {
-        match c {
-            '_' => upper = true,
-            c if upper => {
-                out.extend(c.to_uppercase());
-                upper = false;
-            }
-            c => out.push(c),
+/// Whether a name is a field's in snake_case, as the .proto files have it.
+fn is_snake(camel: &str, name: &str) -> bool {
+    let mut rest = name.chars();
+    for c in camel.chars() {
+        let same = match c.is_ascii_uppercase() {
+            true => rest.next() == Some('_') && rest.next() == Some(c.to_ascii_lowercase()),
+            false => rest.next() == Some(c),
+        };
+        if !same {
+            return false;
         }
     }
-    out
+    rest.next().is_none()
+}
+
+/// Base64 in either alphabet, with or without padding, as protobuf's mapping takes it.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    const ANY: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY);
+    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY);
+    STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok()
 }
 
 /// Reads the JSON value of one field (or one element of its list).
@@ -83,10 +107,11 @@ struct FieldSeed<'a> {
     out: &'a mut Vec<u8>,
 }
 
+/// Gives whether there was a value: `null` is none.
 impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
-    type Value = ();
+    type Value = bool;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
@@ -109,7 +134,7 @@ impl FieldSeed<'_> {
         Ok(())
     }
 
-    fn put_int<E: serde::de::Error>(mut self, value: i128) -> Result<(), E> {
+    fn put_int<E: serde::de::Error>(mut self, value: i128) -> Result<bool, E> {
         self.wants_list()?;
         let name = self.field.name;
         let range_error = || E::custom(format!("{name} is out of range"));
@@ -148,17 +173,18 @@ impl FieldSeed<'_> {
             Kind::Text | Kind::Bytes | Kind::Id => return Err(E::custom(format!("{name} must be a string"))),
             Kind::Message(_) => return Err(E::custom(format!("{name} must be an object"))),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn put_double<E: serde::de::Error>(mut self, value: f64) -> Result<(), E> {
+    fn put_double<E: serde::de::Error>(mut self, value: f64) -> Result<bool, E> {
         self.wants_list()?;
         if matches!(self.field.kind, Kind::Double) {
             self.put_key(1);
             self.out.extend_from_slice(&value.to_le_bytes());
-            return Ok(());
+            return Ok(true);
         }
-        if value.fract() == 0.0 && value.abs() < 9.0e18 {
+        if value.fract() == 0.0 {
+            // Beyond what an i128 holds the cast saturates, which no field's range contains.
             return self.put_int(value as i128);
         }
         Err(E::custom(format!("{} must be a whole number", self.field.name)))
@@ -166,51 +192,54 @@ impl FieldSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for FieldSeed<'_> {
-    type Value = ();
+    type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a value for {}", self.field.name)
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E: serde::de::Error>(self) -> Result<bool, E> {
+        if self.in_list {
+            return Err(E::custom(format!("null is no element of {}", self.field.name)));
+        }
+        Ok(false)
     }
 
-    fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<(), E> {
+    fn visit_bool<E: serde::de::Error>(mut self, value: bool) -> Result<bool, E> {
         self.wants_list()?;
         if !matches!(self.field.kind, Kind::Varint(Varint::Bool)) {
             return Err(E::custom(format!("{} cannot be true or false", self.field.name)));
         }
         self.put_key(0);
         self.out.push(u8::from(value));
-        Ok(())
+        Ok(true)
     }
 
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<bool, E> {
         self.put_int(value.into())
     }
 
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<bool, E> {
         self.put_int(value.into())
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<bool, E> {
         self.put_double(value)
     }
 
-    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<(), E> {
+    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<bool, E> {
         self.wants_list()?;
         let name = self.field.name;
         match self.field.kind {
             Kind::Text => self.put_bytes(value.as_bytes()),
             Kind::Id => {
-                let bytes = const_hex::decode(value)
-                    .map_err(|_| E::custom(format!("{name} must be hexadecimal, for example 5b8efff798038103")))?;
+                let bytes = Some(value).filter(|v| !v.starts_with("0x")).and_then(|v| const_hex::decode(v).ok());
+                let bytes = bytes
+                    .ok_or_else(|| E::custom(format!("{name} must be hexadecimal, for example 5b8efff798038103")))?;
                 self.put_bytes(&bytes);
             }
             Kind::Bytes => {
-                let bytes = STANDARD.decode(value).or_else(|_| URL_SAFE.decode(value));
-                let bytes = bytes.map_err(|_| E::custom(format!("{name} must be base64")))?;
+                let bytes = base64(value).ok_or_else(|| E::custom(format!("{name} must be base64")))?;
                 self.put_bytes(&bytes);
             }
             Kind::Double => {
@@ -218,7 +247,12 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
                     "NaN" => f64::NAN,
                     "Infinity" => f64::INFINITY,
                     "-Infinity" => f64::NEG_INFINITY,
-                    text => text.parse().map_err(|_| E::custom(format!("{name} must be a number")))?,
+                    // Rust reads more than protobuf's mapping has: "inf", "+1", an overflow as infinity.
+                    text => text
+                        .parse()
+                        .ok()
+                        .filter(|v: &f64| v.is_finite() && !text.starts_with('+'))
+                        .ok_or_else(|| E::custom(format!("{name} must be a number")))?,
                 };
                 return self.put_double(value);
             }
@@ -227,22 +261,23 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
             }
             Kind::Message(_) => return Err(E::custom(format!("{name} must be an object"))),
             _ => {
-                let value = value.parse::<i128>();
-                return self.put_int(value.map_err(|_| E::custom(format!("{name} must be an integer")))?);
+                let digits = value.strip_prefix('-').unwrap_or(value);
+                let value = value.parse::<i128>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+                return self.put_int(value.ok_or_else(|| E::custom(format!("{name} must be an integer")))?);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
         if !self.field.repeated || self.in_list {
             return Err(serde::de::Error::custom(format!("{} must not be a list", self.field.name)));
         }
         while seq.next_element_seed(FieldSeed { field: self.field, in_list: true, out: self.out })?.is_some() {}
-        Ok(())
+        Ok(true)
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<bool, A::Error> {
         self.wants_list()?;
         let Kind::Message(message) = self.field.kind else {
             return Err(serde::de::Error::custom(format!("{} must not be an object", self.field.name)));
@@ -250,7 +285,7 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
         let mut inner = Vec::new();
         MessageSeed { message, out: &mut inner }.visit_map(map)?;
         self.put_bytes(&inner);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -321,6 +356,62 @@ mod tests {
         assert!(traces("{").unwrap_err().contains("line 1"));
         assert!(traces("[]").unwrap_err().contains("an object"));
         assert!(traces("{} x").unwrap_err().contains("trailing"));
+    }
+
+    #[test]
+    fn what_protobufs_mapping_excludes_is_refused() {
+        let id = r#""traceId":"5b8efff798038103d269b633813fc60c""#;
+        for (fields, want) in [
+            (format!("{id},{id}"), "Span has traceId more than once"),
+            (format!(r#"{id},"trace_id":"00""#), "Span has traceId more than once"),
+            (attribute(r#""stringValue":"a","intValue":1"#), "AnyValue has intValue more than once, or beside"),
+            (attribute(r#""arrayValue":{"values":[null]}"#), "null is no element of values"),
+            (attribute(r#""doubleValue":"inf""#), "doubleValue must be a number"),
+            (attribute(r#""doubleValue":"1e999""#), "doubleValue must be a number"),
+            (attribute(r#""intValue":"9223372036854775808""#), "intValue is out of range"),
+            (attribute(r#""intValue":9223372036854775808"#), "intValue is out of range"),
+            (attribute(r#""intValue":1e30"#), "intValue is out of range"),
+            (attribute(r#""intValue":"+1""#), "intValue must be an integer"),
+            (attribute(r#""intValue":1.5"#), "intValue must be a whole number"),
+            (attribute(r#""boolValue":"true""#), "boolValue must be"),
+            (attribute(r#""bytesValue":"*""#), "bytesValue must be base64"),
+            (r#""traceId":"0x5b8efff798038103d269b633813fc60c""#.into(), "traceId must be hexadecimal"),
+            (r#""startTimeUnixNano":18446744073709551616"#.into(), "startTimeUnixNano is out of range"),
+        ] {
+            let error = traces(&span_json(&fields)).unwrap_err();
+            assert!(error.contains(want), "{fields}: {error}");
+        }
+        let wrong = [&b"{\"unknown\":\""[..], b"\xff", b"\"}"].concat();
+        assert!(transcode(Signal::Traces, &wrong).unwrap_err().message().contains("not UTF-8 from byte 12"));
+        assert!(traces("\u{feff}{}").is_err(), "a byte order mark is no JSON");
+        assert!(traces("").is_err());
+    }
+
+    fn attribute(value: &str) -> String {
+        format!(r#""attributes":[{{"key":"k","value":{{{value}}}}}]"#)
+    }
+
+    #[test]
+    fn values_at_their_edges() {
+        for (json, want) in [
+            (r#""intValue":"-9223372036854775808""#, Some(Value::IntValue(i64::MIN))),
+            (r#""intValue":9223372036854775807"#, Some(Value::IntValue(i64::MAX))),
+            (r#""intValue":1e3"#, Some(Value::IntValue(1000))),
+            (r#""intValue":null,"stringValue":"s""#, Some(Value::StringValue("s".into()))),
+            (r#""doubleValue":"-Infinity""#, Some(Value::DoubleValue(f64::NEG_INFINITY))),
+            (r#""doubleValue":"1.5""#, Some(Value::DoubleValue(1.5))),
+            (r#""bytesValue":"_-8""#, Some(Value::BytesValue(vec![0xff, 0xef]))),
+            (r#""bytesValue":"/+8=""#, Some(Value::BytesValue(vec![0xff, 0xef]))),
+            (r#""string_value":"snake""#, Some(Value::StringValue("snake".into()))),
+            (r#""string_value_":"s","StringValue":"s","stringvalue":"s""#, None),
+        ] {
+            let got = traces(&span_json(&attribute(json))).unwrap();
+            let value = got.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
+            assert_eq!(value.unwrap().value, want, "{json}");
+        }
+        let nan = traces(&span_json(&attribute(r#""doubleValue":"NaN""#))).unwrap();
+        let nan = nan.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
+        assert!(matches!(nan.unwrap().value, Some(Value::DoubleValue(nan)) if nan.is_nan()));
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub struct Scan {
     pub groups: Vec<Group>,
     /// The records that can be accepted, in the request's order.
     pub records: Vec<Record>,
-    /// How many records can never be accepted.
+    /// How much can never be accepted, as the answer counts it: spans, log records, or the
+    /// data points of metrics (`rejected_data_points`).
     pub rejected: u64,
     /// Why the first of those cannot be, for the client.
     pub rejection: Option<String>,
@@ -68,7 +69,7 @@ pub fn scan(signal: Signal, request: &[u8], limits: &Limits) -> Result<Scan, Inv
             limits.body_bytes_max
         )));
     }
-    let mut scanner = Scanner { signal, request, limits, out: Scan::default() };
+    let mut scanner = Scanner { signal, request, limits, refused: 0, out: Scan::default() };
     scanner.resources(schema::request(signal))?;
     Ok(scanner.out)
 }
@@ -77,6 +78,8 @@ struct Scanner<'a> {
     signal: Signal,
     request: &'a [u8],
     limits: &'a Limits,
+    /// Records that can never be accepted.
+    refused: usize,
     out: Scan,
 }
 
@@ -155,14 +158,19 @@ impl Scanner<'_> {
             Signal::Logs => log_ids(ids),
             Signal::Metrics => Ok(([0; 16], [0; 8])),
         };
+        let verdict = match ids.misfit {
+            Some(message) => verdict.and(Err(misfit(self.signal, message))),
+            None => verdict,
+        };
         match verdict {
             Ok((trace_id, span_id)) => self.out.records.push(Record { group, range, trace_id, span_id }),
             Err(why) => {
-                self.out.rejected += 1;
+                self.refused += 1;
+                self.out.rejected += if self.signal == Signal::Metrics { data_points(self.request, range) } else { 1 };
                 self.out.rejection.get_or_insert(why);
             }
         }
-        if self.out.records.len() as u64 + self.out.rejected > self.limits.records_max as u64 {
+        if self.out.records.len() + self.refused > self.limits.records_max {
             return Err(Invalid::new(format!(
                 "the request has more than {} {}s; send smaller batches",
                 self.limits.records_max,
@@ -179,6 +187,50 @@ struct Ids<'a> {
     trace: &'a [u8],
     span: &'a [u8],
     parent: &'a [u8],
+    /// A message inside (a link, an exemplar) that has an id of the wrong length.
+    misfit: Option<&'static Message>,
+}
+
+impl Ids<'_> {
+    /// A link and an exemplar may lack ids, but one that is there has its length.
+    fn fit(&self) -> bool {
+        matches!(self.trace.len(), 0 | 16) && matches!(self.span.len(), 0 | 8)
+    }
+}
+
+fn misfit(signal: Signal, message: &Message) -> String {
+    let record = signal.record_name();
+    format!("a {record} has {} with an id of the wrong length; a trace_id has 16 bytes, a span_id 8", message.name)
+}
+
+/// How many data points a well-formed metric has.
+fn data_points(request: &[u8], metric: Range) -> u64 {
+    let count = |data: Range, inner: &'static Message| {
+        let mut cursor = Cursor::of(request, data);
+        let mut points = 0;
+        while let Ok(Some(key)) = cursor.key(inner) {
+            points += u64::from(key.number == 1);
+            if cursor.skip(key, inner, usize::MAX).is_err() {
+                break;
+            }
+        }
+        points
+    };
+    let mut cursor = Cursor::of(request, metric);
+    let mut points = 0;
+    while let Ok(Some(key)) = cursor.key(&schema::METRIC) {
+        let read = match schema::METRIC.field(key.number) {
+            // All but the metadata are the alternatives of `data`, whose first field is the points.
+            Some(Field { number: 5..=11, kind: Kind::Message(inner), .. }) => {
+                cursor.message(key, &schema::METRIC, inner).map(|data| points += count(data, inner))
+            }
+            _ => cursor.skip(key, &schema::METRIC, usize::MAX),
+        };
+        if read.is_err() {
+            break;
+        }
+    }
+    points
 }
 
 fn span_ids(ids: Ids<'_>) -> Result<([u8; 16], [u8; 8]), String> {
@@ -256,7 +308,8 @@ fn check<'a>(request: &'a [u8], range: Range, message: &'static Message, depth: 
                 if depth == 0 {
                     return Err(cursor.error(message, "is nested too deeply"));
                 }
-                check(request, body, inner, depth - 1)?;
+                let within = check(request, body, inner, depth - 1)?;
+                ids.misfit = ids.misfit.or(if within.fit() { within.misfit } else { Some(inner) });
             }
             Kind::Id => {
                 let bytes = cursor.bytes(key, message)?;
@@ -567,6 +620,55 @@ mod tests {
         assert_eq!((scan.records.len(), scan.rejected), (1, 4));
         let why = scan.rejection.unwrap();
         assert!(why.contains("span.trace_id has 15 bytes"), "{why}");
+    }
+
+    #[test]
+    fn counts_what_has_ids_of_the_wrong_length_inside() {
+        use crate::otlp::trace::span::Link;
+        let link = |trace: usize, id: usize| Span {
+            links: vec![Link { trace_id: vec![1; trace], span_id: vec![1; id], ..Default::default() }],
+            ..span(1)
+        };
+        // A link without ids is one of the API's; one with a part of an id is nothing.
+        let spans = vec![link(16, 8), link(0, 0), link(16, 7), link(15, 8)];
+        let scanned = scan(Signal::Traces, &request(spans).encode_to_vec(), &Limits::default()).unwrap();
+        assert_eq!((scanned.records.len(), scanned.rejected), (2, 2));
+        assert!(scanned.rejection.unwrap().contains("Span.Link with an id of the wrong length"));
+    }
+
+    #[test]
+    fn a_metric_is_counted_by_its_data_points() {
+        use crate::otlp::metrics::{
+            Exemplar, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
+            metric::Data,
+        };
+        let wrong = vec![Exemplar { trace_id: vec![1; 3], ..Default::default() }];
+        let sum = |exemplars| Metric {
+            name: "sum".into(),
+            data: Some(Data::Sum(Sum {
+                data_points: vec![NumberDataPoint { exemplars, ..Default::default() }, NumberDataPoint::default()],
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let points = vec![
+            HistogramDataPoint::default(),
+            HistogramDataPoint::default(),
+            HistogramDataPoint { exemplars: wrong.clone(), ..Default::default() },
+        ];
+        let histogram = Metric {
+            data: Some(Data::Histogram(Histogram { data_points: points, aggregation_temporality: 2 })),
+            metadata: vec![key_value("m", Value::BoolValue(true))],
+            ..Default::default()
+        };
+        let scope_metrics =
+            vec![ScopeMetrics { metrics: vec![sum(vec![]), sum(wrong), histogram], ..Default::default() }];
+        let sent = ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics { scope_metrics, ..Default::default() }],
+        };
+        let scanned = scan(Signal::Metrics, &sent.encode_to_vec(), &Limits::default()).unwrap();
+        assert_eq!((scanned.records.len(), scanned.rejected), (1, 5));
+        assert!(scanned.rejection.unwrap().contains("a metric has Exemplar with an id"));
     }
 
     #[test]

@@ -78,6 +78,20 @@ impl Message {
         self.fields.get(place.wrapping_sub(1))
     }
 
+    /// The fields (bit by number) that may not come beside this one in JSON: itself, and
+    /// the rest of its `oneof`.
+    pub(crate) fn alternatives_of(&self, field: &Field) -> u32 {
+        let oneof = match self.name {
+            "AnyValue" => 0b1_1111_1110,
+            "NumberDataPoint" => 1 << 4 | 1 << 6,
+            "Exemplar" => 1 << 3 | 1 << 6,
+            "Metric" => 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11,
+            _ => 0,
+        };
+        let own = 1 << field.number;
+        if oneof & own != 0 { oneof } else { own }
+    }
+
     pub(crate) fn field_named(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|f| f.name == name)
     }

@@ -1,5 +1,7 @@
 //! OTLP attributes: as JSON for people, and looked up by name for the mapping.
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
@@ -34,14 +36,16 @@ fn json(value: &AnyValue, depth: usize) -> Json {
 
 fn object(attributes: &[KeyValue], depth: usize) -> Json {
     let mut out = Map::new();
+    // How often a key came that came twice: thousands of one key must not take their square.
+    let mut times: HashMap<&str, u64> = HashMap::new();
     for attribute in attributes {
         let value = attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth));
         let mut key = attribute.key.clone();
         // A key that comes twice keeps both values: the second as `key#2`.
-        let mut times = 2;
         while out.contains_key(&key) {
+            let times = times.entry(&attribute.key).or_insert(1);
+            *times += 1;
             key = format!("{}#{times}", attribute.key);
-            times += 1;
         }
         out.insert(key, value);
     }
@@ -150,6 +154,13 @@ mod tests {
             },
         ];
         assert_eq!(attributes_json(&attributes), r##"{"a":"1","a#2":"2","n":"NaN","b":"AQI="}"##);
+    }
+
+    #[test]
+    fn a_key_that_comes_again_and_again_takes_linear_time() {
+        let many: Vec<_> = (0..100_000).map(|i| text("k", &i.to_string())).collect();
+        let json: Map<String, Json> = serde_json::from_str(&attributes_json(&many)).unwrap();
+        assert_eq!((json.len(), &json["k"], &json["k#100000"]), (100_000, &Json::from("0"), &Json::from("99999")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use custody_ingest::{Bound, Config, Receivers};
+use custody_ingest::{Bound, Config, Cors, Receivers};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::{Durability, KeySource, Options};
@@ -54,6 +54,10 @@ pub struct Serve {
     /// Most bytes received and not yet durable [default: 268435456].
     #[arg(long, value_name = "BYTES")]
     in_flight_bytes_max: Option<u64>,
+    /// An origin whose pages may send over OTLP/HTTP, such as https://app.example.com, or *
+    /// for all of them; may be repeated [default: none].
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
     /// What an acknowledgement promises: fsync (survives a power cut) or os (survives
     /// kill -9 only) [default: fsync]. The level is in the log.
     #[arg(long, value_name = "LEVEL", value_parser = durability)]
@@ -143,6 +147,7 @@ struct File {
     origin: Option<String>,
     request_bytes_max: Option<usize>,
     in_flight_bytes_max: Option<u64>,
+    cors_origins: Vec<String>,
     durability: Option<String>,
     signing_key: Option<PathBuf>,
     signer: Option<PathBuf>,
@@ -187,6 +192,7 @@ impl Serve {
             origin: self.origin.or(file.origin),
             request_bytes_max: self.request_bytes_max.or(file.request_bytes_max),
             in_flight_bytes_max: self.in_flight_bytes_max.or(file.in_flight_bytes_max),
+            cors_origins: if self.cors_origins.is_empty() { file.cors_origins } else { self.cors_origins },
             durability: self.durability.or(parse(&place, "durability", file.durability, durability)?),
             signing_key: self.signing_key.or(file.signing_key),
             signer: self.signer.or(file.signer),
@@ -291,6 +297,7 @@ impl Serve {
         only_loopback("--otlp-http", config.http)?;
         config.limits.body_bytes_max = self.request_bytes_max.unwrap_or(config.limits.body_bytes_max);
         config.in_flight_bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight_bytes_max);
+        config.cors = Cors::new(&self.cors_origins).map_err(|e| Failure::unable(format!("--cors-origin: {e}")))?;
         Ok(config)
     }
 }
