@@ -3,6 +3,7 @@
 //! request's own encoding.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use custody_proto::Signal;
@@ -14,7 +15,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use prost::Message as _;
 
-use crate::body::{self, Compression, Held};
+use crate::admission::{Client, Held};
+use crate::body::{self, Compression};
 use crate::receive::{Core, Outcome, Sender};
 use crate::status::Refusal;
 
@@ -31,7 +33,7 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one request.
-pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
     let Some(signal) = signal_of(request.uri().path()) else {
         let message =
             format!("{} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics", request.uri().path());
@@ -47,7 +49,7 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
         Ok(encoding) => encoding,
         Err(refusal) => return refused(core, &refusal, Encoding::Json),
     };
-    match export(core, signal, encoding, identity, request).await {
+    match export(core, signal, encoding, client, request).await {
         Ok(outcome) => {
             let mut response = accepted(signal, encoding, &outcome);
             outcome.put_receipt(response.headers_mut());
@@ -57,7 +59,7 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
     }
 }
 
-fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
+pub(crate) fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "application/x-protobuf" => Ok(Encoding::Protobuf),
@@ -70,11 +72,11 @@ async fn export(
     core: &Core,
     signal: Signal,
     encoding: Encoding,
-    identity: String,
+    client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
-    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+    let mut held = client.hold();
+    let sender = Sender::new(client.identity().to_owned(), request.headers());
     let body = whole_body(core, request, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
 }
@@ -122,7 +124,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 }
 
 /// Counts a refusal, and tells it in the request's encoding.
-fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
+pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
     core.stats.refused(refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),
