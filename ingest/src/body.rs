@@ -2,54 +2,59 @@
 //! the server's memory, and decompressed no further than the limit.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 use crate::Refusal;
-use crate::stats::Stats;
+use crate::admission::Held;
 
-/// A client that sends nothing for this long is given up.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// Bytes that are held for one request; given back when it is dropped.
-pub(crate) struct Held {
-    stats: Arc<Stats>,
-    limit: u64,
-    bytes: u64,
+/// How slowly a body may come: never silent for long, and at some rate on the whole.
+struct Pace {
+    timeout: Duration,
+    rate: u64,
+    start: Option<Instant>,
 }
 
-impl Held {
-    pub(crate) fn new(stats: Arc<Stats>, limit: u64) -> Self {
-        Self { stats, limit, bytes: 0 }
+impl Pace {
+    fn of(held: &Held) -> Self {
+        let limits = held.client().limits();
+        Self { timeout: limits.body_timeout, rate: limits.body_rate_min.max(1), start: None }
     }
 
-    fn add(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let before = self.stats.in_flight_bytes.fetch_add(bytes, Relaxed);
-        self.bytes += bytes;
-        // One request alone is always let through, or a small limit would refuse it for ever.
-        if before + bytes > self.limit && before + bytes > self.bytes {
-            return Err(Refusal::unavailable("too many bytes are waiting for the log; try again", 1));
+    /// Waits for the body's next piece, of which `have` bytes have come. Most are there
+    /// already, and cost no look at the clock.
+    async fn next<T>(&mut self, have: usize, next: impl Future<Output = T>) -> Result<T, Refusal> {
+        let mut next = std::pin::pin!(next);
+        if let Some(ready) = futures_now(next.as_mut()).await {
+            return Ok(ready);
         }
-        Ok(())
+        let start = *self.start.get_or_insert_with(Instant::now);
+        let whole = start + self.timeout + Duration::from_secs(have as u64 / self.rate);
+        let deadline = whole.min(Instant::now() + self.timeout);
+        tokio::time::timeout_at(deadline, next).await.map_err(|_| {
+            let message = format!(
+                "the body comes too slowly: after {have} bytes it was silent for {} s (--body-timeout) or came below {} \
+                 bytes a second (--body-rate-min); send it again",
+                self.timeout.as_secs_f64(),
+                self.rate
+            );
+            Refusal::unavailable(&message, 1)
+        })
     }
 }
 
-impl Held {
-    /// Takes over what another holds.
-    pub(crate) fn absorb(&mut self, mut other: Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.stats.in_flight_bytes.fetch_sub(self.bytes, Relaxed);
-    }
+/// What a future gives at once, if it does.
+async fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    use std::task::Poll;
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(ready) => Poll::Ready(Some(ready)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Reads a body of at most `max` bytes. A body in one piece is not copied.
@@ -57,18 +62,18 @@ pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Res
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }
+    held.could_add(body.size_hint().lower())?;
     let expected = (body.size_hint().lower() as usize).min(max);
+    let mut pace = Pace::of(held);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     loop {
-        let frame = tokio::time::timeout(IDLE, body.frame()).await;
-        let frame =
-            frame.map_err(|_| Refusal::unavailable("the body stopped coming for 60 seconds; send it again", 1))?;
+        let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
+        let frame = pace.next(have, body.frame()).await?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| Refusal::unavailable(&format!("the body broke off: {e}; send it again"), 1))?;
         let Ok(data) = frame.into_data() else { continue };
         held.add(data.len() as u64)?;
-        let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
         if have + data.len() > max {
             return Err(Refusal::TooLarge(max));
         }
@@ -120,7 +125,9 @@ pub(crate) async fn decompressed(
     if compression == Compression::None || body.len() <= INLINE_BYTES_MAX {
         return decompress(body, compression, max, held);
     }
-    let mut own = Held::new(Arc::clone(&held.stats), held.limit);
+    let client = std::sync::Arc::clone(held.client());
+    let _turn = client.work().await;
+    let mut own = client.hold();
     let work = move || decompress(body, compression, max, &mut own).map(|body| (body, own));
     let done = tokio::task::spawn_blocking(work).await;
     let (body, own) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
@@ -168,7 +175,8 @@ mod tests {
     use std::io::Write as _;
 
     fn held() -> Held {
-        Held::new(Arc::default(), 1 << 30)
+        let admission = crate::admission::Admission::new(Default::default(), Default::default());
+        admission.client("peer".into()).hold()
     }
 
     #[test]
@@ -182,7 +190,7 @@ mod tests {
             let mut bytes = held();
             let refused = decompress(body.clone(), compression, 1 << 20, &mut bytes);
             assert_eq!(refused, Err(Refusal::TooLarge(1 << 20)));
-            assert!(bytes.bytes <= (1 << 20) + (64 << 10), "made {} bytes", bytes.bytes);
+            assert!(bytes.bytes() <= (1 << 20) + (64 << 10), "made {} bytes", bytes.bytes());
             assert_eq!(decompress(body, compression, 10 << 20, &mut held()).unwrap().len(), 10 << 20);
         }
     }
@@ -193,17 +201,5 @@ mod tests {
             let refused = decompress(Bytes::from_static(b"garbage!"), compression, 100, &mut held());
             assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
         }
-    }
-
-    #[test]
-    fn memory_is_bounded_and_given_back() {
-        let stats = Arc::new(Stats::default());
-        let mut one = Held::new(Arc::clone(&stats), 100);
-        one.add(80).unwrap();
-        let mut two = Held::new(Arc::clone(&stats), 100);
-        assert!(matches!(two.add(30), Err(Refusal::Unavailable { .. })));
-        drop((one, two));
-        assert_eq!(stats.in_flight_bytes.load(Relaxed), 0);
-        Held::new(stats, 100).add(500).unwrap();
     }
 }

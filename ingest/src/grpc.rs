@@ -5,6 +5,7 @@
 //! the limit. (gRPC over HTTP/2, "PROTOCOL-HTTP2.md".)
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use custody_proto::Signal;
@@ -13,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 
-use crate::body::{self, Compression, Held};
+use crate::admission::{Client, Held};
+use crate::body::{self, Compression};
 use crate::http::{Body, partial_success};
 use crate::receive::{Core, Outcome, Sender};
 use crate::status::{self, Refusal};
@@ -36,7 +38,7 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one call.
-pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
     if let Some(response) = not_grpc(&request) {
         return response;
     }
@@ -46,16 +48,13 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             "{path} is not a method of this server; it serves Export of OTLP's TraceService, LogsService and MetricsService"
         )));
     };
-    match export(core, signal, identity, request).await {
+    match export(core, signal, client, request).await {
         Ok(outcome) => {
             let mut response = success(&partial_success(&outcome));
             outcome.put_receipt(response.headers_mut());
             response
         }
-        Err(refusal) => {
-            core.stats.refused(&refusal);
-            error(&refusal.grpc())
-        }
+        Err(refusal) => refused(core, &refusal),
     }
 }
 
@@ -88,9 +87,20 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
     Some(response)
 }
 
-async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Outcome, Refusal> {
-    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+/// Counts a refusal, and tells it.
+pub(crate) fn refused(core: &Core, refusal: &Refusal) -> Response<Body> {
+    core.stats.refused(refusal);
+    error(&refusal.grpc())
+}
+
+async fn export(
+    core: &Core,
+    signal: Signal,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Outcome, Refusal> {
+    let mut held = client.hold();
+    let sender = Sender::new(client.identity().to_owned(), request.headers());
     let message = message(core, request, &mut held).await?;
     core.receive(signal, Encoding::Protobuf, message, sender, held).await
 }

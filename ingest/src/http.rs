@@ -3,6 +3,7 @@
 //! request's own encoding.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use custody_proto::Signal;
@@ -14,7 +15,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use prost::Message as _;
 
-use crate::body::{self, Compression, Held};
+use crate::admission::Client;
+use crate::body::{self, Compression};
 use crate::receive::{Core, Outcome, Sender};
 use crate::status::{self, Refusal};
 
@@ -31,14 +33,14 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one request, and lets a page read the answer if it may send.
-pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = respond(core, identity, request).await;
+    let mut response = respond(core, client, request).await;
     core.cors.mark(origin.as_ref(), response.headers_mut());
     response
 }
 
-async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+async fn respond(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
     let encoding = content_type(request.headers());
     // What cannot be told in the request's encoding is told in JSON.
     let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
@@ -70,7 +72,7 @@ async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> R
             return response;
         }
     };
-    match export(core, signal, encoding, identity, request).await {
+    match export(core, signal, encoding, client, request).await {
         Ok(outcome) => {
             let mut response = accepted(signal, encoding, &outcome);
             outcome.put_receipt(response.headers_mut());
@@ -88,7 +90,7 @@ async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> R
     }
 }
 
-fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
+pub(crate) fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "application/x-protobuf" => Ok(Encoding::Protobuf),
@@ -101,12 +103,12 @@ async fn export(
     core: &Core,
     signal: Signal,
     encoding: Encoding,
-    identity: String,
+    client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     let compression = compression(request.headers())?;
-    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+    let mut held = client.hold();
+    let sender = Sender::new(client.identity().to_owned(), request.headers());
     let max = core.limits.body_bytes_max;
     let body = body::read(request.into_body(), max, &mut held).await?;
     let body = body::decompressed(body, compression, max, &mut held).await?;
@@ -156,7 +158,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 }
 
 /// Counts a refusal, and tells it in the request's encoding.
-fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
+pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
     core.stats.refused(refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),

@@ -5,18 +5,23 @@
 //! handed to the sequencer; it is answered when it is durable. This crate knows
 //! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
 
+mod admission;
 mod body;
 mod cors;
+mod door;
 mod grpc;
 mod http;
 mod identity;
+mod pulse;
 mod receive;
 mod sequencer;
 mod server;
 mod stats;
 mod status;
 
+pub use admission::InFlight;
 pub use cors::Cors;
+pub use door::{ConnectionLimits, Door, Tongue};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
 pub use stats::Stats;
