@@ -1,8 +1,7 @@
 //! The door of a listener: how many come in, what their connections may do, and how
 //! long they may be silent. It knows HTTP and no OTLP, so every listener can use it.
 //!
-//! Who is turned away is told why: an HTTP/1.1 answer, or a GOAWAY that every gRPC
-//! client takes as UNAVAILABLE.
+//! Who is turned away is told why: 503 over HTTP/1.1, UNAVAILABLE to what gRPC calls.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::Refusal;
 use crate::pulse::{Pulse, Tail, Timer, Watched};
 
 /// Bounds on connections and on what one may do.
@@ -74,7 +75,7 @@ impl Default for ConnectionLimits {
 pub enum Tongue {
     /// HTTP/1.1: a status and a JSON body.
     Http,
-    /// HTTP/2, as gRPC speaks it: GOAWAY.
+    /// gRPC: UNAVAILABLE to every call.
     Grpc,
 }
 
@@ -89,6 +90,9 @@ const ERROR_RESETS_MAX: usize = 1024;
 
 /// Connections that are told why they are turned away, at once; above that they are only closed.
 const FAREWELLS_MAX: usize = 64;
+
+/// How long one that is turned away has to take it in.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Counts the connections of one or more listeners, and serves them.
 pub struct Door {
@@ -172,26 +176,36 @@ impl Door {
         Ok(Pass { door: Arc::clone(self), peer })
     }
 
-    /// Says why, and closes. The wait is for the client to read it: to close with unread
-    /// bytes would reset the connection, and the answer with it.
-    fn turn_away(self: &Arc<Self>, mut stream: TcpStream, tongue: Tongue, why: &str) {
+    /// Says why, and closes.
+    fn turn_away(self: &Arc<Self>, stream: TcpStream, tongue: Tongue, why: &str) {
         tracing::debug!(why, "a connection is turned away");
         if self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
             self.farewells.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let (door, words) = (Arc::clone(self), farewell(tongue, why));
+        let (door, refusal) = (Arc::clone(self), Refusal::unavailable(&format!("{why}; try again"), 1));
         tokio::spawn(async move {
-            let farewell = async {
-                stream.write_all(&words).await?;
-                stream.shutdown().await?;
-                let mut rest = [0; 1024];
-                while stream.read(&mut rest).await? > 0 {}
-                std::io::Result::Ok(())
+            let _ = match tongue {
+                Tongue::Http => tokio::time::timeout(FAREWELL, refuse_http(stream, &refusal)).await,
+                Tongue::Grpc => tokio::time::timeout(FAREWELL * 2, door.refuse_grpc(stream, refusal)).await,
             };
-            let _ = tokio::time::timeout(Duration::from_millis(500), farewell).await;
             door.farewells.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+
+    /// Answers calls with UNAVAILABLE, for a moment. (A bare GOAWAY would do by the
+    /// specification, but there are clients that make INTERNAL of it, and do not retry that.)
+    async fn refuse_grpc(&self, stream: TcpStream, refusal: Refusal) -> std::io::Result<()> {
+        let service = service_fn(move |_: Request<Incoming>| {
+            let answer = refusal.grpc().into_http::<Empty<Bytes>>();
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let mut connection = pin!(self.builder().serve_connection(TokioIo::new(stream), service).into_owned());
+        if tokio::time::timeout(FAREWELL, connection.as_mut()).await.is_err() {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        Ok(())
     }
 
     /// Serves one connection in its own task.
@@ -219,7 +233,8 @@ impl Door {
         let mut closing = self.closing.subscribe();
         let mut timer = Timer::new(pulse, &self.limits);
         tokio::spawn(async move {
-            let _pass = pass;
+            // While this lives the connection is open: [`Self::close`] waits for it.
+            let _open = (pass, closing.clone());
             let mut connection = pin!(connection);
             let mut closed = pin!(async move { closing.wait_for(|closing| *closing).await.map(drop) });
             let mut is_leaving = false;
@@ -296,27 +311,19 @@ pub(crate) fn ip(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
 
-/// What is said to a connection that is turned away, before it has asked anything.
-fn farewell(tongue: Tongue, why: &str) -> Vec<u8> {
-    let message = format!("{why}; try again");
-    match tongue {
-        Tongue::Http => {
-            let body = serde_json::json!({"code": tonic::Code::Unavailable as i32, "message": message}).to_string();
-            format!(
-                "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
-            .into_bytes()
-        }
-        Tongue::Grpc => {
-            // RFC 9113: an empty SETTINGS frame, then GOAWAY: last stream 0, NO_ERROR, the reason as debug data.
-            let mut out = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
-            out.extend_from_slice(&(8 + message.len() as u32).to_be_bytes()[1..]);
-            out.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
-            out.extend_from_slice(&[0; 8]);
-            out.extend_from_slice(message.as_bytes());
-            out
-        }
-    }
+/// An answer before anything was asked. Then it waits for the client to read it: to
+/// close with unread bytes would reset the connection, and the answer with it.
+async fn refuse_http(mut stream: TcpStream, refusal: &Refusal) -> std::io::Result<()> {
+    let body = refusal.json();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }

@@ -190,6 +190,11 @@ impl Server {
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
     }
 
+    /// Waits for its end after a SIGTERM; it must end well.
+    pub fn wait(&mut self) {
+        assert!(self.child.wait().unwrap().success(), "the server did not end well");
+    }
+
     /// SIGTERM; it must end well.
     pub fn stop(&mut self) {
         let kill = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
