@@ -10,6 +10,7 @@ mod grpc;
 mod http;
 mod identity;
 mod receive;
+pub mod redact;
 mod sequencer;
 mod server;
 mod stats;

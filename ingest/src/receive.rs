@@ -10,12 +10,16 @@ use custody_store::{Encoding, Prepared};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::body::Held;
+use crate::redact::Redactor;
 use crate::sequencer::{Sequencer, SubmitError};
 use crate::stats::Stats;
 use crate::status::Refusal;
 
 /// Requests above this size are scanned and hashed off the network threads.
 const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// The same, where rules are applied: they take longer.
+const REDACT_INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// What became of a request that was not refused whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,12 +75,19 @@ pub(crate) struct Core {
     pub(crate) in_flight_bytes_max: u64,
     pub(crate) sequencer: Sequencer,
     pub(crate) stats: Arc<Stats>,
+    /// Replaces what its rules name before anything is kept.
+    pub(crate) redactor: Option<Arc<Redactor>>,
 }
 
 impl Core {
     /// Receivers' common part over a started sequencer.
     pub(crate) fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
-        Self { limits, in_flight_bytes_max, sequencer, stats }
+        Self { limits, in_flight_bytes_max, sequencer, stats, redactor: None }
+    }
+
+    /// The same, with these rules applied to every request.
+    pub(crate) fn redacting(self, redactor: Option<Arc<Redactor>>) -> Self {
+        Self { redactor, ..self }
     }
 
     /// Takes a request's decompressed body; resolves when it is durable. `held` are
@@ -89,11 +100,13 @@ impl Core {
         sender: Sender,
         held: Held,
     ) -> Result<Outcome, Refusal> {
-        let read = if body.len() <= INLINE_BYTES_MAX {
-            read(signal, encoding, body, &sender, &self.limits)?
+        let inline = if self.redactor.is_some() { REDACT_INLINE_BYTES_MAX } else { INLINE_BYTES_MAX };
+        let read = if body.len() <= inline {
+            read(signal, encoding, body, &sender, &self.limits, self.redactor.as_deref())?
         } else {
-            let limits = self.limits.clone();
-            let read = tokio::task::spawn_blocking(move || read(signal, encoding, body, &sender, &limits)).await;
+            let (limits, redactor) = (self.limits.clone(), self.redactor.clone());
+            let work = move || read(signal, encoding, body, &sender, &limits, redactor.as_deref());
+            let read = tokio::task::spawn_blocking(work).await;
             read.map_err(|_| Refusal::unavailable("the server is stopping", 1))??
         };
         self.stats.rejected(signal, read.outcome.rejected);
@@ -121,15 +134,29 @@ struct Read {
 }
 
 /// The CPU work of one request.
-fn read(signal: Signal, encoding: Encoding, body: Bytes, sender: &Sender, limits: &Limits) -> Result<Read, Refusal> {
+fn read(
+    signal: Signal,
+    encoding: Encoding,
+    body: Bytes,
+    sender: &Sender,
+    limits: &Limits,
+    redactor: Option<&Redactor>,
+) -> Result<Read, Refusal> {
     let invalid = |e: custody_proto::Invalid| Refusal::Invalid(e.message().to_owned());
-    let payload = match encoding {
+    let mut payload = match encoding {
         Encoding::Protobuf => body,
         Encoding::Json => json::transcode(signal, &body).map_err(invalid)?.into(),
     };
-    let scan = scan(signal, &payload, limits).map_err(invalid)?;
-    let message = scan.rejection.clone().unwrap_or_default();
-    let outcome = Outcome { rejected: scan.rejected, message, receipt: None };
-    let request = Prepared::new(signal, encoding, payload, scan, &sender.identity).with_receipt(sender.receipt);
+    let mut scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    // Before anything is hashed or kept.
+    if let Some(redactor) = redactor
+        && let Some(redacted) = redactor.apply(signal, &payload, limits).map_err(invalid)?
+    {
+        payload = redacted.into();
+        scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    }
+    let message = scanned.rejection.clone().unwrap_or_default();
+    let outcome = Outcome { rejected: scanned.rejected, message, receipt: None };
+    let request = Prepared::new(signal, encoding, payload, scanned, &sender.identity).with_receipt(sender.receipt);
     Ok(Read { request, outcome })
 }

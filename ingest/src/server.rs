@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::http::Body;
 use crate::receive::Core;
+use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::Stats;
 use crate::{grpc, http as otlp_http, identity};
@@ -36,6 +37,8 @@ pub struct Config {
     pub in_flight_bytes_max: u64,
     /// How requests are grouped and signed.
     pub sequencer: Settings,
+    /// Rules that replace what must not be kept, in every request.
+    pub redactor: Option<Arc<Redactor>>,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
 }
@@ -48,6 +51,7 @@ impl Default for Config {
             limits: Limits::default(),
             in_flight_bytes_max: 256 << 20,
             sequencer: Settings::default(),
+            redactor: None,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -118,7 +122,8 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Arc::new(Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats));
+        let core = Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats).redacting(config.redactor);
+        let core = Arc::new(core);
         Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default() })
     }
 
