@@ -59,7 +59,8 @@ pub fn rewrite(
     limits: &Limits,
     editor: &mut impl Editor,
 ) -> Result<Option<Vec<u8>>, Invalid> {
-    let mut pass = Pass { request, limits, editor, edits: vec![], path: String::new(), records: 0, size: request.len() };
+    let mut pass =
+        Pass { request, limits, editor, edits: vec![], path: String::new(), records: 0, size: request.len() };
     let spot = Spot { record: None, message: "", field: "" };
     pass.message(0..request.len(), schema::request(signal), spot, limits.depth_max)?;
     if pass.edits.is_empty() {
@@ -130,7 +131,11 @@ impl<'a, E: Editor> Pass<'a, E> {
         let mut grown = 0;
         let mut fields = Fields { bytes: self.request, at: range.start, end: range.end };
         while let Some(field) = fields.next()? {
-            let Some(known) = u32::try_from(field.number).ok().and_then(|n| message.field(n)).filter(|_| field.wire == LENGTH) else { continue };
+            let Some(known) =
+                u32::try_from(field.number).ok().and_then(|n| message.field(n)).filter(|_| field.wire == LENGTH)
+            else {
+                continue;
+            };
             let spot = if is_value(message) { spot } else { Spot { message: message.name, field: known.name, ..spot } };
             grown += match known.kind {
                 Kind::Message(inner) if std::ptr::eq(inner, &schema::ENTITY_REF) => 0,
@@ -143,13 +148,7 @@ impl<'a, E: Editor> Pass<'a, E> {
     }
 
     /// A field that holds a message: its length is written anew if the message grows.
-    fn nested(
-        &mut self,
-        field: &Field,
-        inner: &'static Message,
-        mut spot: Spot,
-        depth: usize,
-    ) -> Result<i64, Invalid> {
+    fn nested(&mut self, field: &Field, inner: &'static Message, mut spot: Spot, depth: usize) -> Result<i64, Invalid> {
         let depth = depth.checked_sub(1).ok_or_else(broken)?;
         if is_record(inner) {
             spot.record = Some(self.records);

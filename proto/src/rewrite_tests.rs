@@ -70,7 +70,7 @@ fn mark_all(attributes: &mut [KeyValue], above: &str) {
 
 fn mark_shared(resource: &mut Option<Resource>, scope: &mut Option<InstrumentationScope>) {
     resource.iter_mut().for_each(|resource| mark_all(&mut resource.attributes, ""));
-    for scope in scope {
+    if let Some(scope) = scope {
         mark_text(&mut scope.name);
         mark_text(&mut scope.version);
         mark_all(&mut scope.attributes, "");
@@ -202,7 +202,8 @@ fn put(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 fn what_otlp_does_not_name_stays_byte_for_byte() {
     // In every message an unknown field of every wire type, an unknown group with a group in it, and lengths
     // spelled longer than they need be.
-    let unknown: &[u8] = b"\xf8\x3f\x87\x80\x00\xf9\x3fxxxxxxxx\xfa\x3f\x82\x00xx\xfd\x3fxxxx\xfb\x3f\x0b\x08\x01\x0c\xfc\x3f";
+    let unknown: &[u8] =
+        b"\xf8\x3f\x87\x80\x00\xf9\x3fxxxxxxxx\xfa\x3f\x82\x00xx\xfd\x3fxxxx\xfb\x3f\x0b\x08\x01\x0c\xfc\x3f";
     let build = |name: &[u8], value: &[u8]| {
         let mut string = unknown.to_vec();
         put(&mut string, 1, value);
@@ -234,11 +235,13 @@ fn what_otlp_does_not_name_stays_byte_for_byte() {
 
 #[test]
 fn says_where_a_text_stands() {
-    let nested = KeyValueList { values: vec![KeyValue {
-        key: "b".into(),
-        value: Some(AnyValue { value: Some(Any::StringValue("v".into())) }),
-        ..Default::default()
-    }] };
+    let nested = KeyValueList {
+        values: vec![KeyValue {
+            key: "b".into(),
+            value: Some(AnyValue { value: Some(Any::StringValue("v".into())) }),
+            ..Default::default()
+        }],
+    };
     let attribute = KeyValue {
         key: "a".into(),
         value: Some(AnyValue { value: Some(Any::KvlistValue(nested)) }),
@@ -248,12 +251,17 @@ fn says_where_a_text_stands() {
     let span = Span { name: "n".into(), events: vec![event], ..Default::default() };
     let scope_spans = vec![ScopeSpans { spans: vec![Span::default(), span], ..Default::default() }];
     let resource = Some(Resource { attributes: vec![attribute], ..Default::default() });
-    let request =
-        ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans, ..Default::default() }] };
+    let request = ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { resource, scope_spans, ..Default::default() }],
+    };
     let mut seen = Marks::default();
     rewrite(Signal::Traces, &request.encode_to_vec(), &Limits::default(), &mut seen).unwrap();
-    let want =
-        ["None Resource attributes a.b", "Some(1) Span name ", "Some(1) Span.Event name ", "Some(1) Span.Event attributes a.b"];
+    let want = [
+        "None Resource attributes a.b",
+        "Some(1) Span name ",
+        "Some(1) Span.Event name ",
+        "Some(1) Span.Event attributes a.b",
+    ];
     assert_eq!(seen.0, want);
 }
 
@@ -281,8 +289,8 @@ fn the_attributes_of_metrics_are_reached() {
 fn a_request_does_not_grow_beyond_the_limit() {
     let span = Span { name: "xxx".into(), ..Default::default() };
     let scope_spans = vec![ScopeSpans { spans: vec![span; 50], ..Default::default() }];
-    let bytes =
-        ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { scope_spans, ..Default::default() }] }.encode_to_vec();
+    let bytes = ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { scope_spans, ..Default::default() }] }
+        .encode_to_vec();
     let limits = Limits { body_bytes_max: 5000, ..Limits::default() };
     let error = rewrite(Signal::Traces, &bytes, &limits, &mut Marks::default()).unwrap_err();
     assert!(error.message().contains("limit of 5000"), "{error}");

@@ -174,8 +174,7 @@ struct GitleaksAllow {
 /// that needs one allows nothing.
 pub(super) fn gitleaks(text: &str) -> Result<Set, String> {
     let file: GitleaksFile = toml::from_str(text).map_err(|e| format!("gitleaks.toml: {e}"))?;
-    let mut rules: Vec<Rule> =
-        file.rules.iter().filter_map(|rule| gitleaks_rule(rule, &file.allowlist)).collect();
+    let mut rules: Vec<Rule> = file.rules.iter().filter_map(|rule| gitleaks_rule(rule, &file.allowlist)).collect();
     // Where a generic rule and another match the same, the other says more.
     rules.sort_by_key(|rule| rule.name.contains("generic"));
     Ok(Set { says: says("gitleaks", GITLEAKS_VERSION, text), rules })
