@@ -5,7 +5,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::marker::{Action, NAME_BYTES_MAX, is_name};
-use super::rule::{ALL_SIGNALS, Allow, Matcher, Part, Pattern, Rule, Target, bit};
+use super::rule::{ALL_SIGNALS, Allow, Matcher, Part, Pattern, Rule, Target, Words, bit};
 
 /// gitleaks' rules (MIT; see `ingest/rules/README.md`), unchanged.
 pub(super) const GITLEAKS: &str = include_str!("../../rules/gitleaks.toml");
@@ -213,7 +213,7 @@ fn gitleaks_allow(allow: &GitleaksAllow) -> Option<Allow> {
         _ => Target::Secret,
     };
     let patterns = allow.regexes.iter().map(|regex| Pattern::lazy(&re2(regex))).collect();
-    Some(Allow { target, patterns, words: allow.stopwords.iter().map(|word| word.to_ascii_lowercase()).collect() })
+    Some(Allow { target, patterns, words: Words::new(&allow.stopwords) })
 }
 
 /// Spells an RE2 pattern as the regex crate wants it: a brace that begins no repetition,

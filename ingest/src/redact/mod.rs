@@ -213,7 +213,7 @@ struct Pass<'a> {
     signal: Signal,
     /// Paths that came before, with the rules whose key matches.
     paths: HashMap<Box<str>, Arc<[usize]>>,
-    /// The rules to try on a text; cleared before each.
+    /// The rules to try on a text; all false between two texts.
     tried: Vec<bool>,
     findings: Option<Vec<Finding>>,
 }
@@ -244,7 +244,6 @@ impl<'a> Pass<'a> {
     /// whose key matches where it stands.
     fn hits(&mut self, of_key: &[usize], text: &[u8]) -> Vec<Hit> {
         let redactor = self.redactor;
-        self.tried.fill(false);
         for rule in &redactor.always {
             self.tried[*rule] = true;
         }
@@ -265,6 +264,7 @@ impl<'a> Pass<'a> {
                 matcher.find(text, |range| hits.push((range, i)));
             }
         }
+        self.tried.fill(false);
         joined(hits)
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use aho_corasick::AhoCorasick;
 use custody_proto::Signal;
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -68,8 +69,26 @@ pub(super) enum Part {
 pub(super) struct Allow {
     pub target: Target,
     pub patterns: Vec<Pattern>,
-    /// In lower case.
-    pub words: Vec<String>,
+    pub words: Words,
+}
+
+/// Words that a secret does not contain: gitleaks has 1,400 of them for one rule.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    words: Vec<String>,
+    compiled: OnceLock<Option<AhoCorasick>>,
+}
+
+impl Words {
+    pub(super) fn new(words: &[String]) -> Self {
+        Self { words: words.to_vec(), compiled: OnceLock::new() }
+    }
+
+    fn are_in(&self, text: &[u8]) -> bool {
+        let build = || AhoCorasick::builder().ascii_case_insensitive(true).build(&self.words).ok();
+        let words = if self.words.is_empty() { return false } else { self.compiled.get_or_init(build) };
+        words.as_ref().is_some_and(|words| words.is_match(text))
+    }
 }
 
 /// What the patterns of an [`Allow`] are tried on.
@@ -154,25 +173,20 @@ impl Allow {
             Target::Line => line(text, whole),
         };
         let target = &text[target];
-        if self.patterns.iter().filter_map(Pattern::regex).any(|regex| regex.is_match(target)) {
-            return true;
-        }
-        if self.words.is_empty() {
-            return false;
-        }
-        let secret = text[secret].to_ascii_lowercase();
-        self.words.iter().any(|word| contains(&secret, word.as_bytes()))
+        self.patterns.iter().filter_map(Pattern::regex).any(|regex| regex.is_match(target))
+            || self.words.are_in(&text[secret])
     }
 }
 
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len().max(1)).any(|window| window == word)
-}
+/// How much of its line is looked at on each side of a match. A text may be one line with a
+/// hundred thousand matches: to read all of it for each would take for ever.
+const LINE_BYTES_MAX: usize = 256;
 
-/// The lines that a match lies on.
+/// The lines that a match lies on, as far as they are near.
 fn line(text: &[u8], of: Range<usize>) -> Range<usize> {
-    let from = text[..of.start].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
-    let to = text[of.end..].iter().position(|c| *c == b'\n').map_or(text.len(), |at| of.end + at);
+    let (low, high) = (of.start.saturating_sub(LINE_BYTES_MAX), text.len().min(of.end + LINE_BYTES_MAX));
+    let from = text[low..of.start].iter().rposition(|c| *c == b'\n').map_or(low, |at| low + at + 1);
+    let to = text[of.end..high].iter().position(|c| *c == b'\n').map_or(high, |at| of.end + at);
     from..to
 }
 
@@ -185,4 +199,23 @@ fn entropy(text: &[u8]) -> f64 {
     let all = text.len() as f64;
     let bits = counts.iter().filter(|n| **n > 0).map(|n| f64::from(*n) / all);
     -bits.map(|share| share * share.log2()).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_at_its_breaks_and_not_far_from_the_match() {
+        assert_eq!(line(b"ab\ncdef\ngh", 4..6), 3..7);
+        assert_eq!(line(b"abc", 1..2), 0..3);
+        assert_eq!(line(&[b'a'; 10_000], 5000..5010), 5000 - LINE_BYTES_MAX..5010 + LINE_BYTES_MAX);
+    }
+
+    #[test]
+    fn entropy_is_that_of_shannon() {
+        assert!(entropy(b"aaaa").abs() < 1e-9);
+        assert!((entropy(b"abab") - 1.0).abs() < 1e-9);
+        assert!((entropy(b"abcd") - 2.0).abs() < 1e-9);
+    }
 }
