@@ -14,6 +14,7 @@ mod http;
 mod identity;
 mod pulse;
 mod receive;
+pub mod redact;
 mod sequencer;
 mod server;
 mod stats;

@@ -11,12 +11,16 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::admission::{Admission, Held, InFlight};
 use crate::cors::Cors;
+use crate::redact::Redactor;
 use crate::sequencer::{Sequencer, SubmitError};
 use crate::stats::Stats;
 use crate::status::Refusal;
 
 /// Requests above this size are scanned and hashed off the network threads.
 const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// The same, where rules are applied: they take longer.
+const REDACT_INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// What became of a request that was not refused whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub(crate) struct Core {
     pub(crate) sequencer: Sequencer,
     pub(crate) stats: Arc<Stats>,
     pub(crate) cors: Cors,
+    /// Replaces what its rules name before anything is kept.
+    pub(crate) redactor: Option<Arc<Redactor>>,
 }
 
 impl Core {
@@ -84,12 +90,18 @@ impl Core {
             sequencer,
             stats,
             cors: Cors::default(),
+            redactor: None,
         }
     }
 
     /// Lets the pages of some origins send.
     pub(crate) fn with_cors(self, cors: Cors) -> Self {
         Self { cors, ..self }
+    }
+
+    /// The same, with these rules applied to every request.
+    pub(crate) fn redacting(self, redactor: Option<Arc<Redactor>>) -> Self {
+        Self { redactor, ..self }
     }
 
     /// Takes a request's decompressed body; resolves when it is durable. `held` are
@@ -102,12 +114,16 @@ impl Core {
         sender: Sender,
         mut held: Held,
     ) -> Result<Outcome, Refusal> {
-        let read = if body.len() <= INLINE_BYTES_MAX {
-            read(signal, encoding, body, &sender, &self.limits, &mut held)?
+        let inline = if self.redactor.is_some() { REDACT_INLINE_BYTES_MAX } else { INLINE_BYTES_MAX };
+        let read = if body.len() <= inline {
+            read(signal, encoding, body, &sender, &self.limits, self.redactor.as_deref(), &mut held)?
         } else {
-            let (limits, client) = (self.limits.clone(), Arc::clone(held.client()));
+            let (limits, redactor, client) = (self.limits.clone(), self.redactor.clone(), Arc::clone(held.client()));
             let _turn = client.work().await;
-            let work = move || read(signal, encoding, body, &sender, &limits, &mut held).map(|read| (read, held));
+            let work = move || {
+                let read = read(signal, encoding, body, &sender, &limits, redactor.as_deref(), &mut held);
+                read.map(|read| (read, held))
+            };
             let done = tokio::task::spawn_blocking(work).await;
             let (read, given_back) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
             held = given_back;
@@ -148,10 +164,11 @@ fn read(
     body: Bytes,
     sender: &Sender,
     limits: &Limits,
+    redactor: Option<&Redactor>,
     held: &mut Held,
 ) -> Result<Read, Refusal> {
     let invalid = |e: custody_proto::Invalid| Refusal::Invalid(e.message().to_owned());
-    let payload = match encoding {
+    let mut payload = match encoding {
         Encoding::Protobuf => body,
         Encoding::Json => {
             let payload = json::transcode_within(signal, &body, limits.body_bytes_max).map_err(invalid)?;
@@ -159,10 +176,17 @@ fn read(
             payload.into()
         }
     };
-    let scan = scan(signal, &payload, limits).map_err(invalid)?;
-    held.add(scan.records.len() as u64 * RECORD_BYTES)?;
-    let message = scan.rejection.clone().unwrap_or_default();
-    let outcome = Outcome { rejected: scan.rejected, message, receipt: None };
-    let request = Prepared::new(signal, encoding, payload, scan, &sender.identity).with_receipt(sender.receipt);
+    let mut scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    // Before anything is hashed or kept.
+    if let Some(redactor) = redactor
+        && let Some(redacted) = redactor.apply(signal, &payload, limits).map_err(invalid)?
+    {
+        payload = redacted.into();
+        scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    }
+    held.add(scanned.records.len() as u64 * RECORD_BYTES)?;
+    let message = scanned.rejection.clone().unwrap_or_default();
+    let outcome = Outcome { rejected: scanned.rejected, message, receipt: None };
+    let request = Prepared::new(signal, encoding, payload, scanned, &sender.identity).with_receipt(sender.receipt);
     Ok(Read { request, outcome })
 }

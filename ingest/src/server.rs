@@ -19,6 +19,7 @@ use crate::door::{ConnectionLimits, Door, Tongue};
 use crate::http::Body;
 use crate::pulse::Tail;
 use crate::receive::Core;
+use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::Stats;
 use crate::status::Refusal;
@@ -41,6 +42,8 @@ pub struct Config {
     pub sequencer: Settings,
     /// The origins whose pages may send over OTLP/HTTP.
     pub cors: Cors,
+    /// Rules that replace what must not be kept, in every request.
+    pub redactor: Option<Arc<Redactor>>,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
 }
@@ -55,6 +58,7 @@ impl Default for Config {
             connections: ConnectionLimits::default(),
             sequencer: Settings::default(),
             cors: Cors::default(),
+            redactor: None,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -86,8 +90,8 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Core::new(config.limits, config.in_flight, sequencer, stats).with_cors(config.cors);
-        let core = Arc::new(core);
+        let core = Core::new(config.limits, config.in_flight, sequencer, stats);
+        let core = Arc::new(core.with_cors(config.cors).redacting(config.redactor));
         Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door: Door::new(config.connections) })
     }
 

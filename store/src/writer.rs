@@ -111,6 +111,12 @@ impl Writer {
         &self.reader
     }
 
+    /// A secret of this log for a purpose, which the context names: it stays the same
+    /// as long as the log keeps `keys/submitter.key`.
+    pub fn secret_for(&self, context: &'static str) -> [u8; 32] {
+        self.secret.derive(context)
+    }
+
     /// Appends a batch with one fsync. After `Ok` all of it is durable; after
     /// `Err` the writer takes nothing more, and what of the batch is on disk is
     /// found by opening the log again.

@@ -7,6 +7,7 @@ mod evidence;
 mod keep;
 mod limits;
 mod recording;
+mod redact;
 mod remote;
 mod replay;
 mod select;
@@ -56,6 +57,7 @@ enum Command {
     Keys(keep::KeysCommand),
     Signer(keep::Signer),
     Witness(witness::Witness),
+    Redact(redact::Redact),
     Demo(demo::Demo),
 }
 
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Repair(command) => ("repair", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
+        Command::Redact(command) => ("redact", command.run()),
         Command::Witness(command) => ("witness", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };

@@ -90,6 +90,11 @@ pub struct Serve {
     /// How often a new checkpoint is submitted to the witnesses [default: 60].
     #[arg(long, value_name = "SECONDS")]
     witness_interval: Option<f64>,
+    /// Replace what these rules name in every request, before anything is stored: `secrets`
+    /// (the rules that come with custody) or a rule file; may be given more than once. The
+    /// log says which rules are in force. Try them with `custody redact`.
+    #[arg(long, value_name = "RULES")]
+    redact: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
 }
@@ -163,6 +168,7 @@ struct File {
     retain: Option<String>,
     witness_policy: Option<PathBuf>,
     witness_interval: Option<f64>,
+    redact: Vec<String>,
     limits: LimitFlags,
 }
 
@@ -210,16 +216,18 @@ impl Serve {
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
+            redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
             config: self.config,
         })
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        // RocksDB and every connection need files; what the system allows is taken.
+        let mut config = self.receivers()?;        // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
-        let config = self.receivers()?;
+        let mut config = self.receivers()?;
         let door = Door::new(config.connections.clone());
+        let redactor = crate::redact::load(&self.redact)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
@@ -230,7 +238,9 @@ impl Serve {
         let api = listen("the HTTP API", "--http", http).await?;
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = self.options();
-        let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
+        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
@@ -241,7 +251,10 @@ impl Serve {
         let stats = receivers.stats();
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
-        let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
+        let served = Served::new(engine, QueryLimits::default(), move || {
+            let redactions = redactor.as_ref().map(|redactor| redactor.render_prometheus());
+            stats.render_prometheus() + &redactions.unwrap_or_default()
+        });
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
