@@ -93,6 +93,7 @@ fn main() -> ExitCode {
 }
 
 /// Why a command ends without having done its work: one line, and an exit status.
+#[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     status: u8,

@@ -223,7 +223,7 @@ impl Serve {
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        let mut config = self.receivers()?;        // RocksDB and every connection need files; what the system allows is taken.
+        // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
         let mut config = self.receivers()?;
         let door = Door::new(config.connections.clone());
