@@ -51,7 +51,11 @@ fn the_python_sdk_in_its_default_configuration() {
         calls,
         [json!({"tool": "send_money", "arguments": "{\"to\": \"ünïcode\"}", "initiator_id": "emma", "n": 4})]
     );
-    let metrics = server.sql("SELECT count(*) > 0 AS recorded FROM ledger WHERE kind = 'metric'");
+    // More than a batch of logs, each once from each of the four runs, in its span.
+    let steps = "SELECT count(*) AS n, count(DISTINCT body) AS steps, count(trace_id) AS traced FROM logs WHERE severity_number = 5";
+    assert_eq!(server.sql(steps), [json!({"n": 4 * 598, "steps": 598, "traced": 4 * 598})]);
+    // A counter and a histogram, of each run at least once.
+    let metrics = server.sql("SELECT count(*) >= 8 AS recorded FROM ledger WHERE kind = 'metric'");
     assert_eq!(metrics, [json!({"recorded": true})]);
     server.stop_and_verify();
 }
@@ -131,6 +135,18 @@ fn captured_requests_of_agent_frameworks_go_in_as_they_are() {
     assert_eq!(got, want);
     let calls = server.sql("SELECT agent_name, tool, arguments FROM tool_calls WHERE tool = 'delete_file' LIMIT 1");
     assert_eq!(calls, [json!({"agent_name": "cleaner", "tool": "delete_file", "arguments": "{\"path\":\"a\"}"})]);
+    // Each of them yields events; none of its calls is without a tool.
+    let events = server.sql("SELECT source, count(*) AS n, sum(CASE WHEN kind = 'tool_call' AND tool IS NOT NULL THEN 1 ELSE 0 END) AS calls FROM events GROUP BY 1 ORDER BY 1");
+    let source = |name: &str, n: u32, calls: u32| json!({"source": name, "n": n, "calls": calls});
+    assert_eq!(events, [source("codex", 12, 3), source("openinference", 7, 3), source("otel_genai", 16, 5)]);
+    let commands = server.sql("SELECT arguments, result LIKE '%exited with code 1%' AS failed, status FROM tool_calls WHERE source = 'codex' ORDER BY event_time");
+    let command = |arguments: &str, failed: bool| json!({"arguments": arguments, "failed": failed, "status": "ok"});
+    let want = [
+        command("{\"cmd\":\"ls -la\"}", false),
+        command("{\"cmd\":\"echo hello > note.txt\"}", false),
+        command("{\"cmd\":\"cat /nope\"}", true),
+    ];
+    assert_eq!(commands, want, "Codex calls a command that failed a success");
     server.stop_and_verify();
 }
 
