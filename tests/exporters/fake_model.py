@@ -1,9 +1,10 @@
-"""An OpenAI server that answers from a script, in a thread of this process or on its own:
+"""A model's server that answers from a script, in a thread of this process or on its own:
 
     fake_model.py [PORT]
 
-Both ways of asking: `POST .../chat/completions` and `POST .../responses` (with server-sent
-events when asked to stream). It first calls the tool that the request offers, then says "done".
+It speaks OpenAI's chat completions and responses, Anthropic's messages and Gemini's
+generateContent, the last three also as server-sent events. It first calls a tool that the
+request offers and that it knows the arguments of, then says "done".
 """
 
 import json
@@ -22,6 +23,8 @@ ARGUMENTS = {
     "exec_command": {"cmd": "ls"},
     "shell": {"command": ["ls"]},
     "shell_command": {"command": "ls"},
+    "Bash": {"command": "ls", "description": "List files"},
+    "run_shell_command": {"command": "ls", "description": "List files"},
 }
 
 
@@ -55,7 +58,7 @@ def response(request):
             "tools": [], "usage": RESPONSES_USAGE}
 
 
-def events(answer):
+def response_events(answer):
     item = answer["output"][0]
     yield {"type": "response.created", "response": {**answer, "status": "in_progress", "output": []}}
     yield {"type": "response.output_item.added", "output_index": 0, "item": item}
@@ -63,22 +66,85 @@ def events(answer):
     yield {"type": "response.completed", "response": answer}
 
 
+def messages(request):
+    tool = wanted(request.get("tools"))
+    blocks = [b for m in request["messages"] for b in m["content"] if isinstance(b, dict)]
+    answered = any(block.get("type") == "tool_result" for block in blocks)
+    content, reason = {"type": "text", "text": "done"}, "end_turn"
+    if tool and not answered:
+        content, reason = {"type": "tool_use", "id": "toolu_1", "name": tool, "input": ARGUMENTS[tool]}, "tool_use"
+    return {"id": "msg_1", "type": "message", "role": "assistant", "model": request["model"], "content": [content],
+            "stop_reason": reason, "stop_sequence": None, "usage": {"input_tokens": 11, "output_tokens": 7}}
+
+
+def message_events(answer):
+    block = answer["content"][0]
+    yield {"type": "message_start", "message": {**answer, "content": [], "stop_reason": None}}
+    if block["type"] == "text":
+        yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": block["text"]}}
+    else:
+        yield {"type": "content_block_start", "index": 0, "content_block": {**block, "input": {}}}
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        yield {"type": "content_block_delta", "index": 0, "delta": delta}
+    yield {"type": "content_block_stop", "index": 0}
+    stop = {"stop_reason": answer["stop_reason"], "stop_sequence": None}
+    yield {"type": "message_delta", "delta": stop, "usage": answer["usage"]}
+    yield {"type": "message_stop"}
+
+
+def generate_content(request):
+    tools = [f for t in request.get("tools", []) for f in t.get("functionDeclarations", [])]
+    tool = wanted(tools)
+    answered = any("functionResponse" in part for content in request["contents"] for part in content.get("parts", []))
+    part = {"text": "done"}
+    if tool and not answered:
+        part = {"functionCall": {"name": tool, "args": ARGUMENTS[tool]}}
+    usage = {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}
+    return {"candidates": [{"index": 0, "finishReason": "STOP", "content": {"role": "model", "parts": [part]}}],
+            "usageMetadata": usage, "modelVersion": "gemini"}
+
+
+def stream(events):
+    """Server-sent events, each with its type as name where it has one."""
+    name = lambda event: f"event: {event['type']}\n" if "type" in event else ""
+    return "".join(f"{name(event)}data: {json.dumps(event)}\n\n" for event in events)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.split("?")[0].endswith("/chat/completions"):
-            self.answer(json.dumps(chat(request)), "application/json")
-        elif self.path.split("?")[0].endswith("/responses"):
+        request = json.loads(self.body() or b"{}")
+        path = self.path.split("?")[0]
+        streamed = bool(request.get("stream")) or path.endswith(":streamGenerateContent")
+        if path.endswith("/chat/completions"):
+            answer, events = chat(request), None
+        elif path.endswith("/responses"):
             answer = response(request)
-            if request.get("stream"):
-                lines = [f"event: {e['type']}\ndata: {json.dumps(e | {'sequence_number': i})}\n\n" for i, e in enumerate(events(answer))]
-                self.answer("".join(lines), "text/event-stream")
-            else:
-                self.answer(json.dumps(answer), "application/json")
+            events = ({**event, "sequence_number": i} for i, event in enumerate(response_events(answer)))
+        elif path.endswith("/messages"):
+            answer = messages(request)
+            events = message_events(answer)
+        elif path.endswith(":generateContent") or path.endswith(":streamGenerateContent"):
+            answer = generate_content(request)
+            events = [answer]
         else:
-            self.answer("{}", "application/json", 404)
+            answer, events = {"input_tokens": 1, "totalTokens": 1}, None
+        if streamed and events is not None:
+            self.answer(stream(events), "text/event-stream")
+        else:
+            self.answer(json.dumps(answer), "application/json")
+
+    def body(self):
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def do_GET(self):
         self.answer('{"object": "list", "data": [], "models": []}', "application/json")

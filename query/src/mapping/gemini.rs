@@ -2,7 +2,7 @@
 //! `spans` only. A session is several traces, joined by `session.id`.
 //!
 //! What it cannot tell: a tool call has no id; no result is told, only its length; `auto_accept`
-//! is a person's earlier "always", and a call that needed no confirmation says nothing.
+//! is a person's earlier "always", and `accept` also what --yolo accepts.
 
 use custody_proto::otlp::logs::LogRecord;
 
@@ -40,8 +40,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
             row.tool = attributes.text("function_name");
             row.action = row.tool.clone();
             row.resource = attributes.text("mcp_server_name").map(|server| format!("mcp:{server}"));
-            row.decision =
-                attributes.text("decision").map(|d| if d == "reject" { "rejected" } else { "approved" }.into());
+            row.decision = attributes.text("decision").map(|d| if d == "reject" { "rejected" } else { "allow" }.into());
             row.reasons = attributes.list("decision");
             if !rejected {
                 lasted(&mut row, attributes);

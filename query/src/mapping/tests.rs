@@ -76,10 +76,12 @@ fn told(row: &EventRow) -> (&str, Option<&str>, Option<&str>, Option<&str>) {
     (&row.kind, row.tool.as_deref(), row.decision.as_deref(), row.status.as_deref())
 }
 
+/// The rows of a captured request, which is protobuf or OTLP/JSON.
 fn capture(name: &str) -> Vec<EventRow> {
     let path = format!("{}/../tests/fixtures/captures/{name}", env!("CARGO_MANIFEST_DIR"));
     let signal = if name.contains("logs") { Signal::Logs } else { Signal::Traces };
-    rows(signal, &std::fs::read(path).unwrap())
+    let bytes = std::fs::read(path).unwrap();
+    if name.ends_with(".json") { rows(signal, &json::transcode(signal, &bytes).unwrap()) } else { rows(signal, &bytes) }
 }
 
 #[test]
@@ -135,6 +137,32 @@ fn codex_decisions_of_a_person() {
     let failed = json!({"event.name": "codex.api_request", "http.response.status_code": 429, "duration_ms": "5"});
     assert_eq!(told(&log("codex_otel", failed).unwrap()), ("model_call", None, None, Some("error")));
     assert!(log("codex_otel", json!({"event.name": "codex.sse_event"})).is_none());
+}
+
+#[test]
+fn claude_code_and_gemini_cli_as_they_were_captured() {
+    let rows = capture("claude_code/0001_v1_logs.pb");
+    let all: Vec<_> = rows.iter().map(told).collect();
+    let want = [
+        ("request", None, None, None),
+        ("policy_evaluation", Some("Bash"), Some("allow"), None),
+        ("model_call", None, None, Some("ok")),
+        ("tool_call", Some("Bash"), None, Some("ok")),
+        ("model_call", None, None, Some("ok")),
+    ];
+    assert_eq!(all, want);
+    assert_eq!((&rows[1].tool_call_id, &rows[1].policy_id), (&rows[3].tool_call_id, &some("config")));
+    assert!(rows[1].event_time <= rows[3].event_time, "it was decided before it ran");
+    let rows = capture("gemini/0002_v1_logs.json");
+    let all: Vec<_> = rows.iter().map(told).collect();
+    let want = [
+        ("request", None, None, None),
+        ("model_call", None, None, Some("ok")),
+        ("tool_call", Some("run_shell_command"), Some("allow"), Some("ok")),
+        ("model_call", None, None, Some("ok")),
+    ];
+    assert_eq!(all, want);
+    assert!(rows.iter().all(|r| r.conversation_id == rows[0].conversation_id && r.initiator_id.is_none()));
 }
 
 const CLAUDE: &str = "com.anthropic.claude_code.events";
@@ -199,7 +227,7 @@ fn gemini_cli_calls_and_refusals() {
         log("gemini-cli", values).unwrap()
     };
     let row = call(json!({"decision": "auto_accept"}));
-    assert_eq!(told(&row), ("tool_call", Some("run_shell_command"), Some("approved"), Some("ok")));
+    assert_eq!(told(&row), ("tool_call", Some("run_shell_command"), Some("allow"), Some("ok")));
     assert_eq!((row.event_time, row.end_time), (Time(4_000_000_000), Some(Time(5_000_000_000))));
     let row = call(json!({"decision": "reject", "success": false}));
     assert_eq!(told(&row), ("approval", Some("run_shell_command"), Some("rejected"), None));
