@@ -69,13 +69,13 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), &[])
     }
 
-    /// Starts on a folder that may hold a log already.
+    /// Starts on a folder that may hold a log already; on free ports, unless the flags name some.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
         let ready = folder.path().join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let mut child = Command::new(CUSTODY)
             .arg("serve")
-            .args(FREE_PORTS)
+            .args(if flags.contains(&"--otlp-grpc") { &[][..] } else { &FREE_PORTS })
             .arg("--data-dir")
             .arg(folder.path().join("data"))
             .arg("--ready-file")
