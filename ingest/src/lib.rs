@@ -8,6 +8,8 @@
 mod admission;
 mod body;
 mod door;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod http;
 mod identity;

@@ -21,7 +21,7 @@ use crate::receive::Core;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::Stats;
 use crate::status::Refusal;
-use crate::{grpc, http as otlp_http, identity};
+use crate::{body, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -189,6 +189,7 @@ async fn answer(
         Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
         Err(refusal) => {
             let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);
+            body::discard(request.into_body()).await;
             (otlp_http::refused(&core, &refusal, encoding), None)
         }
     };
