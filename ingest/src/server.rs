@@ -101,12 +101,6 @@ impl Receivers {
         self.core.sequencer.clone()
     }
 
-    /// How many connections are open.
-    pub fn connections(&self) -> impl Fn() -> usize + Send + Sync + 'static {
-        let door = Arc::clone(&self.door);
-        move || door.connections()
-    }
-
     /// Serves until `stop` resolves or the log fails, then drains: new connections
     /// are told to go elsewhere, requests that have begun are finished, and the sequencer
     /// appends and signs what it has accepted. Gives the log's error if it failed.

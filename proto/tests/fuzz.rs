@@ -84,7 +84,8 @@ fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
     }
 }
 
-const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Logs, Signal::Metrics];
+/// All signals.
+pub const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Logs, Signal::Metrics];
 
 fn examples() -> [Vec<u8>; 3] {
     ["trace.json", "logs.json", "metrics.json"].map(|name| {
@@ -140,9 +141,12 @@ fn by_prost(signal: Signal, bytes: &[u8]) -> Option<Vec<Record>> {
         Signal::Metrics => {
             for of in ExportMetricsServiceRequest::decode(bytes).ok()?.resource_metrics {
                 for scope in of.scope_metrics {
-                    out.extend(scope.metrics.into_iter().map(|r| {
-                        (of.resource.clone(), scope.scope.clone(), r.encode_to_vec(), Default::default())
-                    }));
+                    out.extend(
+                        scope
+                            .metrics
+                            .into_iter()
+                            .map(|r| (of.resource.clone(), scope.scope.clone(), r.encode_to_vec(), Default::default())),
+                    );
                 }
             }
         }
@@ -170,7 +174,8 @@ fn again(signal: Signal, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-fn agrees_with_prost(signal: Signal, bytes: &[u8]) {
+/// The scanner takes what prost takes, and finds the same in it.
+pub fn agrees_with_prost(signal: Signal, bytes: &[u8]) {
     let ours = scan(signal, bytes, &Limits::default());
     let Some(all) = by_prost(signal, bytes) else {
         assert!(ours.is_err(), "{signal:?}: prost refuses {bytes:x?}");
@@ -230,13 +235,18 @@ fn small_limits_only_refuse() {
 fn json_that_is_taken_is_protobuf_that_prost_takes() {
     fuzz(&examples(), |text| {
         for signal in SIGNALS {
-            let Ok(bytes) = json::transcode(signal, text) else { continue };
-            // Nesting is bounded by each in its own way: JSON stops at 128, protobuf at 100.
-            if scan(signal, &bytes, &Limits::default()).is_err_and(|e| e.message().contains("too deeply")) {
-                continue;
-            }
-            assert!(by_prost(signal, &bytes).is_some(), "{}", String::from_utf8_lossy(text));
-            agrees_with_prost(signal, &bytes);
+            json_is_protobuf(signal, text);
         }
     });
+}
+
+/// JSON that is taken becomes protobuf that prost takes.
+pub fn json_is_protobuf(signal: Signal, text: &[u8]) {
+    let Ok(bytes) = json::transcode(signal, text) else { return };
+    // Nesting is bounded by each in its own way: JSON stops at 128, protobuf at 100.
+    if scan(signal, &bytes, &Limits::default()).is_err_and(|e| e.message().contains("too deeply")) {
+        return;
+    }
+    assert!(by_prost(signal, &bytes).is_some(), "{}", String::from_utf8_lossy(text));
+    agrees_with_prost(signal, &bytes);
 }
