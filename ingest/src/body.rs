@@ -57,8 +57,37 @@ async fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::
     .await
 }
 
+/// How much of a refused body is read and thrown away, and for how long.
+const LINGER: (u64, Duration) = (64 << 20, Duration::from_secs(2));
+
+/// A body that is thrown away may pause for this long.
+const LINGER_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads on for a moment. To close an HTTP/1.1 connection on a client that is still
+/// sending would reset it, and what the client is to be told would be lost with it.
+pub(crate) async fn discard(mut body: Incoming) {
+    let (mut left, end) = (LINGER.0, Instant::now() + LINGER.1);
+    while !body.is_end_stream() {
+        let pause = end.min(Instant::now() + LINGER_PAUSE);
+        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(pause, body.frame()).await else { return };
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if len > left {
+            return;
+        }
+        left -= len;
+    }
+}
+
 /// Reads a body of at most `max` bytes. A body in one piece is not copied.
 pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
+    let read = read_within(&mut body, max, held).await;
+    if read.is_err() {
+        discard(body).await;
+    }
+    read
+}
+
+async fn read_within(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }
@@ -135,7 +164,7 @@ pub(crate) async fn decompressed(
     Ok(body)
 }
 
-fn decompress(body: Bytes, compression: Compression, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
+pub(crate) fn decompress(body: Bytes, compression: Compression, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     let bad = |e: std::io::Error| Refusal::Invalid(format!("the body cannot be decompressed: {e}"));
     let out = match compression {
         Compression::None => return Ok(body),

@@ -120,11 +120,6 @@ impl Door {
         &self.limits
     }
 
-    /// How many connections are open.
-    pub fn connections(&self) -> usize {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).all
-    }
-
     /// Accepts connections until it is dropped; `make` makes the service of each.
     pub async fn accept<S, B>(
         self: &Arc<Self>,

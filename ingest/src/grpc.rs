@@ -113,10 +113,18 @@ async fn message(core: &Core, request: Request<Incoming>, held: &mut Held) -> Re
         compression.ok_or_else(|| Refusal::Unsupported("grpc-encoding must be identity, gzip or zstd".into()))?;
     let max = core.limits.body_bytes_max;
     let read = body::read(request.into_body(), max + PREFIX_BYTES, held).await;
-    let mut body = read.map_err(|refusal| match refusal {
+    let body = read.map_err(|refusal| match refusal {
         Refusal::TooLarge(_) => Refusal::TooLarge(max),
         other => other,
     })?;
+    match unframe(body, compression)? {
+        (message, false) => Ok(message),
+        (message, true) => body::decompressed(message, compression, max, held).await,
+    }
+}
+
+/// The one message of a call's body, and whether it is compressed.
+pub(crate) fn unframe(mut body: Bytes, compression: Compression) -> Result<(Bytes, bool), Refusal> {
     if body.len() < PREFIX_BYTES {
         return Err(Refusal::Invalid("the call has no message".into()));
     }
@@ -129,11 +137,11 @@ async fn message(core: &Core, request: Request<Incoming>, held: &mut Held) -> Re
         )));
     }
     match prefix[0] {
-        0 => Ok(body),
+        0 => Ok((body, false)),
         1 if compression == Compression::None => {
             Err(Refusal::Invalid("the message is marked as compressed, but the call has no grpc-encoding".into()))
         }
-        1 => body::decompressed(body, compression, max, held).await,
+        1 => Ok((body, true)),
         _ => Err(Refusal::Invalid("the message's compressed flag is neither 0 nor 1".into())),
     }
 }

@@ -1,14 +1,17 @@
 //! How the bytes come in: OTLP over gRPC and HTTP, limits, and the one sequencer
 //! that appends them to the log.
 //!
-//! A request is read whole, decompressed within its limit, scanned, hashed and
-//! handed to the sequencer; it is answered when it is durable. This crate knows
-//! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
+//! A connection comes through the [`Door`]. A request is admitted, read whole,
+//! decompressed within its limit, scanned, hashed and handed to the sequencer; it is
+//! answered when it is durable. This crate knows hyper, gRPC and the log's `Writer`.
+//! It knows no RocksDB type and no SQL.
 
 mod admission;
 mod body;
 mod cors;
 mod door;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod http;
 mod identity;

@@ -23,7 +23,7 @@ use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::Stats;
 use crate::status::Refusal;
-use crate::{grpc, http as otlp_http, identity};
+use crate::{body, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -110,12 +110,6 @@ impl Receivers {
         self.core.sequencer.clone()
     }
 
-    /// How many connections are open.
-    pub fn connections(&self) -> impl Fn() -> usize + Send + Sync + 'static {
-        let door = Arc::clone(&self.door);
-        move || door.connections()
-    }
-
     /// Serves until `stop` resolves or the log fails, then drains: new connections
     /// are told to go elsewhere, requests that have begun are finished, and the sequencer
     /// appends and signs what it has accepted. Gives the log's error if it failed.
@@ -198,6 +192,7 @@ async fn answer(
         Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
         Err(refusal) => {
             let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);
+            body::discard(request.into_body()).await;
             (otlp_http::refused(&core, &refusal, encoding), None)
         }
     };
