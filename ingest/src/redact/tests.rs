@@ -251,6 +251,8 @@ fn a_rule_that_matches_its_own_outcome_ends() {
 fn errors_name_the_file_the_rule_and_the_mend() {
     for (rules, want) in [
         ("[[rule]]\nname='a'\nvalue='('\n", "rules.toml: rule \"a\": value: regex parse error"),
+        ("[[rule]]\nname='a'\nkey='.*'\n", "rule \"a\": key: it matches the empty text"),
+        ("[[rule]]\nname='a'\nkey='(?-u:\\xff)'\n", "rule \"a\": key: regex parse error"),
         ("[[rule]]\nname='a'\nkey='['\n", "rules.toml: rule \"a\": key: regex parse error"),
         ("[[rule]]\nname='a'\nvalue='a'\nvalues='a'\n", "unknown field `values`"),
         (
