@@ -367,6 +367,26 @@ proptest! {
         })?;
     }
 
+    /// Also what no scanner saw before: bytes in a text that are not UTF-8, lengths that lie.
+    #[test]
+    fn hostile_bytes_do_no_harm(request in mixed_logs(), at: prop::sample::Index, byte in 0x80u8.., insert: bool) {
+        thread_local!(static REDACTOR: Redactor = {
+            let any = files::own("any", "[[rule]]\nname='any'\nvalue='(?-u:[\\x80-\\xff])'\n").unwrap();
+            Redactor::of([vec![any], files::built_in().unwrap()].into_iter().flatten().collect()).unwrap()
+        });
+        let mut bytes = request.encode_to_vec();
+        let at = at.index(bytes.len());
+        if insert { bytes.insert(at, byte) } else { bytes[at] = byte }
+        REDACTOR.with(|redactor| {
+            let new = redactor.apply(Signal::Logs, &bytes, &Limits::default());
+            if custody_proto::scan(Signal::Logs, &bytes, &Limits::default()).is_ok() {
+                let new = new.unwrap().unwrap_or(bytes);
+                prop_assert!(custody_proto::scan(Signal::Logs, &new, &Limits::default()).is_ok());
+            }
+            Ok(())
+        })?;
+    }
+
     #[test]
     fn what_has_no_secret_is_not_touched(words in "[a-d ]{0,40}") {
         thread_local!(static REDACTOR: Redactor = secrets());
