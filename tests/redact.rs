@@ -138,7 +138,8 @@ fn the_log_says_which_rules_are_in_force_from_when_on() {
                 json_get_array(attributes, 'custody.redaction.sets') AS sets, \
                 json_length(attributes, 'custody.redaction.rules') AS rules, \
                 json_get_str(attributes, 'custody.redaction.key_id') AS key FROM logs \
-                WHERE event_name = 'custody.log.redaction' ORDER BY seq";
+                WHERE event_name = 'custody.log.redaction' \
+                AND submitter = 'system:custody' ORDER BY seq";
     let flags = ["--config", config.to_str().unwrap()];
     let mut server = Server::start_in(folder, &flags);
     assert_eq!(post(&server, "traces", &one_span("one", "customer", "emma")).0, 200);
@@ -171,6 +172,9 @@ fn the_log_says_which_rules_are_in_force_from_when_on() {
     let mut server = Server::start_in(folder, &[]);
     assert_eq!(post(&server, "traces", &one_span("three", "customer", "emma")).0, 200);
     assert_eq!(hashed(&server)[2], "emma");
+    // A sender can use the name; the submitter tells who said it.
+    let fake = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"eventName": "custody.log.redaction"}]}]}]});
+    assert_eq!(post(&server, "logs", &fake).0, 200);
     server.stop();
     let folder = server.kill();
     let mut server = Server::start_in(folder, &["--redact", "secrets"]);

@@ -1,18 +1,20 @@
 //! Measures the hot path beside bare loops over the same bytes, in one run.
 //!
 //! ```text
-//! cargo run --release -p custody-benches -- all|ingest|verify|append|proofs [records]
+//! cargo run --release -p custody-benches -- all|ingest|verify|append|redact|proofs [records]
 //! ```
 //!
 //! `ingest`: spans over OTLP/gRPC into the receivers and the log, in a process of
 //! its own whose CPU time is read from the kernel, beside a loop that copies,
 //! hashes (BLAKE3), compresses (LZ4, by RocksDB) and writes the same requests with
 //! one fsync each. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
-//! the log without sockets, beside bare RocksDB. `proofs`: of a large log. Quote
+//! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
+//! `redact`: the built-in rules, beside the scan. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
 mod log;
+mod redact;
 mod verify;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         ["ingest"] => ingest::run(),
         ["verify"] => verify::run(),
         ["append"] => log::append(),
+        ["redact"] => redact::run(),
         ["proofs"] => log::proofs(10_000_000),
         ["proofs", records] => match records.parse() {
             Ok(records) => log::proofs(records),
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: custody-benches all|ingest|verify|append|proofs [records]");
+    eprintln!("usage: custody-benches all|ingest|verify|append|redact|proofs [records]");
     ExitCode::from(2)
 }
 

@@ -301,7 +301,9 @@ impl Fields<'_> {
             match wire {
                 3 => open += 1,
                 4 => open -= 1,
-                _ => drop(self.body(wire)?),
+                _ => {
+                    self.body(wire)?;
+                }
             }
         }
         Ok(Some(Field { number, wire, prefix: prefix..body.start, body }))

@@ -44,6 +44,9 @@ pub fn load(rules: &[String]) -> Result<Option<Redactor>, Failure> {
 pub fn put_in_force(redactor: Option<Redactor>, writer: &mut Writer) -> Result<Option<Arc<Redactor>>, Failure> {
     let redactor = redactor.map(|redactor| Arc::new(redactor.with_secret(writer.secret_for(SECRET))));
     Redactor::note(redactor.as_deref(), writer).map_err(Failure::unable)?;
+    if let Some(redactor) = &redactor {
+        tracing::info!(rules = redactor.rules().count(), "requests are redacted before they are stored");
+    }
     Ok(redactor)
 }
 

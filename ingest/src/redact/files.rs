@@ -97,7 +97,7 @@ fn own_rule(rule: OwnRule) -> Result<Rule, String> {
     if rule.value.is_none() && (rule.keywords.is_some() || rule.entropy.is_some()) {
         return Err("keywords and entropy are for a value; give it one, or leave them out".into());
     }
-    let key = rule.key.map(|key| Pattern::checked(&key).map(|_| key)).transpose().map_err(|e| format!("key: {e}"))?;
+    let key = rule.key.map(checked_key).transpose().map_err(|e| format!("key: {e}"))?;
     let matcher = |value: String| {
         let pattern = Pattern::checked(&value).map_err(|e| format!("value: {e}"))?;
         let regex = pattern.compile()?;
@@ -121,6 +121,14 @@ fn own_rule(rule: OwnRule) -> Result<Rule, String> {
         key,
         value,
     })
+}
+
+fn checked_key(key: String) -> Result<String, String> {
+    let regex = regex::Regex::new(&key).map_err(|e| e.to_string())?;
+    if regex.is_match("") {
+        return Err("it matches the empty text, and so every key; make it match at least one character".into());
+    }
+    Ok(key)
 }
 
 fn signals(names: &[String]) -> Result<u8, String> {

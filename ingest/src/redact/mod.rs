@@ -357,7 +357,7 @@ fn joined(mut hits: Vec<Hit>) -> Vec<Hit> {
 fn whole_characters(mut hits: Vec<Hit>, text: &[u8], is_text: bool) -> Vec<Hit> {
     let inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     for (range, _) in hits.iter_mut().filter(|_| is_text) {
-        while inside(range.start) {
+        while range.start > 0 && inside(range.start) {
             range.start -= 1;
         }
         while inside(range.end) {

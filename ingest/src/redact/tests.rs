@@ -251,6 +251,8 @@ fn a_rule_that_matches_its_own_outcome_ends() {
 fn errors_name_the_file_the_rule_and_the_mend() {
     for (rules, want) in [
         ("[[rule]]\nname='a'\nvalue='('\n", "rules.toml: rule \"a\": value: regex parse error"),
+        ("[[rule]]\nname='a'\nkey='.*'\n", "rule \"a\": key: it matches the empty text"),
+        ("[[rule]]\nname='a'\nkey='(?-u:\\xff)'\n", "rule \"a\": key: regex parse error"),
         ("[[rule]]\nname='a'\nkey='['\n", "rules.toml: rule \"a\": key: regex parse error"),
         ("[[rule]]\nname='a'\nvalue='a'\nvalues='a'\n", "unknown field `values`"),
         (
@@ -361,6 +363,26 @@ proptest! {
             // And what is redacted a second time becomes the same: a retry is known.
             prop_assert_eq!(redactor.apply(Signal::Logs, &bytes, &Limits::default()).unwrap().unwrap_or(bytes), once.clone());
             custody_proto::scan(Signal::Logs, &once, &Limits::default()).unwrap();
+            Ok(())
+        })?;
+    }
+
+    /// Also what no scanner saw before: bytes in a text that are not UTF-8, lengths that lie.
+    #[test]
+    fn hostile_bytes_do_no_harm(request in mixed_logs(), at: prop::sample::Index, byte in 0x80u8.., insert: bool) {
+        thread_local!(static REDACTOR: Redactor = {
+            let any = files::own("any", "[[rule]]\nname='any'\nvalue='(?-u:[\\x80-\\xff])'\n").unwrap();
+            Redactor::of([vec![any], files::built_in().unwrap()].into_iter().flatten().collect()).unwrap()
+        });
+        let mut bytes = request.encode_to_vec();
+        let at = at.index(bytes.len());
+        if insert { bytes.insert(at, byte) } else { bytes[at] = byte }
+        REDACTOR.with(|redactor| {
+            let new = redactor.apply(Signal::Logs, &bytes, &Limits::default());
+            if custody_proto::scan(Signal::Logs, &bytes, &Limits::default()).is_ok() {
+                let new = new.unwrap().unwrap_or(bytes);
+                prop_assert!(custody_proto::scan(Signal::Logs, &new, &Limits::default()).is_ok());
+            }
             Ok(())
         })?;
     }
