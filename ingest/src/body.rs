@@ -12,6 +12,7 @@ use hyper::body::{Body as _, Incoming};
 
 use crate::Refusal;
 use crate::stats::Stats;
+use crate::status::Reason;
 
 /// A client that sends nothing for this long is given up.
 const IDLE: Duration = Duration::from_secs(60);
@@ -33,7 +34,9 @@ impl Held {
         self.bytes += bytes;
         // One request alone is always let through, or a small limit would refuse it for ever.
         if before + bytes > self.limit && before + bytes > self.bytes {
-            return Err(Refusal::unavailable("too many bytes are waiting for the log; try again", 1));
+            return Err(
+                Refusal::unavailable("too many bytes are waiting for the log; try again", 1).because(Reason::Memory)
+            );
         }
         Ok(())
     }
@@ -62,11 +65,12 @@ pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Res
     let mut rest = BytesMut::new();
     loop {
         let frame = tokio::time::timeout(IDLE, body.frame()).await;
-        let frame =
-            frame.map_err(|_| Refusal::unavailable("the body stopped coming for 60 seconds; send it again", 1))?;
+        let broken = |why: &str| Refusal::unavailable(&format!("{why}; send it again"), 1).because(Reason::Body);
+        let frame = frame.map_err(|_| broken("the body stopped coming for 60 seconds"))?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|e| Refusal::unavailable(&format!("the body broke off: {e}; send it again"), 1))?;
+        let frame = frame.map_err(|e| broken(&format!("the body broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
+        held.stats.received_bytes.fetch_add(data.len() as u64, Relaxed);
         held.add(data.len() as u64)?;
         let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
         if have + data.len() > max {

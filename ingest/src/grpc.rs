@@ -16,13 +16,14 @@ use hyper::body::Incoming;
 use crate::body::{self, Compression, Held};
 use crate::http::{Body, partial_success};
 use crate::receive::{Core, Outcome, Sender};
+use crate::stats::Transport;
 use crate::status::Refusal;
 
 /// The bytes in front of every gRPC message: a flag and the length.
 const PREFIX_BYTES: usize = 5;
 
 /// The method of a signal's collector service.
-fn signal_of(path: &str) -> Option<Signal> {
+pub(crate) fn signal_of(path: &str) -> Option<Signal> {
     let name = path.strip_prefix("/opentelemetry.proto.collector.")?;
     match name {
         "trace.v1.TraceService/Export" => Some(Signal::Traces),
@@ -57,15 +58,16 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             response
         }
         Err(refusal) => {
-            core.stats.refused(&refusal);
+            core.stats.refused(Transport::Grpc, &refusal);
             error(&refusal.grpc())
         }
     }
 }
 
 async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Outcome, Refusal> {
+    core.gate.admit(request.headers())?;
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+    let sender = Sender::new(Transport::Grpc, identity, request.headers());
     let message = message(core, request, &mut held).await?;
     core.receive(signal, Encoding::Protobuf, message, sender, held).await
 }

@@ -16,12 +16,13 @@ use prost::Message as _;
 
 use crate::body::{self, Compression, Held};
 use crate::receive::{Core, Outcome, Sender};
+use crate::stats::Transport;
 use crate::status::Refusal;
 
 /// The body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-fn signal_of(path: &str) -> Option<Signal> {
+pub(crate) fn signal_of(path: &str) -> Option<Signal> {
     match path {
         "/v1/traces" => Some(Signal::Traces),
         "/v1/logs" => Some(Signal::Logs),
@@ -73,8 +74,9 @@ async fn export(
     identity: String,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
+    core.gate.admit(request.headers())?;
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+    let sender = Sender::new(Transport::Http, identity, request.headers());
     let body = whole_body(core, request, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
 }
@@ -123,7 +125,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 
 /// Counts a refusal, and tells it in the request's encoding.
 fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
-    core.stats.refused(refusal);
+    core.stats.refused(Transport::Http, refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),
         Encoding::Json => refusal.json(),

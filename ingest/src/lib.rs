@@ -6,6 +6,7 @@
 //! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
 
 mod body;
+mod gate;
 mod grpc;
 mod http;
 mod identity;
@@ -14,8 +15,11 @@ mod sequencer;
 mod server;
 mod stats;
 mod status;
+mod trace;
 
+pub use gate::{Gate, OWN};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
-pub use stats::Stats;
-pub use status::Refusal;
+pub use stats::{Stats, Transport};
+pub use status::{Reason, Refusal};
+pub use trace::NOT_EXPORTED;

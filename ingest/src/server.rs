@@ -14,14 +14,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
+use opentelemetry::context::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::http::Body;
 use crate::receive::Core;
 use crate::sequencer::{Log, Sequencer, Settings};
-use crate::stats::Stats;
-use crate::{grpc, http as otlp_http, identity};
+use crate::stats::{Stats, Transport};
+use crate::trace::{self, Sampler};
+use crate::{Gate, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -38,6 +40,10 @@ pub struct Config {
     pub sequencer: Settings,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
+    /// What keeps requests out that are sound in themselves.
+    pub gate: Arc<Gate>,
+    /// The part of requests that are traced: 0 none, 1 all.
+    pub trace_ratio: f64,
 }
 
 impl Default for Config {
@@ -49,6 +55,8 @@ impl Default for Config {
             in_flight_bytes_max: 256 << 20,
             sequencer: Settings::default(),
             drain_timeout: Duration::from_secs(10),
+            gate: Arc::default(),
+            trace_ratio: 0.0,
         }
     }
 }
@@ -69,6 +77,7 @@ pub struct Receivers {
     http: TcpListener,
     drain_timeout: Duration,
     active: Arc<Active>,
+    sampler: Arc<Sampler>,
 }
 
 /// Requests that have begun and are not yet answered.
@@ -118,8 +127,9 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Arc::new(Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats));
-        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default() })
+        let core = Arc::new(Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats, config.gate));
+        let sampler = Arc::new(Sampler::new(config.trace_ratio));
+        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default(), sampler })
     }
 
     /// The addresses that were bound.
@@ -179,12 +189,22 @@ impl Receivers {
     /// Serves one connection in its own task.
     fn serve(&self, stream: TcpStream, peer: SocketAddr, is_grpc: bool, graceful: &GracefulShutdown) {
         let _ = stream.set_nodelay(true);
-        let (core, active) = (Arc::clone(&self.core), Arc::clone(&self.active));
+        let (core, active, sampler) = (Arc::clone(&self.core), Arc::clone(&self.active), Arc::clone(&self.sampler));
+        let transport = if is_grpc { Transport::Grpc } else { Transport::Http };
+        let connected = core.stats.connected(transport);
         let service = service_fn(move |request| {
-            let begun = active.begin();
+            let begun = (active.begin(), core.stats.begin(transport));
+            let span = sampler.begin(transport, &request);
             let answer = answer(Arc::clone(&core), peer, is_grpc, request);
             async move {
-                let answer = answer.await;
+                let answer = match span {
+                    None => answer.await,
+                    Some(span) => {
+                        let answer = answer.with_context(span.clone()).await;
+                        let _ = answer.as_ref().inspect(|answer| trace::end(&span, transport, answer));
+                        answer
+                    }
+                };
                 drop(begun);
                 answer
             }
@@ -203,6 +223,7 @@ impl Receivers {
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
+            let _connected = connected;
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, %error, "a connection ended early");
             }

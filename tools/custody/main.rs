@@ -5,6 +5,7 @@ mod demo;
 mod events;
 mod evidence;
 mod keep;
+mod observe;
 mod recording;
 mod remote;
 mod replay;

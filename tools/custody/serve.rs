@@ -4,16 +4,19 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use custody_ingest::{Bound, Config, Receivers};
+use custody_ingest::{Bound, Config, Gate, Receivers};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::observe::log::{self, LogFormat};
+use crate::observe::{Observed, guard_disk, trace};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -79,6 +82,26 @@ pub struct Serve {
     /// How often a new checkpoint is submitted to the witnesses [default: 60].
     #[arg(long, value_name = "SECONDS")]
     witness_interval: Option<f64>,
+    /// With less room than this on the disk of the log, requests are refused until there is
+    /// more [default: 268435456]; 0 never.
+    #[arg(long, value_name = "BYTES")]
+    disk_free_min: Option<u64>,
+    /// How log lines on standard error look [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as
+    /// info,custody_ingest=debug [default: that in CUSTODY_LOG or RUST_LOG, or info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Export traces of this server itself by OTLP over HTTP to this URL, which must be of
+    /// another server. OTEL_EXPORTER_OTLP_ENDPOINT and its relatives are heeded too
+    /// [default: none are made].
+    #[arg(long, value_name = "URL")]
+    trace_endpoint: Option<String>,
+    /// The part of OTLP requests that are traced, 0 to 1 [default: 0.01]; of other requests
+    /// OTEL_TRACES_SAMPLER says which, or all are.
+    #[arg(long, value_name = "RATIO")]
+    trace_ratio: Option<f64>,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -149,13 +172,18 @@ struct File {
     retain: Option<String>,
     witness_policy: Option<PathBuf>,
     witness_interval: Option<f64>,
+    disk_free_min: Option<u64>,
+    log_format: Option<LogFormat>,
+    log_level: Option<String>,
+    trace_endpoint: Option<String>,
+    trace_ratio: Option<f64>,
 }
 
 impl Serve {
     /// Runs until SIGTERM or Ctrl-C, then finishes what was accepted and signs.
     pub fn run(self) -> Result<(), Failure> {
-        log_to_stderr();
         let settings = self.with_file()?;
+        log::start(settings.log_format.unwrap_or_default(), settings.log_level.as_deref())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::unable)?;
         let result = runtime.block_on(settings.serve());
         runtime.shutdown_timeout(Duration::from_secs(2));
@@ -194,12 +222,21 @@ impl Serve {
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
+            disk_free_min: self.disk_free_min.or(file.disk_free_min),
+            log_format: self.log_format.or(file.log_format),
+            log_level: self.log_level.or(file.log_level),
+            trace_endpoint: self.trace_endpoint.or(file.trace_endpoint),
+            trace_ratio: self.trace_ratio.or(file.trace_ratio),
             config: self.config,
         })
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        let config = self.receivers()?;
+        let traces = trace::settings(self.trace_endpoint.as_deref(), self.trace_ratio)?;
+        let mut config = self.receivers()?;
+        let gate = Arc::new(Gate::new(traces.as_ref().map(|traces| traces.instance.clone())));
+        config.gate = Arc::clone(&gate);
+        config.trace_ratio = traces.as_ref().map_or(0.0, |traces| traces.sampling.ingest);
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
@@ -218,14 +255,35 @@ impl Serve {
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
         let flight_service = custody_query::serve::flight::service(engine.clone());
-        let stats = receivers.stats();
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
-        let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
+        let draining = Arc::new(AtomicBool::new(false));
+        let disk_free_min = self.disk_free_min.unwrap_or(256 << 20);
+        let observed = Observed {
+            stats: receivers.stats(),
+            queries: engine.stats().clone(),
+            sequencer: sequencer.clone(),
+            projection: projected.clone(),
+            reader: reader.clone(),
+            disk_free_min,
+            draining: draining.clone(),
+            witnesses: witnesses.is_some(),
+            sampling: traces.as_ref().map(|traces| traces.sampling),
+        };
+        let served = Served::new(engine, QueryLimits::default(), Arc::new(observed));
+        tokio::spawn(guard_disk(Arc::from(dir.as_path()), disk_free_min, gate));
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
             flight_sql: flight.local_addr().map_err(Failure::unable)?,
+        };
+        let exporting = match &traces {
+            Some(traces) => {
+                let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
+                traces.refuse_self(&own)?;
+                Some(traces.start()?)
+            }
+            None => None,
         };
         let (stop_reading, stopped) = tokio::sync::watch::channel(false);
         let stopped = || {
@@ -245,7 +303,14 @@ impl Serve {
             tokio::spawn(retain(sequencer, projected, age));
         }
         let stop = stop_signal()?;
-        announce(&dir, &addresses, &reader);
+        let stop = async move {
+            stop.await;
+            draining.store(true, Ordering::Relaxed);
+        };
+        match self.log_format.unwrap_or_default() {
+            LogFormat::Text => announce(&dir, &addresses, &reader),
+            LogFormat::Json => log_start(&dir, &addresses, &reader),
+        }
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
@@ -258,6 +323,9 @@ impl Serve {
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
         let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
+        if let Some(exporting) = exporting {
+            let _ = tokio::task::spawn_blocking(move || exporting.stop()).await;
+        }
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
         Ok(())
@@ -293,12 +361,6 @@ impl Serve {
         config.in_flight_bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight_bytes_max);
         Ok(config)
     }
-}
-
-/// Log lines go to standard error; CUSTODY_LOG filters them.
-pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
 }
 
 /// Without TLS and authentication, only programs of this machine may ask.
@@ -348,6 +410,22 @@ fn announce(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
     eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
     eprintln!("  API and page    http://{}/", addresses.http);
     eprintln!("  Flight SQL      {}", addresses.flight_sql);
+}
+
+/// The same as [`announce`], for programs.
+fn log_start(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %dir.display(),
+        records = reader.head().size,
+        origin = reader.origin(),
+        vkey = reader.vkey(),
+        otlp_grpc = %addresses.otlp.grpc,
+        otlp_http = %addresses.otlp.http,
+        http = %addresses.http,
+        flight_sql = %addresses.flight_sql,
+        "started"
+    );
 }
 
 fn write_ready_file(
