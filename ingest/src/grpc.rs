@@ -58,7 +58,7 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             response
         }
         Err(refusal) => {
-            core.stats.refused(Transport::Grpc, &refusal);
+            core.refused(Transport::Grpc, &refusal);
             error(&refusal.grpc())
         }
     }

@@ -125,7 +125,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 
 /// Counts a refusal, and tells it in the request's encoding.
 fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
-    core.stats.refused(Transport::Http, refusal);
+    core.refused(Transport::Http, refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),
         Encoding::Json => refusal.json(),

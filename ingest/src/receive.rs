@@ -92,6 +92,14 @@ impl Core {
         Self { limits, in_flight_bytes_max, sequencer, stats, gate }
     }
 
+    /// Counts a refusal. One of our own traces leaves no trace in turn.
+    pub(crate) fn refused(&self, transport: Transport, refusal: &Refusal) {
+        self.stats.refused(transport, refusal);
+        if *refusal == Refusal::Own {
+            trace::note(|| vec![KeyValue::new(trace::NOT_EXPORTED, true)]);
+        }
+    }
+
     /// Takes a request's decompressed body; resolves when it is durable. `held` are
     /// its bytes in the server's account, given back when it no longer waits.
     pub(crate) async fn receive(

@@ -21,13 +21,12 @@ pub fn used(dir: &Path) -> u64 {
     files.filter_map(|file| file.metadata().ok()).filter(|found| found.is_file()).map(|found| found.len()).sum()
 }
 
-/// Shuts the gate while less than `needed` is free; never ends.
-pub async fn guard(dir: Arc<Path>, needed: u64, gate: Arc<Gate>) {
+/// Shuts the gate while less than `needed` is free: at once, and then as long as the
+/// future is polled, which never ends.
+pub fn guard(dir: Arc<Path>, needed: u64, gate: Arc<Gate>) -> impl Future<Output = ()> {
     let mut was_low = false;
-    let mut ticks = tokio::time::interval(INTERVAL);
-    loop {
-        ticks.tick().await;
-        let Some(free) = free(&dir) else { continue };
+    let mut look = move || {
+        let Some(free) = free(&dir) else { return };
         let low = free < needed;
         gate.set_disk_low(low);
         if low && !was_low {
@@ -40,5 +39,13 @@ pub async fn guard(dir: Arc<Path>, needed: u64, gate: Arc<Gate>) {
             tracing::info!(free, needed, "there is room on the disk of the log again");
         }
         was_low = low;
+    };
+    look();
+    async move {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            look();
+        }
     }
 }
