@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
+use custody_proto::grpc;
 use http::{HeaderMap, Request, Response};
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
@@ -78,12 +79,11 @@ impl Sampler {
 /// Ends the span of a request with what was answered.
 pub(crate) fn end<B>(context: &Context, transport: Transport, response: &Response<B>) {
     let span = context.span();
-    let code = match transport {
+    let failed = match transport {
         Transport::Grpc => {
             let code = grpc_status(response.headers());
-            span.set_attribute(KeyValue::new("rpc.response.status_code", format!("{:?}", tonic::Code::from_i32(code))));
-            // What only the server can mend (gRPC semantic conventions, "Status").
-            matches!(code, 2 | 4 | 12 | 13 | 14 | 15)
+            span.set_attribute(KeyValue::new("rpc.response.status_code", grpc::status_name(code)));
+            grpc::is_server_error(code)
         }
         Transport::Http => {
             let code = response.status().as_u16();
@@ -91,7 +91,7 @@ pub(crate) fn end<B>(context: &Context, transport: Transport, response: &Respons
             code >= 500
         }
     };
-    if code {
+    if failed {
         span.set_status(Status::error(""));
     }
     span.end();

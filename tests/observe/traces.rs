@@ -35,6 +35,13 @@ fn one_custody_shows_the_traces_of_another() {
     };
     assert_eq!(ask(caller, "SELECT 'a secret'"), 200);
     assert_eq!(ask(&caller.replace("-01", "-00"), "SELECT 2"), 200, "a caller that is not traced");
+    let flight = format!(
+        "import adbc_driver_flightsql.dbapi as a\nwith a.connect('grpc://{}') as c, c.cursor() as q:\n  \
+         q.execute('SELECT 3'); print(q.fetchall())",
+        first.flight_sql
+    );
+    let told = Command::new(support::python()).args(["-c", &flight]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "[(3,)]\n", "{}", String::from_utf8_lossy(&told.stderr));
     assert_eq!(first.get("/api/v1/events").0, 200);
     assert_eq!(first.get("/healthz").0, 200);
     // What is left is exported at the end.
@@ -68,10 +75,14 @@ fn one_custody_shows_the_traces_of_another() {
         (&sql["parent_span_id"], &attributes["http.request.method"]),
         (&json!("b7ad6b7169203331"), &json!("POST"))
     );
-    let (query, attributes) = named("custody.query");
-    assert_eq!((&query["parent_span_id"], &attributes["db.response.returned_rows"]), (&sql["span_id"], &json!(1)));
+    let (flight, attributes) = named("arrow.flight.protocol.FlightService/DoGet");
+    assert_eq!(attributes["rpc.response.status_code"], "OK");
+    let queries: Vec<&Value> = spans.iter().filter(|span| span["name"] == "custody.query").collect();
+    let parents: Vec<&Value> = queries.iter().map(|query| &query["parent_span_id"]).collect();
+    assert_eq!(parents, [&sql["span_id"], &flight["span_id"]]);
+    assert!(queries[0]["attributes"].as_str().unwrap().contains("\"db.response.returned_rows\":1"), "{queries:?}");
     named("GET /api/v1/events");
-    assert_eq!(spans.len(), 7, "health checks are not traced: {spans:#?}");
+    assert_eq!(spans.len(), 9, "health checks are not traced: {spans:#?}");
     assert!(!format!("{spans:?}").contains("a secret"), "the text of queries is not told");
 }
 

@@ -4,19 +4,18 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use custody_ingest::{Bound, Config, Gate, Receivers};
+use custody_ingest::{Bound, Config, Receivers};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
-use crate::observe::{Observed, guard_disk, trace};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -232,11 +231,9 @@ impl Serve {
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        let traces = trace::settings(self.trace_endpoint.as_deref(), self.trace_ratio)?;
+        let watch = Watch::new(self.trace_endpoint.as_deref(), self.trace_ratio, self.disk_free_min)?;
         let mut config = self.receivers()?;
-        let gate = Arc::new(Gate::new(traces.as_ref().map(|traces| traces.instance.clone())));
-        config.gate = Arc::clone(&gate);
-        config.trace_ratio = traces.as_ref().map_or(0.0, |traces| traces.sampling.ingest);
+        watch.configure(&mut config);
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
@@ -254,37 +251,18 @@ impl Serve {
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
-        let flight_service = custody_query::serve::flight::service(engine.clone());
+        let observed = watch.begin(&receivers, &engine, witnesses.is_some());
+        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
-        let draining = Arc::new(AtomicBool::new(false));
-        let disk_free_min = self.disk_free_min.unwrap_or(256 << 20);
-        let observed = Observed {
-            stats: receivers.stats(),
-            queries: engine.stats().clone(),
-            sequencer: sequencer.clone(),
-            projection: projected.clone(),
-            reader: reader.clone(),
-            disk_free_min,
-            draining: draining.clone(),
-            witnesses: witnesses.is_some(),
-            sampling: traces.as_ref().map(|traces| traces.sampling),
-        };
-        let served = Served::new(engine, QueryLimits::default(), Arc::new(observed));
-        tokio::spawn(guard_disk(Arc::from(dir.as_path()), disk_free_min, gate));
+        let served = Served::new(engine, QueryLimits::default(), observed);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
             flight_sql: flight.local_addr().map_err(Failure::unable)?,
         };
-        let exporting = match &traces {
-            Some(traces) => {
-                let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
-                traces.refuse_self(&own)?;
-                Some(traces.start()?)
-            }
-            None => None,
-        };
+        let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
+        let exporting = watch.export(&own)?;
         let (stop_reading, stopped) = tokio::sync::watch::channel(false);
         let stopped = || {
             let mut stopped = stopped.clone();
@@ -302,15 +280,8 @@ impl Serve {
         if let Some(age) = self.retain {
             tokio::spawn(retain(sequencer, projected, age));
         }
-        let stop = stop_signal()?;
-        let stop = async move {
-            stop.await;
-            draining.store(true, Ordering::Relaxed);
-        };
-        match self.log_format.unwrap_or_default() {
-            LogFormat::Text => announce(&dir, &addresses, &reader),
-            LogFormat::Json => log_start(&dir, &addresses, &reader),
-        }
+        let stop = watch.stopping(stop_signal()?);
+        announce(self.log_format.unwrap_or_default(), &dir, &addresses, &reader);
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
@@ -402,7 +373,10 @@ pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Resul
     })
 }
 
-fn announce(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+    if format == LogFormat::Json {
+        return log_start(dir, addresses, reader);
+    }
     eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
     eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
     eprintln!("  public key      {}", reader.vkey());

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use custody_proto::grpc;
 use opentelemetry::context::FutureExt as _;
 use opentelemetry::trace::{SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue, global};
@@ -115,6 +116,27 @@ pub(super) async fn trace(State(served): State<Served>, request: Request, next: 
     }
     span.end();
     response
+}
+
+/// Puts a span around a gRPC call.
+pub(super) async fn call<T>(
+    method: &'static str,
+    parent: &Context,
+    work: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let attributes = [KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", method)];
+    let tracer = global::tracer_provider().tracer("custody");
+    let span = tracer.span_builder(method).with_kind(SpanKind::Server).with_attributes(attributes);
+    let context = parent.with_span(span.start_with_context(&tracer, parent));
+    let done = work.with_context(context.clone()).await;
+    let code = done.as_ref().map_or_else(tonic::Status::code, |_| tonic::Code::Ok);
+    let span = context.span();
+    span.set_attribute(KeyValue::new("rpc.response.status_code", grpc::status_name(code as i32)));
+    if grpc::is_server_error(code as i32) {
+        span.set_status(Status::error(""));
+    }
+    span.end();
+    done
 }
 
 /// Begins a span under the request that is being handled, if that is traced.

@@ -6,42 +6,103 @@ mod metrics;
 mod process;
 pub mod trace;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
-use custody_ingest::{Sequencer, Stats};
+use custody_ingest::{Config, Gate, Receivers, Sequencer, Stats};
 use custody_query::serve::observe::{MetricsFormat, Observer};
-use custody_query::{Projection, QueryStats};
+use custody_query::{Engine, Projection, QueryStats};
 use custody_store::measure::{Family, Value};
 use custody_store::note::Note;
 use custody_store::{Checkpoint, Reader};
 use opentelemetry::Context;
 use serde_json::{Value as Json, json};
 
-pub use disk::guard as guard_disk;
+use crate::Failure;
+
+/// With less room on the disk requests are refused, unless something else is asked for.
+const DISK_FREE_MIN: u64 = 256 << 20;
+
+/// How the server shall watch itself: settled before its parts are there.
+pub struct Watch {
+    traces: Option<trace::Settings>,
+    gate: Arc<Gate>,
+    disk_free_min: u64,
+    draining: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// By the flags of `custody serve`.
+    pub fn new(endpoint: Option<&str>, ratio: Option<f64>, disk_free_min: Option<u64>) -> Result<Self, Failure> {
+        let traces = trace::settings(endpoint, ratio)?;
+        let gate = Arc::new(Gate::new(traces.as_ref().map(|traces| traces.instance.clone())));
+        let disk_free_min = disk_free_min.unwrap_or(DISK_FREE_MIN);
+        Ok(Self { traces, gate, disk_free_min, draining: Arc::default() })
+    }
+
+    /// Tells the receivers.
+    pub fn configure(&self, config: &mut Config) {
+        config.gate = Arc::clone(&self.gate);
+        config.trace_ratio = self.traces.as_ref().map_or(0.0, |traces| traces.sampling.ingest);
+    }
+
+    /// Watches the parts of a server from now on.
+    pub fn begin(&self, receivers: &Receivers, engine: &Engine, witnesses: bool) -> Arc<Observed> {
+        let reader = engine.projection().reader().clone();
+        tokio::spawn(disk::guard(Arc::from(reader.dir()), self.disk_free_min, Arc::clone(&self.gate)));
+        Arc::new(Observed {
+            stats: receivers.stats(),
+            queries: Arc::clone(engine.stats()),
+            sequencer: receivers.sequencer(),
+            projection: Arc::clone(engine.projection()),
+            reader,
+            disk_free_min: self.disk_free_min,
+            draining: Arc::clone(&self.draining),
+            witnesses,
+            sampling: self.traces.as_ref().map(|traces| traces.sampling),
+        })
+    }
+
+    /// Exports traces, if that is asked for, and not to one of these listeners of our own.
+    pub fn export(&self, own: &[SocketAddr]) -> Result<Option<trace::Exporting>, Failure> {
+        let Some(traces) = &self.traces else { return Ok(None) };
+        traces.refuse_self(own)?;
+        traces.start().map(Some)
+    }
+
+    /// The same signal to stop; when it comes, the server is no longer ready.
+    pub fn stopping(&self, stop: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        let draining = Arc::clone(&self.draining);
+        async move {
+            stop.await;
+            draining.store(true, Relaxed);
+        }
+    }
+}
 
 /// All parts of a running server, as they are asked how they are.
 pub struct Observed {
     /// What the receivers and the sequencer count.
-    pub stats: Arc<Stats>,
+    stats: Arc<Stats>,
     /// What queries count.
-    pub queries: Arc<QueryStats>,
+    queries: Arc<QueryStats>,
     /// The one that appends.
-    pub sequencer: Sequencer,
+    sequencer: Sequencer,
     /// What queries see.
-    pub projection: Arc<Projection>,
+    projection: Arc<Projection>,
     /// Reads the log.
-    pub reader: Reader,
+    reader: Reader,
     /// With less room on the disk than this, requests are refused.
-    pub disk_free_min: u64,
+    disk_free_min: u64,
     /// Set when the server begins to stop.
-    pub draining: Arc<AtomicBool>,
+    draining: Arc<AtomicBool>,
     /// Whether witnesses are configured.
-    pub witnesses: bool,
+    witnesses: bool,
     /// Which requests are traced, if traces are exported.
-    pub sampling: Option<trace::Sampling>,
+    sampling: Option<trace::Sampling>,
 }
 
 /// How far queries are behind the log.
