@@ -324,17 +324,19 @@ fn log_lines_are_objects_and_nothing_from_outside_leaves_its_line() {
 
 /// Reads a request with a body to its end: to close before would break the answer off.
 fn read_request(stream: &mut TcpStream) {
-    let (mut request, mut piece) = (String::new(), [0; 4096]);
+    let (mut request, mut piece) = (Vec::new(), [0; 4096]);
     loop {
-        let (head, body) = request.split_once("\r\n\r\n").unwrap_or((&request, ""));
-        let length =
-            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
-        if length.is_some_and(|length: usize| body.len() >= length) {
+        let text = String::from_utf8_lossy(&request).to_lowercase();
+        let head = text.split_once("\r\n\r\n").map(|(head, _)| head);
+        let length = head.and_then(|head| head.lines().find_map(|line| line.strip_prefix("content-length:")));
+        let length = length.map(|length| length.trim().parse::<usize>().unwrap());
+        // The head of a request is ASCII.
+        if length.zip(head).is_some_and(|(length, head)| request.len() >= head.len() + 4 + length) {
             return;
         }
         let read = stream.read(&mut piece).unwrap();
-        assert!(read > 0, "the request broke off: {request}");
-        request.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        assert!(read > 0, "the request broke off: {text}");
+        request.extend_from_slice(&piece[..read]);
     }
 }
 
