@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Request, Server, verify};
 
 /// Spans 1 to `count` of one trace, each with a name of its own.
@@ -244,13 +244,17 @@ fn keys_held_by_another_process_sign_and_are_changed_while_the_server_runs() {
     signer.kill().unwrap();
     signer.wait().unwrap();
     server.send_grpc(vec![Request::Traces(request(4, 3))]);
-    assert_eq!(server.get("/healthz").0, 200);
+    support::until(|| server.get("/metrics").1.contains("\ncustody_signer_up 0\n"));
+    let (status, state) = server.get("/readyz");
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!((status, &state["parts"]["signer"]), (200, &json!({"state": "failing", "unsigned_records": 3})));
     let mut signer = Command::new(support::CUSTODY)
         .args(["signer", "--keys", path("far.keys").to_str().unwrap(), "--socket", socket.to_str().unwrap()])
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     server.wait_until_signed(7);
+    support::until(|| server.get("/metrics").1.contains("\ncustody_signer_up 1\n"));
     server.stop_and_verify();
     signer.kill().unwrap();
     signer.wait().unwrap();

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::Refusal;
 use crate::stats::Stats;
+use crate::status::Reason;
 
 /// Bounds on what is in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +169,7 @@ impl Client {
         };
         let full = if all { "" } else { " already" };
         Refusal::unavailable(&format!("{whose} {what}{full} ({flag} {max}{share}); try again"), 1)
+            .because(Reason::Memory)
     }
 
     /// Takes `bytes` for a request that holds `own`. What is refused counts for nobody.
@@ -230,6 +232,11 @@ impl Held {
         self.client.take(bytes, self.bytes)?;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Counts bytes as they came.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.client.admission.stats.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether so much could be held now: what cannot be kept need not be sent.

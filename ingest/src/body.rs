@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::Refusal;
 use crate::admission::Held;
+use crate::status::Reason;
 
 /// How slowly a body may come: never silent for long, and at some rate on the whole.
 struct Pace {
@@ -42,7 +43,7 @@ impl Pace {
                 self.timeout.as_secs_f64(),
                 self.rate
             );
-            Refusal::unavailable(&message, 1)
+            Refusal::unavailable(&message, 1).because(Reason::Body)
         })
     }
 }
@@ -99,9 +100,11 @@ async fn read_within(body: &mut Incoming, max: usize, held: &mut Held) -> Result
     loop {
         let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
         let frame = pace.next(have, body.frame()).await?;
+        let broken = |why: &str| Refusal::unavailable(&format!("{why}; send it again"), 1).because(Reason::Body);
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|e| Refusal::unavailable(&format!("the body broke off: {e}; send it again"), 1))?;
+        let frame = frame.map_err(|e| broken(&format!("the body broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
+        held.received(data.len() as u64);
         held.add(data.len() as u64)?;
         if have + data.len() > max {
             return Err(Refusal::TooLarge(max));

@@ -18,6 +18,7 @@ use crate::admission::{Client, Held};
 use crate::body::{self, Compression};
 use crate::http::{Body, partial_success};
 use crate::receive::{Core, Outcome, Sender};
+use crate::stats::Transport;
 use crate::status::{self, Refusal};
 
 /// The bytes in front of every gRPC message: a flag and the length.
@@ -27,7 +28,7 @@ const PREFIX_BYTES: usize = 5;
 const ACCEPTED: &str = "identity,gzip,zstd";
 
 /// The method of a signal's collector service.
-fn signal_of(path: &str) -> Option<Signal> {
+pub(crate) fn signal_of(path: &str) -> Option<Signal> {
     let name = path.strip_prefix("/opentelemetry.proto.collector.")?;
     match name {
         "trace.v1.TraceService/Export" => Some(Signal::Traces),
@@ -89,7 +90,7 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
 
 /// Counts a refusal, and tells it.
 pub(crate) fn refused(core: &Core, refusal: &Refusal) -> Response<Body> {
-    core.stats.refused(refusal);
+    core.refused(Transport::Grpc, refusal);
     error(&refusal.grpc())
 }
 
@@ -99,8 +100,9 @@ async fn export(
     client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
+    core.rules.gate.admit(request.headers())?;
     let mut held = client.hold();
-    let sender = Sender::new(client.identity().to_owned(), request.headers());
+    let sender = Sender::new(Transport::Grpc, client.identity().to_owned(), request.headers());
     let message = message(core, request, &mut held).await?;
     core.receive(signal, Encoding::Protobuf, message, sender, held).await
 }
@@ -111,7 +113,7 @@ async fn message(core: &Core, request: Request<Incoming>, held: &mut Held) -> Re
     let compression = named.ok().and_then(Compression::named);
     let compression =
         compression.ok_or_else(|| Refusal::Unsupported("grpc-encoding must be identity, gzip or zstd".into()))?;
-    let max = core.limits.body_bytes_max;
+    let max = core.rules.limits.body_bytes_max;
     let read = body::read(request.into_body(), max + PREFIX_BYTES, held).await;
     let body = read.map_err(|refusal| match refusal {
         Refusal::TooLarge(_) => Refusal::TooLarge(max),

@@ -18,12 +18,13 @@ use prost::Message as _;
 use crate::admission::Client;
 use crate::body::{self, Compression};
 use crate::receive::{Core, Outcome, Sender};
+use crate::stats::Transport;
 use crate::status::{self, Refusal};
 
 /// The body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-fn signal_of(path: &str) -> Option<Signal> {
+pub(crate) fn signal_of(path: &str) -> Option<Signal> {
     match path {
         "/v1/traces" => Some(Signal::Traces),
         "/v1/logs" => Some(Signal::Logs),
@@ -106,10 +107,11 @@ async fn export(
     client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
+    core.rules.gate.admit(request.headers())?;
     let compression = compression(request.headers())?;
     let mut held = client.hold();
-    let sender = Sender::new(client.identity().to_owned(), request.headers());
-    let max = core.limits.body_bytes_max;
+    let sender = Sender::new(Transport::Http, client.identity().to_owned(), request.headers());
+    let max = core.rules.limits.body_bytes_max;
     let body = body::read(request.into_body(), max, &mut held).await?;
     let body = body::decompressed(body, compression, max, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
@@ -159,7 +161,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 
 /// Counts a refusal, and tells it in the request's encoding.
 pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
-    core.stats.refused(refusal);
+    core.refused(Transport::Http, refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),
         Encoding::Json => refusal.json(),

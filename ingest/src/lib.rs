@@ -12,6 +12,7 @@ mod cors;
 mod door;
 #[cfg(test)]
 mod fuzz;
+mod gate;
 mod grpc;
 mod http;
 mod identity;
@@ -22,11 +23,14 @@ mod sequencer;
 mod server;
 mod stats;
 mod status;
+mod trace;
 
 pub use admission::InFlight;
 pub use cors::Cors;
 pub use door::{ConnectionLimits, Door, Tongue};
+pub use gate::{Gate, OWN};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
-pub use stats::Stats;
-pub use status::Refusal;
+pub use stats::{Stats, Transport};
+pub use status::{Reason, Refusal};
+pub use trace::NOT_EXPORTED;

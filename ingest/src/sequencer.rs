@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use custody_store::{Error, ErrorKind, Prepared, Receipt, Writer};
+use opentelemetry::trace::SpanContext;
 use tokio::sync::{oneshot, watch};
 
-use crate::stats::Stats;
+use crate::stats::{Committed, Queued, Stats};
+use crate::trace;
 
 /// What the sequencer appends to.
 pub trait Log: Send + 'static {
@@ -24,6 +26,10 @@ pub trait Log: Send + 'static {
     fn checkpoint(&mut self) -> Result<(), Error>;
     /// Does what only the writer can do, between two groups.
     fn run(&mut self, work: Work);
+    /// How long the write and fsync of the last group took, in ns.
+    fn write_nanos(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Work for the writer that is no request.
@@ -40,6 +46,10 @@ impl Log for Writer {
 
     fn run(&mut self, work: Work) {
         work(self);
+    }
+
+    fn write_nanos(&self) -> Option<u64> {
+        Some(Writer::write_nanos(self))
     }
 }
 
@@ -81,6 +91,10 @@ struct Append {
     reply: oneshot::Sender<Result<Receipt, SubmitError>>,
     /// Given back when the request is durable, also if its client has hung up.
     _hold: Box<dyn Any + Send>,
+    /// Counts it as waiting until it is taken into a group.
+    queued: Queued,
+    /// The span of the request, if it is traced.
+    traced: Option<SpanContext>,
 }
 
 /// Hands requests to the thread that appends. Cheap to clone.
@@ -90,6 +104,7 @@ pub struct Sequencer {
     failed: watch::Receiver<Option<String>>,
     finishing: Arc<AtomicBool>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    stats: Arc<Stats>,
 }
 
 impl Sequencer {
@@ -97,6 +112,7 @@ impl Sequencer {
     pub fn start(log: impl Log, settings: Settings, stats: Arc<Stats>) -> std::io::Result<Self> {
         let (queue, jobs) = channel();
         let (failure, failed) = watch::channel(None);
+        let own_stats = Arc::clone(&stats);
         let commit = Commit { log, settings, stats, unsigned_since: None, signed_at: None };
         let run = move || {
             if let Err(error) = commit.run(&jobs) {
@@ -110,14 +126,31 @@ impl Sequencer {
         };
         let thread = std::thread::Builder::new().name("sequencer".into()).spawn(run)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Self { queue: Arc::new(Mutex::new(Some(queue))), failed, finishing: Arc::default(), thread })
+        Ok(Self {
+            queue: Arc::new(Mutex::new(Some(queue))),
+            failed,
+            finishing: Arc::default(),
+            thread,
+            stats: own_stats,
+        })
     }
 
     /// Appends a request; resolves when it is durable. `hold` is dropped when the
     /// request no longer waits, also if the caller has gone by then.
     pub async fn submit(&self, request: Prepared, hold: impl Send + 'static) -> Result<Receipt, SubmitError> {
+        self.submit_traced(request, hold, None).await
+    }
+
+    /// The same for a request whose span the commit shall belong to.
+    pub(crate) async fn submit_traced(
+        &self,
+        request: Prepared,
+        hold: impl Send + 'static,
+        traced: Option<SpanContext>,
+    ) -> Result<Receipt, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Append(Box::new(Append { request, reply, _hold: Box::new(hold) })))?;
+        let queued = self.stats.queued(request.bytes() as u64);
+        self.send(Job::Append(Box::new(Append { request, reply, _hold: Box::new(hold), queued, traced })))?;
         answer.await.unwrap_or_else(|_| Err(self.failure()))
     }
 
@@ -144,6 +177,11 @@ impl Sequencer {
 
     fn failure(&self) -> SubmitError {
         SubmitError::Failed(self.failed.borrow().clone().unwrap_or_else(|| "the log stopped".into()))
+    }
+
+    /// Why the log failed, if it has.
+    pub fn failed_now(&self) -> Option<String> {
+        self.failed.borrow().clone()
     }
 
     /// Resolves when the log has failed, with the reason.
@@ -199,8 +237,12 @@ impl<L: Log> Commit<L> {
     /// Signs; a signer elsewhere that does not answer now is asked again.
     fn sign(&mut self) -> Result<(), Error> {
         match self.log.checkpoint() {
-            Ok(()) => self.unsigned_since = None,
+            Ok(()) => {
+                self.stats.signed(true);
+                self.unsigned_since = None;
+            }
             Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.stats.signed(false);
                 tracing::warn!(%error, "the newest records are durable, but not signed yet");
             }
             Err(error) => return Err(error),
@@ -242,9 +284,13 @@ impl<L: Log> Commit<L> {
                 Err(_) => break,
             }
         }
-        let (requests, replies): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|job| *job).map(|job| (job.request, (job.reply, job._hold))).unzip();
-        let start = Instant::now();
+        let traced: Vec<SpanContext> = group.iter_mut().filter_map(|job| job.traced.take()).collect();
+        let take = |job: Append| {
+            drop(job.queued);
+            (job.request, (job.reply, job._hold))
+        };
+        let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|job| take(*job)).unzip();
+        let (start, begun) = (Instant::now(), SystemTime::now());
         let receipts = match self.log.append(requests) {
             Ok(receipts) => receipts,
             Err(error) => {
@@ -254,7 +300,13 @@ impl<L: Log> Commit<L> {
                 return Err(error);
             }
         };
-        self.stats.committed(start.elapsed().as_nanos() as u64);
+        let (requests, records) = (receipts.len() as u64, receipts.iter().map(|receipt| receipt.appended).sum());
+        let nanos = start.elapsed().as_nanos() as u64;
+        // A group that brought nothing new was not written.
+        let write_nanos = self.log.write_nanos().filter(|_| records > 0);
+        let commit = Committed { requests, records, nanos, write_nanos };
+        self.stats.committed(commit);
+        trace::committed(&traced, begun, &commit);
         assert_eq!(receipts.len(), replies.len(), "every request has its receipt");
         if receipts.iter().any(|r| r.appended > 0) {
             self.unsigned_since.get_or_insert_with(Instant::now);

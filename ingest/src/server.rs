@@ -11,6 +11,7 @@ use custody_store::Encoding;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
+use opentelemetry::context::FutureExt as _;
 use tokio::net::TcpListener;
 
 use crate::admission::{Begun, Client, InFlight};
@@ -18,12 +19,13 @@ use crate::cors::Cors;
 use crate::door::{ConnectionLimits, Door, Tongue};
 use crate::http::Body;
 use crate::pulse::Tail;
-use crate::receive::Core;
+use crate::receive::{Core, Rules};
 use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
-use crate::stats::Stats;
+use crate::stats::{Stats, Transport};
 use crate::status::Refusal;
-use crate::{body, grpc, http as otlp_http, identity};
+use crate::trace::{self, Sampler};
+use crate::{Gate, body, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -46,6 +48,10 @@ pub struct Config {
     pub redactor: Option<Arc<Redactor>>,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
+    /// What keeps requests out that are sound in themselves.
+    pub gate: Arc<Gate>,
+    /// The part of requests that are traced: 0 none, 1 all.
+    pub trace_ratio: f64,
 }
 
 impl Default for Config {
@@ -60,6 +66,8 @@ impl Default for Config {
             cors: Cors::default(),
             redactor: None,
             drain_timeout: Duration::from_secs(10),
+            gate: Arc::default(),
+            trace_ratio: 0.0,
         }
     }
 }
@@ -80,6 +88,7 @@ pub struct Receivers {
     http: TcpListener,
     drain_timeout: Duration,
     door: Arc<Door>,
+    sampler: Arc<Sampler>,
 }
 
 impl Receivers {
@@ -90,9 +99,10 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Core::new(config.limits, config.in_flight, sequencer, stats);
-        let core = Arc::new(core.with_cors(config.cors).redacting(config.redactor));
-        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door: Door::new(config.connections) })
+        let rules = Rules { limits: config.limits, redactor: config.redactor, gate: config.gate };
+        let core = Arc::new(Core::new(rules, config.in_flight, sequencer, stats).with_cors(config.cors));
+        let sampler = Arc::new(Sampler::new(config.trace_ratio));
+        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door: Door::new(config.connections), sampler })
     }
 
     /// The addresses that were bound.
@@ -103,6 +113,11 @@ impl Receivers {
     /// The counters.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.core.stats)
+    }
+
+    /// The rules that replace what must not be kept, if there are any.
+    pub fn redactor(&self) -> Option<Arc<Redactor>> {
+        self.core.rules.redactor.clone()
     }
 
     /// The one that appends, for what the ledger itself has to say.
@@ -157,8 +172,27 @@ impl Receivers {
     ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Send + Sync + use<>
     {
         let (core, client) = (Arc::clone(&self.core), self.core.admission.client(identity::of_peer(peer)));
-        let headers_max = self.door.limits().headers_max;
-        service_fn(move |request| answer(Arc::clone(&core), Arc::clone(&client), is_grpc, headers_max, request))
+        let (headers_max, sampler) = (self.door.limits().headers_max, Arc::clone(&self.sampler));
+        let transport = if is_grpc { Transport::Grpc } else { Transport::Http };
+        let connected = core.stats.connected(transport);
+        service_fn(move |request| {
+            let _ = &connected;
+            let timed = core.stats.begin(transport);
+            let span = sampler.begin(transport, &request);
+            let answer = answer(Arc::clone(&core), Arc::clone(&client), is_grpc, headers_max, request);
+            async move {
+                let answer = match span {
+                    None => answer.await,
+                    Some(span) => {
+                        let answer = answer.with_context(span.clone()).await;
+                        let _ = answer.as_ref().inspect(|answer| trace::end(&span, transport, answer));
+                        answer
+                    }
+                };
+                drop(timed);
+                answer
+            }
+        })
     }
 }
 

@@ -10,6 +10,63 @@ use custody_store::Encoding;
 use http::{HeaderValue, StatusCode};
 use prost::Message;
 
+/// Why a request was refused, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It can never be accepted.
+    Invalid,
+    /// A content type or encoding that is not spoken here.
+    Unsupported,
+    /// Larger than the limit.
+    TooLarge,
+    /// Too many bytes wait for the log.
+    Memory,
+    /// The body broke off or stopped coming.
+    Body,
+    /// The server is stopping.
+    Draining,
+    /// The log failed.
+    LogFailed,
+    /// The disk is nearly full.
+    DiskLow,
+    /// This server's own traces came back to it.
+    OwnTraces,
+    /// Not now, for another reason.
+    Unavailable,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Invalid,
+        Self::Unsupported,
+        Self::TooLarge,
+        Self::Memory,
+        Self::Body,
+        Self::Draining,
+        Self::LogFailed,
+        Self::DiskLow,
+        Self::OwnTraces,
+        Self::Unavailable,
+    ];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::TooLarge => "too_large",
+            Self::Memory => "memory",
+            Self::Body => "body",
+            Self::Draining => "draining",
+            Self::LogFailed => "log_failed",
+            Self::DiskLow => "disk_low",
+            Self::OwnTraces => "own_traces",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// Why a request was refused whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -19,12 +76,16 @@ pub enum Refusal {
     TooLarge(usize),
     /// A content type or encoding that is not spoken here.
     Unsupported(String),
+    /// It carries this server's own traces; to keep them would make more of them.
+    Own,
     /// Not now: try again after this long.
     Unavailable {
         /// What is the matter.
         message: String,
         /// When to try again.
         retry_after: Duration,
+        /// As what it is counted.
+        reason: Reason,
     },
 }
 
@@ -38,17 +99,38 @@ impl Refusal {
                     "the request is larger than the limit of {limit} bytes after decompression (--request-bytes-max); send smaller batches"
                 )
             }
+            Self::Own => "these are this server's own traces; export them to another one (--trace-endpoint)".into(),
         }
     }
 
+    /// As what it is counted.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Invalid(_) => Reason::Invalid,
+            Self::TooLarge(_) => Reason::TooLarge,
+            Self::Unsupported(_) => Reason::Unsupported,
+            Self::Own => Reason::OwnTraces,
+            Self::Unavailable { reason, .. } => *reason,
+        }
+    }
+
+    /// The same, counted under a reason of its own.
+    pub(crate) fn because(mut self, counted: Reason) -> Self {
+        if let Self::Unavailable { reason, .. } = &mut self {
+            *reason = counted;
+        }
+        self
+    }
+
     pub(crate) fn unavailable(message: &str, seconds: u64) -> Self {
-        Self::Unavailable { message: message.into(), retry_after: Duration::from_secs(seconds) }
+        let (retry_after, reason) = (Duration::from_secs(seconds), Reason::Unavailable);
+        Self::Unavailable { message: message.into(), retry_after, reason }
     }
 
     /// The HTTP status (OTLP/HTTP, "Failures").
     pub(crate) fn http_status(&self) -> StatusCode {
         match self {
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::Own => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -58,7 +140,7 @@ impl Refusal {
     /// The gRPC status code.
     pub(crate) fn grpc_code(&self) -> tonic::Code {
         match self {
-            Self::Invalid(_) => tonic::Code::InvalidArgument,
+            Self::Invalid(_) | Self::Own => tonic::Code::InvalidArgument,
             Self::TooLarge(_) => tonic::Code::ResourceExhausted,
             Self::Unsupported(_) => tonic::Code::Unimplemented,
             Self::Unavailable { .. } => tonic::Code::Unavailable,

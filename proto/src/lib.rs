@@ -5,6 +5,7 @@
 //! knows neither RocksDB nor SQL.
 
 pub mod entry;
+pub mod grpc;
 pub mod json;
 pub mod limits;
 pub mod otlp;

@@ -13,12 +13,16 @@ use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt as _;
+use opentelemetry::trace::{Status, TraceContextExt as _};
+use opentelemetry::{Context, KeyValue};
 use tokio::runtime::Runtime;
 
 use crate::catalog;
 use crate::error::{Error, ErrorKind};
 use crate::projection::{Projection, Snapshot};
 use crate::rows::Time;
+use crate::serve::observe;
+use crate::stats::QueryStats;
 
 /// Functions whose result can be far larger than their arguments, outside of any
 /// memory pool; a query has no need of them.
@@ -77,6 +81,7 @@ pub struct Answer {
 pub struct Engine {
     projection: Arc<Projection>,
     runtime: Arc<QueryRuntime>,
+    stats: Arc<QueryStats>,
 }
 
 /// Threads for queries alone, so that none of them slows what comes in.
@@ -100,12 +105,17 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("the query threads do not start: {e}")))?;
-        Ok(Self { projection, runtime: Arc::new(QueryRuntime(Some(runtime))) })
+        Ok(Self { projection, runtime: Arc::new(QueryRuntime(Some(runtime))), stats: Arc::default() })
     }
 
     /// The projection behind it.
     pub fn projection(&self) -> &Arc<Projection> {
         &self.projection
+    }
+
+    /// What queries and event streams count.
+    pub fn stats(&self) -> &Arc<QueryStats> {
+        &self.stats
     }
 
     /// Runs one query. Dropping the future cancels it.
@@ -114,7 +124,13 @@ impl Engine {
         let snapshot = self.projection.snapshot();
         let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
         let work = async move { run(&projection, snapshot, &text, params, &limits).await };
-        let mut answer = self.bounded(timeout, work).await?;
+        let (running, span) = (self.stats.begin(), observe::child("custody.query"));
+        let done = self.bounded(timeout, work).await;
+        running.ended(&done);
+        if let Some(span) = span {
+            tell(&span, &done);
+        }
+        let mut answer = done?;
         answer.elapsed = start.elapsed();
         Ok(answer)
     }
@@ -151,6 +167,22 @@ impl Engine {
         })?;
         done.map_err(|e| Error::internal(format!("the query failed: {e}")))?
     }
+}
+
+/// Ends the span of a query. Its text is not told: it may hold what is private.
+fn tell(context: &Context, done: &Result<Answer, Error>) {
+    let span = context.span();
+    match done {
+        Ok(answer) => span.set_attributes([
+            KeyValue::new("db.response.returned_rows", answer.rows as i64),
+            KeyValue::new("custody.log.size", answer.as_of_size as i64),
+        ]),
+        Err(error) => {
+            span.set_attribute(KeyValue::new("error.type", error.kind.code()));
+            span.set_status(Status::error(""));
+        }
+    }
+    span.end();
 }
 
 /// Cancels its task when it is dropped.

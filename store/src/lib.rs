@@ -16,6 +16,7 @@ pub mod format;
 pub mod keys;
 mod ledger;
 mod many;
+pub mod measure;
 pub mod note;
 pub mod policy;
 pub mod proof;

@@ -65,6 +65,8 @@ pub struct Writer {
     clock_mark: Option<(u64, u64)>,
     durability: Durability,
     signed_size: u64,
+    /// How long the last durable write took.
+    write_nanos: u64,
     dead: bool,
 }
 
@@ -97,6 +99,7 @@ impl Writer {
             clock_mark: None,
             durability: parts.durability,
             signed_size: parts.signed_size,
+            write_nanos: 0,
             dead: false,
         })
     }
@@ -104,6 +107,11 @@ impl Writer {
     /// How many records are durable.
     pub fn head_size(&self) -> u64 {
         self.head.size
+    }
+
+    /// How long the last write and its fsync took, in ns, by the monotonic clock.
+    pub fn write_nanos(&self) -> u64 {
+        self.write_nanos
     }
 
     /// Reads what is durable.
@@ -610,8 +618,10 @@ impl<'a> Stage<'a> {
         assert_eq!(self.writer.frontier.size(), self.head.size, "the tree and the chain have different sizes");
         let mut sync = WriteOptions::default();
         sync.set_sync(self.durability == Durability::Fsync);
+        let begun = self.writer.clock.monotonic();
         // A crash before this line loses the batch, which nobody was told of; after it, nothing.
         shared.db.write_opt(self.write, &sync).map_err(|e| Error::fatal(format!("the log cannot be written: {e}")))?;
+        self.writer.write_nanos = self.writer.clock.monotonic().saturating_sub(begun);
         self.writer.head = self.head;
         self.writer.last_time = self.time;
         shared.publish_head(self.head);

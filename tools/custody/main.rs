@@ -6,6 +6,7 @@ mod events;
 mod evidence;
 mod keep;
 mod limits;
+mod observe;
 mod recording;
 mod redact;
 mod remote;
@@ -36,7 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),

@@ -4,13 +4,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 use clap::Args;
 use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
@@ -21,6 +16,8 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use crate::limits::LimitFlags;
+use crate::observe::Watch;
+use crate::observe::log::{self, LogFormat};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -90,6 +87,26 @@ pub struct Serve {
     /// How often a new checkpoint is submitted to the witnesses [default: 60].
     #[arg(long, value_name = "SECONDS")]
     witness_interval: Option<f64>,
+    /// With less room than this on the disk of the log, requests are refused until there is
+    /// more [default: 268435456]; 0 never.
+    #[arg(long, value_name = "BYTES")]
+    disk_free_min: Option<u64>,
+    /// How log lines on standard error look [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as
+    /// info,custody_ingest=debug [default: that in CUSTODY_LOG or RUST_LOG, or info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Export traces of this server itself by OTLP over HTTP to this URL, which must be of
+    /// another server. OTEL_EXPORTER_OTLP_ENDPOINT and its relatives are heeded too
+    /// [default: none are made].
+    #[arg(long, value_name = "URL")]
+    trace_endpoint: Option<String>,
+    /// The part of OTLP requests that are traced, 0 to 1 [default: 0.01]; of other requests
+    /// OTEL_TRACES_SAMPLER says which, or all are.
+    #[arg(long, value_name = "RATIO")]
+    trace_ratio: Option<f64>,
     /// Replace what these rules name in every request, before anything is stored: `secrets`
     /// (the rules that come with custody) or a rule file; may be given more than once. The
     /// log says which rules are in force. Try them with `custody redact`.
@@ -168,6 +185,11 @@ struct File {
     retain: Option<String>,
     witness_policy: Option<PathBuf>,
     witness_interval: Option<f64>,
+    disk_free_min: Option<u64>,
+    log_format: Option<LogFormat>,
+    log_level: Option<String>,
+    trace_endpoint: Option<String>,
+    trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
 }
@@ -175,8 +197,8 @@ struct File {
 impl Serve {
     /// Runs until SIGTERM or Ctrl-C, then finishes what was accepted and signs.
     pub fn run(self) -> Result<(), Failure> {
-        log_to_stderr();
         let settings = self.with_file()?;
+        log::start(settings.log_format.unwrap_or_default(), settings.log_level.as_deref())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::unable)?;
         let result = runtime.block_on(settings.serve());
         runtime.shutdown_timeout(Duration::from_secs(2));
@@ -216,6 +238,11 @@ impl Serve {
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
+            disk_free_min: self.disk_free_min.or(file.disk_free_min),
+            log_format: self.log_format.or(file.log_format),
+            log_level: self.log_level.or(file.log_level),
+            trace_endpoint: self.trace_endpoint.or(file.trace_endpoint),
+            trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
             config: self.config,
@@ -225,7 +252,9 @@ impl Serve {
     async fn serve(self) -> Result<(), Failure> {
         // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
+        let watch = Watch::new(self.trace_endpoint.as_deref(), self.trace_ratio, self.disk_free_min)?;
         let mut config = self.receivers()?;
+        watch.configure(&mut config);
         let door = Door::new(config.connections.clone());
         let redactor = crate::redact::load(&self.redact)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
@@ -240,28 +269,25 @@ impl Serve {
         let options = self.options();
         let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
-        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
-        let flight_service = custody_query::serve::flight::service(engine.clone());
-        let stats = receivers.stats();
+        let observed = watch.begin(&receivers, &engine, witnesses.is_some());
+        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
-        let served = Served::new(engine, QueryLimits::default(), move || {
-            let redactions = redactor.as_ref().map(|redactor| redactor.render_prometheus());
-            stats.render_prometheus() + &redactions.unwrap_or_default()
-        });
+        let served = Served::new(engine, QueryLimits::default(), observed);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
             flight_sql: flight.local_addr().map_err(Failure::unable)?,
         };
-        let stopping = Arc::new(AtomicBool::new(false));
-        let api_service = router(served).layer(axum::middleware::from_fn_with_state(Arc::clone(&stopping), ready));
+        let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
+        let exporting = watch.export(&own)?;
+        let api_service = router(served);
         let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
         let readers = tokio::spawn({
             let door = Arc::clone(&door);
@@ -277,16 +303,12 @@ impl Serve {
         if let Some(age) = self.retain {
             tokio::spawn(retain(sequencer, projected, age));
         }
-        let stop = stop_signal()?;
-        announce(&dir, &addresses, &reader);
+        let stop = watch.stopping(stop_signal()?);
+        announce(self.log_format.unwrap_or_default(), &dir, &addresses, &reader);
         if let Some(path) = &self.ready_file {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
         let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
-        let stop = async {
-            stop.await;
-            stopping.store(true, Ordering::Relaxed);
-        };
         let result = receivers.run(stop).await;
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
@@ -295,6 +317,9 @@ impl Serve {
         let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
         readers.abort();
         let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
+        if let Some(exporting) = exporting {
+            let _ = tokio::task::spawn_blocking(move || exporting.stop()).await;
+        }
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
         Ok(())
@@ -334,12 +359,6 @@ impl Serve {
     }
 }
 
-/// Log lines go to standard error; CUSTODY_LOG filters them.
-pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CUSTODY_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-}
-
 /// Without TLS and authentication, only programs of this machine may ask.
 pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
     if address.ip().is_loopback() {
@@ -353,14 +372,6 @@ pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failu
 
 /// How many open files are asked of the system.
 const OPEN_FILES: u64 = 65_536;
-
-/// A server that is stopping is not ready, whatever its queries could still answer.
-async fn ready(State(stopping): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
-    if request.uri().path() == "/readyz" && stopping.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "stopping\n").into_response();
-    }
-    next.run(request).await
-}
 
 /// Resolves on SIGTERM or Ctrl-C.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
@@ -390,7 +401,10 @@ pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Resul
     })
 }
 
-fn announce(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+    if format == LogFormat::Json {
+        return log_start(dir, addresses, reader);
+    }
     eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
     eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
     eprintln!("  public key      {}", reader.vkey());
@@ -398,6 +412,22 @@ fn announce(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
     eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
     eprintln!("  API and page    http://{}/", addresses.http);
     eprintln!("  Flight SQL      {}", addresses.flight_sql);
+}
+
+/// The same as [`announce`], for programs.
+fn log_start(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %dir.display(),
+        records = reader.head().size,
+        origin = reader.origin(),
+        vkey = reader.vkey(),
+        otlp_grpc = %addresses.otlp.grpc,
+        otlp_http = %addresses.otlp.http,
+        http = %addresses.http,
+        flight_sql = %addresses.flight_sql,
+        "started"
+    );
 }
 
 fn write_ready_file(

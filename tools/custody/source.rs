@@ -2,9 +2,11 @@
 //! latter the same API is served to this process alone, so that both answer alike.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::Reader;
@@ -87,7 +89,7 @@ impl Source {
         let runtime = runtime.map_err(Failure::unable)?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).map_err(Failure::unable)?;
         let address = listener.local_addr().map_err(Failure::unable)?;
-        let served = Served::new(engine, QueryLimits::default(), String::new);
+        let served = Served::new(engine, QueryLimits::default(), Arc::new(Unobserved));
         runtime.spawn(axum::serve(listener, router(served)).into_future());
         Ok(Self { live: false, _own: Some(runtime), ..Self::at(format!("http://{address}")) })
     }

@@ -19,7 +19,8 @@ use custody_store::witness::{Refusal, SUBMISSION_BYTES_MAX, Witness as Cosigner}
 use custody_store::{Clock as _, SystemClock};
 
 use crate::Failure;
-use crate::serve::{listen, log_to_stderr, only_loopback, replace, stop_signal};
+use crate::observe::log::{self, LogFormat};
+use crate::serve::{listen, only_loopback, replace, stop_signal};
 
 /// Cosign the checkpoints of other logs, as long as they only grow.
 ///
@@ -52,7 +53,7 @@ pub struct Witness {
 impl Witness {
     /// Runs until SIGTERM or Ctrl-C.
     pub fn run(self) -> Result<(), Failure> {
-        log_to_stderr();
+        log::start(LogFormat::Text, None)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.map_err(Failure::unable)?.block_on(self.serve())
     }

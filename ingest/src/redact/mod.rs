@@ -14,7 +14,6 @@ mod rule;
 mod tests;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use aho_corasick::{AhoCorasick, MatchKind};
 use custody_proto::rewrite::{At, Editor, Value, rewrite};
 use custody_proto::{Invalid, Limits, Signal};
+use custody_store::measure::Family;
 use regex::RegexSet;
 
 use files::Set;
@@ -181,24 +181,22 @@ impl Redactor {
         Ok(pass.findings.unwrap_or_default())
     }
 
-    /// Its counters in Prometheus' text format.
-    pub fn render_prometheus(&self) -> String {
-        let mut out = String::from(
-            "# HELP custody_redacted_requests_total Requests in which something was replaced before they were stored.\n\
-             # TYPE custody_redacted_requests_total counter\n",
-        );
-        let _ = writeln!(out, "custody_redacted_requests_total {}", self.requests.load(Relaxed));
-        out.push_str(
-            "# HELP custody_redactions_total What was replaced, by rule; rules that never matched are left out.\n\
-             # TYPE custody_redactions_total counter\n",
-        );
-        for (rule, count) in self.rules.iter().zip(&self.counts) {
-            let count = count.load(Relaxed);
-            if count > 0 {
-                let _ = writeln!(out, "custody_redactions_total{{rule=\"{}\"}} {count}", rule.name);
-            }
-        }
-        out
+    /// Its counters.
+    pub fn families(&self) -> Vec<Family> {
+        let counts = self.rules.iter().zip(&self.counts).filter(|(_, count)| count.load(Relaxed) > 0);
+        vec![
+            Family::counter(
+                "custody_redacted_requests",
+                "Requests in which something was replaced before they were stored",
+                &self.requests,
+            ),
+            Family::counters(
+                "custody_redactions",
+                "What was replaced, by rule; rules that never matched are left out",
+                "rule",
+                counts.map(|(rule, count)| (rule.name.as_str(), count)),
+            ),
+        ]
     }
 
     /// The rules whose key matches a path.

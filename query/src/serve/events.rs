@@ -162,6 +162,7 @@ pub(super) async fn answer(
     if streams {
         return stream(served, cursors, from, kinds).into_response();
     }
+    served.engine.stats().page();
     match next_page(&served, from, limit, &kinds, wait).await {
         Ok(page) => whole(&served, &asked, &headers, &cursors, from, limit, page),
         Err(error) => error.into_response(),
@@ -229,16 +230,20 @@ fn whole(
 /// The same as server-sent events, with the cursor as their id. A slow reader
 /// holds one page, and nobody else up.
 fn stream(served: Served, cursors: Cursors, from: u64, kinds: Vec<String>) -> impl IntoResponse {
-    let pages = futures::stream::unfold((served, cursors, from, kinds), |(served, cursors, from, kinds)| async move {
-        let page = next_page(&served, from, LIMIT_DEFAULT, &kinds, WAIT_MAX).await.ok()?;
-        let next = page.next;
-        let event = |e: Map<String, Json>| {
-            let seq = e.get("seq").and_then(Json::as_u64).unwrap_or(next);
-            Ok::<_, Infallible>(Event::default().id(cursors.encode(seq + 1)).data(Json::Object(e).to_string()))
-        };
-        let events: Vec<_> = page.events.into_iter().map(event).collect();
-        Some((futures::stream::iter(events), (served, cursors, next, kinds)))
-    });
+    let open = served.engine.stats().stream();
+    let pages = futures::stream::unfold(
+        (served, cursors, from, kinds, open),
+        |(served, cursors, from, kinds, open)| async move {
+            let page = next_page(&served, from, LIMIT_DEFAULT, &kinds, WAIT_MAX).await.ok()?;
+            let next = page.next;
+            let event = |e: Map<String, Json>| {
+                let seq = e.get("seq").and_then(Json::as_u64).unwrap_or(next);
+                Ok::<_, Infallible>(Event::default().id(cursors.encode(seq + 1)).data(Json::Object(e).to_string()))
+            };
+            let events: Vec<_> = page.events.into_iter().map(event).collect();
+            Some((futures::stream::iter(events), (served, cursors, next, kinds, open)))
+        },
+    );
     Sse::new(futures::StreamExt::flatten(pages)).keep_alive(KeepAlive::default())
 }
 

@@ -31,6 +31,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::engine::{Engine, QueryLimits};
 use crate::error::{Error, ErrorKind};
@@ -45,12 +46,13 @@ type DataStream = <Flight as FlightService>::DoGetStream;
 pub struct Flight {
     engine: Engine,
     limits: QueryLimits,
+    observer: Arc<dyn Observer>,
 }
 
-/// The gRPC service of an engine.
-pub fn service(engine: Engine) -> FlightServiceServer<Flight> {
+/// The gRPC service of an engine. The observer knows which requests are traced.
+pub fn service(engine: Engine, observer: Arc<dyn Observer>) -> FlightServiceServer<Flight> {
     let limits = QueryLimits { rows_max: 50_000_000, timeout: Duration::from_secs(300), ..QueryLimits::default() };
-    FlightServiceServer::new(Flight { engine, limits })
+    FlightServiceServer::new(Flight { engine, limits, observer })
 }
 
 /// What a handle carries.
@@ -91,7 +93,16 @@ impl Flight {
         self.engine.describe(&statement.sql, self.limits.clone()).await.map_err(status)
     }
 
-    async fn run(&self, statement: Statement) -> Result<Response<DataStream>, Status> {
+    async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
+        match self.observer.traced(&request.metadata().clone().into_headers()) {
+            None => self.answer(statement).await,
+            Some(parent) => {
+                observe::call("arrow.flight.protocol.FlightService/DoGet", &parent, self.answer(statement)).await
+            }
+        }
+    }
+
+    async fn answer(&self, statement: Statement) -> Result<Response<DataStream>, Status> {
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
         let answer = self.engine.sql(&statement.sql, params, self.limits.clone()).await.map_err(status)?;
         Ok(data(answer.schema, answer.batches))
@@ -179,9 +190,9 @@ impl FlightSqlService for Flight {
     async fn do_get_statement(
         &self,
         ticket: TicketStatementQuery,
-        _: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        self.run(Statement::decode(&ticket.statement_handle)?).await
+        self.run(Statement::decode(&ticket.statement_handle)?, request).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -242,9 +253,9 @@ impl FlightSqlService for Flight {
     async fn do_get_prepared_statement(
         &self,
         query: CommandPreparedStatementQuery,
-        _: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        self.run(Statement::decode(&query.prepared_statement_handle)?).await
+        self.run(Statement::decode(&query.prepared_statement_handle)?, request).await
     }
 
     async fn get_flight_info_catalogs(

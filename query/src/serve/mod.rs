@@ -2,13 +2,14 @@
 
 mod events;
 pub mod flight;
+pub mod observe;
 mod sql;
 pub mod tiles;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,13 +22,13 @@ use crate::error::{Error, ErrorKind};
 pub struct Served {
     engine: Engine,
     limits: QueryLimits,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    observer: Arc<dyn observe::Observer>,
 }
 
 impl Served {
-    /// Serves an engine. `metrics` renders what others count, for Prometheus.
-    pub fn new(engine: Engine, limits: QueryLimits, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { engine, limits, metrics: Arc::new(metrics) }
+    /// Serves an engine. The observer knows how the whole server is.
+    pub fn new(engine: Engine, limits: QueryLimits, observer: Arc<dyn observe::Observer>) -> Self {
+        Self { engine, limits, observer }
     }
 }
 
@@ -41,12 +42,13 @@ pub fn router(served: Served) -> Router {
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/readyz", get(observe::ready))
+        .route("/metrics", get(observe::metrics))
         .route("/openapi.json", get(openapi))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(1 << 20))
+        .layer(axum::middleware::from_fn_with_state(served.clone(), observe::trace))
         .with_state(served)
 }
 
@@ -64,28 +66,6 @@ async fn page() -> Response {
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
-}
-
-/// Ready once queries see what was durable at the start; not when the projection has stopped.
-async fn ready(State(served): State<Served>) -> Response {
-    let projection = served.engine.projection();
-    let (visible, size) = (projection.snapshot().size, projection.reader().head().size);
-    let text = format!("visible {visible} of {size}\n");
-    let status = if projection.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, text).into_response()
-}
-
-async fn metrics(State(served): State<Served>) -> Response {
-    let projection = served.engine.projection();
-    let (visible, size) = (projection.snapshot().size, projection.reader().head().size);
-    let mut text = (served.metrics)();
-    text.push_str(&format!(
-        "# HELP custody_log_size Records in the log.\n# TYPE custody_log_size gauge\ncustody_log_size {size}\n\
-         # HELP custody_projection_lag_records Durable records that queries do not see yet.\n\
-         # TYPE custody_projection_lag_records gauge\ncustody_projection_lag_records {}\n",
-        size.saturating_sub(visible)
-    ));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn unknown(uri: Uri) -> Response {
