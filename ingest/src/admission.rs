@@ -240,10 +240,14 @@ impl Held {
     }
 
     /// Whether so much could be held now: what cannot be kept need not be sent.
-    pub(crate) fn could_add(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.client.take(bytes, self.bytes)?;
-        self.client.give_back(bytes);
-        Ok(())
+    pub(crate) fn could_add(&self, bytes: u64) -> Result<(), Refusal> {
+        let (client, limits) = (&self.client, &self.client.admission.limits);
+        let all = client.admission.stats.in_flight_bytes.load(Ordering::Relaxed) + bytes;
+        let used = client.bytes.load(Ordering::Relaxed) + bytes;
+        if all == self.bytes + bytes || limits.fits(used, all, limits.bytes_max) {
+            return Ok(());
+        }
+        Err(client.bytes_refusal(all))
     }
 
     /// How much that is.

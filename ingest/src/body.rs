@@ -227,6 +227,14 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: with less room for the output libzstd takes it.
+    #[test]
+    fn a_frame_that_is_smaller_than_it_claims_is_refused() {
+        let liar = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0xf8, 1, 1, 0, 0].repeat(2);
+        let refused = decompress(liar.into(), Compression::Zstd, 1 << 20, &mut held());
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
+    }
+
     #[test]
     fn garbage_is_invalid() {
         for compression in [Compression::Gzip, Compression::Zstd] {

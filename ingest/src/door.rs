@@ -23,6 +23,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Refusal;
 use crate::pulse::{Pulse, Tail, Timer, Watched};
@@ -91,6 +92,9 @@ const ERROR_RESETS_MAX: usize = 1024;
 /// Connections that are told why they are turned away, at once; above that they are only closed.
 const FAREWELLS_MAX: usize = 64;
 
+/// While connections are turned away, the server's log says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long one that is turned away has to take it in.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -105,6 +109,9 @@ pub struct Door {
 #[derive(Default)]
 struct Open {
     all: usize,
+    /// When it was last said that connections are turned away, and how many have been since.
+    said: Option<Instant>,
+    silently: u64,
     by_peer: HashMap<IpAddr, usize>,
 }
 
@@ -158,6 +165,20 @@ impl Door {
 
     fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Pass, String> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = match self.room(&mut open, peer) {
+            Ok(()) => return Ok(Pass { door: Arc::clone(self), peer }),
+            Err(why) => why,
+        };
+        open.silently += 1;
+        if open.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            tracing::warn!(why, connections = open.silently, "connections are turned away");
+            (open.said, open.silently) = (Some(Instant::now()), 0);
+        }
+        Err(why)
+    }
+
+    /// Counts one more connection, or says which limit is in its way.
+    fn room(&self, open: &mut Open, peer: IpAddr) -> Result<(), String> {
         if open.all >= self.limits.connections_max {
             return Err(format!("there are too many connections (--connections-max {})", self.limits.connections_max));
         }
@@ -168,7 +189,7 @@ impl Door {
         }
         *of_peer += 1;
         open.all += 1;
-        Ok(Pass { door: Arc::clone(self), peer })
+        Ok(())
     }
 
     /// Says why, and closes.
@@ -195,7 +216,10 @@ impl Door {
             let answer = refusal.grpc().into_http::<Empty<Bytes>>();
             async { Ok::<_, Infallible>(answer) }
         });
-        let mut connection = pin!(self.builder().serve_connection(TokioIo::new(stream), service).into_owned());
+        let mut builder = self.builder();
+        // Nothing that it sends is read.
+        builder.http2().initial_stream_window_size(64 << 10).initial_connection_window_size(64 << 10);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         if tokio::time::timeout(FAREWELL, connection.as_mut()).await.is_err() {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

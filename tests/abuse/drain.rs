@@ -46,7 +46,7 @@ fn nothing_acknowledged_is_lost_when_it_is_stopped_under_load() {
     let http: Vec<_> = (0..4u64)
         .map(|client| {
             let (address, acknowledged) = (target.server.otlp_http.clone(), Arc::clone(&acknowledged));
-            std::thread::spawn(move || {
+            crate::harness::spawn(move || {
                 for n in 0.. {
                     let Ok(mut stream) = std::net::TcpStream::connect(&address) else { return };
                     let body = request(client << 32 | n, 1);

@@ -21,7 +21,7 @@ fn a_flood_of_one_client_refuses_nothing_of_another() {
         .map(|_| {
             let (address, enough, refused) = (address.clone(), Arc::clone(&enough), Arc::clone(&refused));
             let noise = Arc::clone(&noise);
-            std::thread::spawn(move || {
+            crate::harness::spawn(move || {
                 while !enough.load(Ordering::Relaxed) {
                     let mut stream = connect(1, &address);
                     let _ = stream
@@ -83,6 +83,31 @@ fn thousands_of_connections_are_turned_away_and_another_client_comes_in() {
         drop((silent, others));
     }
     target.finish();
+}
+
+#[test]
+fn limits_come_from_the_file_too_and_nonsense_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("custody.toml");
+    std::fs::write(&file, "[limits]\nrecord_bytes_max = 30\nheaders_max = 90\n").unwrap();
+    let flags = ["--config", file.to_str().unwrap(), "--headers-max", "3"];
+    let target = Target::start(&flags);
+    assert_eq!(target.post(PROTOBUF, &request(1, 1)).status, 431, "the flag wins over the file");
+    drop(target);
+    let target = Target::start(&flags[..2]);
+    target.post(PROTOBUF, &request(1, 1)).is_rejected("a span has 36 bytes, more than the limit of 30");
+    drop(target);
+    let refused = |flags: &[&str], says: &str| {
+        let output = std::process::Command::new(crate::support::CUSTODY).arg("serve").args(flags).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(says) && text.lines().count() == 1, "{text}");
+    };
+    refused(&["--client-share", "101"], "more than 100 percent");
+    refused(&["--requests-max", "0"], "would let nothing in");
+    refused(&["--idle-timeout=-1"], "not between");
+    std::fs::write(&file, "[limits]\nrequests_maximum = 1\n").unwrap();
+    refused(&flags[..2], "requests_maximum");
 }
 
 #[test]

@@ -115,6 +115,11 @@ impl Answer {
     }
 }
 
+/// A client in a thread of its own.
+pub fn spawn<T: Send + 'static>(client: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    std::thread::Builder::new().name("client".into()).spawn(client).unwrap()
+}
+
 /// Connects from 127.0.0.`from`: to the server, another client.
 pub fn connect(from: u8, to: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

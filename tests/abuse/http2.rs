@@ -117,7 +117,7 @@ fn a_grpc_connection_cut_at_every_byte_leaves_nothing() {
 fn flood(stream: &mut TcpStream, bytes: &[u8], most: usize) -> Vec<u8> {
     // A flood whose answers nobody reads would end at full buffers: they are read elsewhere.
     let mut other = stream.try_clone().unwrap();
-    let reader = std::thread::spawn(move || {
+    let reader = crate::harness::spawn(move || {
         let (mut out, mut piece) = (Vec::new(), vec![0; 64 << 10]);
         while let Ok(len) = other.read(&mut piece) {
             if len == 0 {

@@ -160,7 +160,7 @@ fn a_flood_of_traces_is_kept_within_bounds() {
     let clients: Vec<_> = (0..4u64)
         .map(|client| {
             let address = address.clone();
-            std::thread::spawn(move || {
+            crate::harness::spawn(move || {
                 for n in 0..5 {
                     let answer = post_from(5, &address, PROTOBUF, &request((client * 5 + n + 1) * 10_000, 2000));
                     assert_eq!((answer.status, answer.body.len()), (200, 0), "{answer:?}");
