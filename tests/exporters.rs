@@ -289,3 +289,37 @@ fn openais_client_by_openllmetry() {
     assert_eq!(calls, [call(true), call(false)]);
     server.stop_and_verify();
 }
+
+/// The blocks of a page in one language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// What the pages tell people to write is what these tests run.
+#[test]
+fn the_pages_show_what_the_tests_run() {
+    let read = |path: String| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let page = |name: &str| read(format!("{HERE}/../../docs/ways-in/{name}.md"));
+    for (name, program, count) in [
+        ("pydantic-ai", "pydantic_agent.py", 1),
+        ("openai-agents", "openai_agent.py", 3),
+        ("openinference", "openai_client.py", 1),
+        ("openllmetry", "openai_client.py", 1),
+    ] {
+        let (page, program) = (page(name), read(format!("{HERE}/{program}")));
+        let shown = blocks(&page, "python");
+        assert_eq!(shown.len(), count, "{name}");
+        for block in shown {
+            assert!(block.lines().all(|line| program.contains(line)), "{name}: the test does not run: {block}");
+        }
+    }
+    let yaml = read(format!("{HERE}/../../docs/ways-in/collector.yaml"));
+    assert_eq!(blocks(&page("collector"), "yaml")[0], yaml);
+    let index = page("README");
+    for file in std::fs::read_dir(format!("{HERE}/../../docs/ways-in")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let listed = name == "README.md" || name == "collector.yaml" || index.contains(&format!("({name})"));
+        assert!(listed, "{name} is not in the index");
+    }
+}
