@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -58,7 +59,8 @@ fn events(server: &Server) -> Vec<Value> {
 #[test]
 fn the_node_sdk_over_three_protocols() {
     if let Ok(why) = std::fs::read_to_string(Path::new(HERE).join("node/node_modules/.skipped")) {
-        eprintln!("SKIPPED: the Node.js exporters: {why}");
+        // Not by a macro, whose words the test harness keeps to itself.
+        std::io::stderr().write_all(format!("\nSKIPPED: the Node.js exporters: {why}\n").as_bytes()).unwrap();
         return;
     }
     let mut server = Server::start();
@@ -288,4 +290,38 @@ fn openais_client_by_openllmetry() {
         |asks| json!({"kind": "model_call", "source": "otel_genai", "model": "gpt-5", "tokens": 7, "asks": asks});
     assert_eq!(calls, [call(true), call(false)]);
     server.stop_and_verify();
+}
+
+/// The blocks of a page in one language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// What the pages tell people to write is what these tests run.
+#[test]
+fn the_pages_show_what_the_tests_run() {
+    let read = |path: String| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let page = |name: &str| read(format!("{HERE}/../../docs/ways-in/{name}.md"));
+    for (name, program, count) in [
+        ("pydantic-ai", "pydantic_agent.py", 1),
+        ("openai-agents", "openai_agent.py", 3),
+        ("openinference", "openai_client.py", 1),
+        ("openllmetry", "openai_client.py", 1),
+    ] {
+        let (page, program) = (page(name), read(format!("{HERE}/{program}")));
+        let shown = blocks(&page, "python");
+        assert_eq!(shown.len(), count, "{name}");
+        for block in shown {
+            assert!(block.lines().all(|line| program.contains(line)), "{name}: the test does not run: {block}");
+        }
+    }
+    let yaml = read(format!("{HERE}/../../docs/ways-in/collector.yaml"));
+    assert_eq!(blocks(&page("collector"), "yaml")[0], yaml);
+    let index = page("README");
+    for file in std::fs::read_dir(format!("{HERE}/../../docs/ways-in")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let listed = name == "README.md" || name == "collector.yaml" || index.contains(&format!("({name})"));
+        assert!(listed, "{name} is not in the index");
+    }
 }

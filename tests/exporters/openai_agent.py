@@ -23,7 +23,7 @@ from emitted import Emitted
 
 set_trace_processors([])  # not to OpenAI's own dashboard
 
-# [docs] what the page shows
+# What the page of docs/ways-in shows:
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
@@ -35,7 +35,7 @@ else:
     from opentelemetry.instrumentation.openai_agents import OpenAIAgentsInstrumentor
 
     OpenAIAgentsInstrumentor().instrument()
-# [docs] end
+# Up to here.
 
 emitted = Emitted()
 provider.add_span_processor(emitted)

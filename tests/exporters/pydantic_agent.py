@@ -14,13 +14,13 @@ from pydantic_ai.models.test import TestModel
 
 from emitted import Emitted
 
-# [docs] what the page shows
+# What the page of docs/ways-in shows:
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
 metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
 Agent.instrument_all()
-# [docs] end
+# Up to here.
 
 emitted = Emitted()
 provider.add_span_processor(emitted)

@@ -8,6 +8,7 @@ mod gemini;
 mod genai;
 mod openinference;
 mod openllmetry;
+mod pomerium;
 mod security;
 
 use custody_proto::otlp::common::InstrumentationScope;
@@ -56,6 +57,7 @@ pub fn map_log(context: &RecordContext<'_>, log: &LogRecord) -> Vec<EventRow> {
         Some(("claude_code", rest)) => claude_code::map(context, log, rest),
         Some(("codex", rest)) => codex::map(context, log, rest),
         Some(("gemini_cli", rest)) => gemini::map(context, log, rest),
+        _ if name.is_empty() => pomerium::map(context, log),
         _ => None,
     };
     row.into_iter().collect()

@@ -303,6 +303,33 @@ fn openllmetry_kinds() {
 }
 
 #[test]
+fn pomerium_decisions() {
+    let check = |more: Value| {
+        let mut values = json!({"message": "authorize check", "request-id": "r-1", "session-id": "s", "user": "u-1",
+            "email": "emma@example.com", "host": "mcp.example.com", "path": "/mcp", "method": "POST", "route-id": "route",
+            "route-checksum": "17", "allow-why-true": "email-ok", "allow-why-false": "email-unauthorized",
+            "deny-why-true": "invalid-client-certificate"});
+        values.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        log("", values).unwrap()
+    };
+    let row = check(json!({"allow": true, "deny": false, "mcp-method": "tools/call", "mcp-tool": "send_money"}));
+    assert_eq!(told(&row), ("policy_evaluation", Some("send_money"), Some("allow"), None));
+    assert_eq!((row.reasons, row.policy_id, row.policy_version), (vec!["email-ok".into()], some("route"), some("17")));
+    assert_eq!((row.resource, row.correlation_id), (some("mcp.example.com/mcp"), some("r-1")));
+    assert_eq!((row.initiator_id, row.initiator_type), (some("emma@example.com"), some("user")));
+    let row = check(json!({"allow": false, "deny": false}));
+    assert_eq!(
+        (row.decision, row.reasons, row.action),
+        (some("deny"), vec!["email-unauthorized".into()], some("POST"))
+    );
+    let row = check(json!({"allow": true, "deny": true}));
+    assert_eq!((row.decision, row.reasons), (some("deny"), vec!["invalid-client-certificate".into()]));
+    // An access log's line, and a check that does not say what it decided.
+    assert!(log("", json!({"message": "http-request", "response-code": 200})).is_none());
+    assert!(log("", json!({"message": "authorize check"})).is_none());
+}
+
+#[test]
 fn the_view_of_tool_calls_reads_the_same_attributes() {
     let sql = include_str!("../tool_calls.sql");
     for source in ["openinference", "openllmetry", "claude_code", "codex", "gemini", "otel_genai"] {
