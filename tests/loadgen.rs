@@ -106,7 +106,7 @@ fn kill_9_in_the_middle_costs_nothing_that_was_acknowledged() {
         let child = { child }.spawn().unwrap();
         let size = |server: &Server| {
             let metrics = server.get("/metrics").1;
-            metrics.lines().find_map(|l| l.strip_prefix("custody_log_size ")).unwrap().parse::<u64>().unwrap()
+            metrics.lines().find_map(|l| l.strip_prefix("custody_log_records ")).unwrap().parse::<u64>().unwrap()
         };
         until(|| size(&server) > 1_000);
         let mut server = start_on_the_same_ports(server);

@@ -159,7 +159,7 @@ impl Api {
             Some(size) => size,
             None => {
                 let metrics = self.read(self.agent.get(format!("{}/metrics", self.url)).call())?.0;
-                let value = metrics.lines().find_map(|line| line.strip_prefix("custody_log_size "));
+                let value = metrics.lines().find_map(|line| line.strip_prefix("custody_log_records "));
                 let value = value.and_then(|v| v.trim().parse().ok());
                 value.ok_or_else(|| format!("{}/metrics does not say the size of a log", self.url))?
             }

@@ -85,7 +85,7 @@ mod tests {
             x = std::hint::black_box(crate::random::mix(x));
         }
         let used = watch.lap().unwrap();
-        assert!(used.cpu_seconds >= 0.1 && used.rss_bytes_max > 100_000, "{used:?}");
+        assert!(used.cpu_seconds > 0.09 && used.rss_bytes_max > 100_000, "{used:?}");
         assert!(watch.lap().unwrap().cpu_seconds < used.cpu_seconds);
         assert!(Watch::start(u32::MAX).is_err());
     }
