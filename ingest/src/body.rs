@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::{Request, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
@@ -53,7 +54,7 @@ impl Drop for Held {
 }
 
 /// Reads a body of at most `max` bytes. A body in one piece is not copied.
-pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }
@@ -84,6 +85,29 @@ pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Res
         }
     }
     Ok(first.unwrap_or_else(|| rest.freeze()))
+}
+
+/// How long a refused client may go on sending, and how many times the largest body.
+const DRAIN: (Duration, usize) = (Duration::from_secs(5), 4);
+
+/// Lets an HTTP/1.1 client whose request is refused send the rest of it, which is dropped as
+/// it comes. A client that is cut off while it writes sees no answer but a broken connection,
+/// and sends again what can never be accepted. Who asks first (`Expect`) has sent nothing.
+pub(crate) async fn drain(request: &mut Request<Incoming>, max: usize) {
+    if request.version() >= Version::HTTP_2 || request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let body = request.body_mut();
+    let mut left = max.saturating_mul(DRAIN.1);
+    let drained = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN.0, drained).await;
 }
 
 /// How a body is compressed.

@@ -31,14 +31,20 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one request, and lets a page read the answer if it may send.
-pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = respond(core, identity, request).await;
-    core.cors.mark(origin.as_ref(), response.headers_mut());
+pub(crate) async fn handle(core: &Core, identity: String, mut request: Request<Incoming>) -> Response<Body> {
+    let mut response = respond(core, identity, &mut request).await;
+    if !response.status().is_success() {
+        body::drain(&mut request, core.limits.body_bytes_max).await;
+    }
+    if request.method() == Method::HEAD {
+        // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
+        *response.body_mut() = Full::new(Bytes::new()).boxed_unsync();
+    }
+    core.cors.mark(request.headers().get(header::ORIGIN), response.headers_mut());
     response
 }
 
-async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+async fn respond(core: &Core, identity: String, request: &mut Request<Incoming>) -> Response<Body> {
     let encoding = content_type(request.headers());
     // What cannot be told in the request's encoding is told in JSON.
     let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
@@ -52,7 +58,7 @@ async fn respond(core: &Core, identity: String, request: Request<Incoming>) -> R
         let message = "pages of this origin may not send; allow it with --cors-origin";
         return refuse(StatusCode::FORBIDDEN, tonic::Code::PermissionDenied, message);
     }
-    if let Some(preflight) = core.cors.preflight(&request) {
+    if let Some(preflight) = core.cors.preflight(request) {
         return preflight;
     }
     if method != Method::POST {
@@ -102,13 +108,13 @@ async fn export(
     signal: Signal,
     encoding: Encoding,
     identity: String,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     let compression = compression(request.headers())?;
     let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
     let sender = Sender::new(identity, request.headers());
     let max = core.limits.body_bytes_max;
-    let body = body::read(request.into_body(), max, &mut held).await?;
+    let body = body::read(request.body_mut(), max, &mut held).await?;
     let body = body::decompressed(body, compression, max, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
 }
