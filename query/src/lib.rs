@@ -20,7 +20,8 @@ mod proofs;
 pub mod replay;
 pub mod rows;
 pub mod serve;
-pub mod survival;
+pub mod spans;
+mod survival;
 pub mod tables;
 pub mod tree;
 

@@ -93,6 +93,48 @@ fn spans_come_late_and_out_of_order() {
     server.stop_and_verify();
 }
 
+/// trace.proto, `end_time_unix_nano` ("not expected to be zero", but sent while a span runs):
+/// accepted; the finished span supersedes it in `spans`, and both records are kept.
+#[test]
+fn a_running_span_is_superseded_by_the_finished_one() {
+    let mut server = Server::start();
+    let mut grpc = Client::http2(&server.grpc);
+    let running = |n| Span { end_time_unix_nano: 0, ..span(n) };
+    let mut send =
+        |spans| grpc.call(Signal::Traces.method(), "", &traces(spans).encode_to_vec()).message::<RpcStatus>();
+    send(vec![running(1), running(2), span(3)]);
+    let rows = |server: &Server| {
+        let sql = "SELECT name, end_time IS NULL AS running, duration_ns FROM spans ORDER BY name";
+        server.sql(sql).into_iter().map(without_nulls).collect::<Vec<_>>()
+    };
+    let runs = |name| json!({"name": name, "running": true});
+    let ended = |name| json!({"name": name, "running": false, "duration_ns": 5});
+    assert_eq!(rows(&server), [runs("span 1"), runs("span 2"), ended("span 3")]);
+    send(vec![span(1)]);
+    // One that comes late, after the finished one, and the same id in another trace.
+    send(vec![running(3), Span { trace_id: vec![9; 16], name: "span 9".into(), ..running(3) }]);
+    assert_eq!(rows(&server), [ended("span 1"), runs("span 2"), ended("span 3"), runs("span 9")]);
+    let counted = server.sql(
+        "SELECT count(*) AS n, count(end_time) AS ended FROM spans WHERE trace_id = '01010101010101010101010101010101'",
+    );
+    assert_eq!(counted, [json!({"n": 3, "ended": 2})]);
+    assert_eq!(server.sql("SELECT seq FROM spans WHERE name = 'span 1' LIMIT 1"), [json!({"seq": 4})]);
+    let kept = server.sql("SELECT count(*) AS n, count(payload(seq)) AS bytes FROM ledger WHERE kind = 'span'");
+    assert_eq!(kept, [json!({"n": 6, "bytes": 6})]);
+    // Somebody else, who knows the ids: he hides nothing.
+    let other = traces(vec![Span { name: "span 2".into(), ..span(2) }]).encode_to_vec();
+    let mut elsewhere = Client::http1_from("127.0.0.2", &server.otlp_http);
+    assert_eq!(elsewhere.post("/v1/traces", PROTOBUF, &[], other).status, 200);
+    let both =
+        server.sql("SELECT end_time IS NULL AS running, submitter FROM spans WHERE name = 'span 2' ORDER BY seq");
+    let row = |running, submitter| json!({"running": running, "submitter": submitter});
+    assert_eq!(both, [row(true, "peer:127.0.0.1"), row(false, "peer:127.0.0.2")]);
+    // A retry of the running span changes nothing.
+    send(vec![running(1), running(2), span(3)]);
+    assert_eq!(rows(&server).len(), 5);
+    assert_eq!(server.stop_and_verify()["records"], 8);
+}
+
 fn without_nulls(mut row: serde_json::Value) -> serde_json::Value {
     row.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     row

@@ -114,6 +114,20 @@ impl Client {
         Self { runtime, sender: Sender::One(sender), authority: address.to_owned() }
     }
 
+    /// HTTP/1.1 from another address of this machine: to the server, another peer.
+    pub fn http1_from(source: &str, address: &str) -> Self {
+        let runtime = runtime();
+        let sender = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+            let stream = socket.connect(address.parse().unwrap()).await.unwrap();
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        });
+        Self { runtime, sender: Sender::One(sender), authority: address.to_owned() }
+    }
+
     pub fn http2(address: &str) -> Self {
         let runtime = runtime();
         let sender = runtime.block_on(connect2(address));
