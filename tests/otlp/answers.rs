@@ -179,6 +179,8 @@ fn what_is_no_unary_grpc_call_is_refused() {
     assert!(told.problem().1.contains("4318"), "the exporter's log names the other port: {told:?}");
     let told = Client::http1(&server.grpc).post("/v1/traces", JSON, &[], "{}");
     assert_eq!((told.status, told.header("content-type")), (415, JSON));
+    let told = grpc.send("GET", method, &[("content-type", "application/grpc")], "");
+    assert_eq!((told.status, told.header("allow")), (405, "POST"));
     // A browser speaks no HTTP/2 in the clear: no page, of any origin, can call.
     let told = Client::http1(&server.grpc).post(method, "application/grpc", &[], frame(false, &message));
     assert_eq!(told.status, 505);

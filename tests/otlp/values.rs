@@ -43,7 +43,8 @@ fn shown(server: &Server, sent: &Span) -> Json {
 #[test]
 fn every_kind_of_value_is_shown_as_sent() {
     let mut server = Server::start();
-    let deep = (0..20).fold(Some(Value::IntValue(1)), |value, _| list(vec![AnyValue { value }]));
+    let mut deep = Some(Value::IntValue(1));
+    (0..20).for_each(|_| deep = list(vec![AnyValue { value: deep.take() }]));
     let attributes = vec![
         text("string", "ünï\u{0}\u{1f600}\"\\"),
         text("", "no key"),
