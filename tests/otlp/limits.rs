@@ -88,15 +88,15 @@ fn peak(pid: u32) -> usize {
 }
 
 /// OTLP/HTTP Request ("including after decompression, to mitigate possible excessive memory
-/// usage"): a gibibyte of zeros in a small body never becomes more than the limit in memory,
+/// usage"): a quarter of a gibibyte of zeros in a small body never becomes more than the limit,
 /// however many come at once.
 #[test]
 fn a_decompression_bomb_is_never_made() {
     let mut server = Server::start_in(tempfile::tempdir().unwrap(), &["--request-bytes-max", "16777216"]);
-    // A thousand gzip members, and as many zstd frames: either is one valid body.
-    let bomb = |encoding| pack(encoding, &vec![0; MIB]).repeat(1024);
+    // Many gzip members, and as many zstd frames: either is one valid body.
+    let bomb = |encoding| pack(encoding, &vec![0; MIB]).repeat(256);
     let (gzip, zstd) = (bomb("gzip"), bomb("zstd"));
-    assert!(gzip.len() < 8 * MIB && zstd.len() < MIB, "{} {}", gzip.len(), zstd.len());
+    assert!(gzip.len() < 3 * MIB && zstd.len() < MIB, "{} {}", gzip.len(), zstd.len());
     let before = peak(server.pid());
     std::thread::scope(|scope| {
         for i in 0..8 {
@@ -115,7 +115,7 @@ fn a_decompression_bomb_is_never_made() {
         }
     });
     let grown = (peak(server.pid()) - before) / 1024;
-    assert!(grown < 512, "sixteen gibibytes in sixteen requests took {grown} MiB");
+    assert!(grown < 512, "four gibibytes in sixteen requests took {grown} MiB");
     // One alone, with nothing beside it, is certainly told that it is too large.
     let encoded = [("content-encoding", "gzip")];
     assert_eq!(Client::http1(&server.otlp_http).post("/v1/logs", PROTOBUF, &encoded, gzip).status, 413);
