@@ -4,13 +4,14 @@
 #   make test   build, and pass the tests
 #
 # Both install what is missing first (a C++ compiler and libclang by the system's
-# package manager; Python clients for the tests into .venv), and only then.
+# package manager; Python clients for the tests into .venv, and Node.js with its
+# OpenTelemetry exporters), and only then.
 
 CARGO ?= cargo
 PROFILE_DIR := $(or $(CARGO_TARGET_DIR),target)/debug
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test build lint bench release clean system venv
+.PHONY: help demo test build lint bench release clean system venv node
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -18,7 +19,7 @@ help: ## What can be made
 demo: build ## Build, then run the whole story on real input
 	@$(PROFILE_DIR)/custody demo
 
-test: system venv ## Build, then pass all tests
+test: system venv node ## Build, then pass all tests
 	@tools/setup/progress.sh test
 	@$(CARGO) fmt --all --check
 	@CUSTODY_TEST_PYTHON="$(CURDIR)/.venv/bin/python" $(CARGO) test --workspace --no-fail-fast
@@ -39,10 +40,13 @@ release: system ## Build the optimised custody command
 
 clean: ## Remove what was built
 	@$(CARGO) clean
-	@rm -rf .venv
+	@rm -rf .venv tests/exporters/node/node_modules
 
 system:
 	@tools/setup/system.sh
 
 venv:
 	@tools/setup/venv.sh
+
+node:
+	@tools/setup/node.sh

@@ -51,7 +51,19 @@ fn the_python_sdk_in_its_default_configuration() {
         calls,
         [json!({"tool": "send_money", "arguments": "{\"to\": \"ünïcode\"}", "initiator_id": "emma", "n": 4})]
     );
-    let metrics = server.sql("SELECT count(*) > 0 AS recorded FROM ledger WHERE kind = 'metric'");
+    let metrics = server.sql(
+        "SELECT type, json_get_bool(points, 'is_monotonic') AS up, json_get_int(points, 'data_points', 0, 'value') AS n,
+         count(*) AS times FROM metrics WHERE name = 'calls' GROUP BY 1, 2, 3",
+    );
+    assert!(metrics[0]["times"].as_u64() >= Some(2), "both protocols sent it: {metrics:?}");
+    assert_eq!((&metrics[0]["type"], &metrics[0]["up"], &metrics[0]["n"]), (&json!("sum"), &json!(true), &json!(1)));
+    let recorded = "SELECT count(*) = (SELECT count(*) FROM metrics) AS whole FROM ledger WHERE kind = 'metric'";
+    assert_eq!(server.sql(recorded), [json!({"whole": true})]);
+    // More than a batch of logs, each once from each of the four runs, in its span.
+    let steps = "SELECT count(*) AS n, count(DISTINCT body) AS steps, count(trace_id) AS traced FROM logs WHERE severity_number = 5";
+    assert_eq!(server.sql(steps), [json!({"n": 4 * 598, "steps": 598, "traced": 4 * 598})]);
+    // A counter and a histogram, of each run at least once.
+    let metrics = server.sql("SELECT count(*) >= 8 AS recorded FROM ledger WHERE kind = 'metric'");
     assert_eq!(metrics, [json!({"recorded": true})]);
     server.stop_and_verify();
 }
@@ -84,6 +96,20 @@ fn curl_with_the_examples_of_opentelemetry() {
     let ledger =
         server.sql("SELECT kind, count(*) AS n, min(flags[1]) AS flag FROM ledger WHERE seq > 0 GROUP BY 1 ORDER BY 1");
     assert_eq!(ledger.iter().map(|r| r["flag"].as_str().unwrap()).collect::<Vec<_>>(), ["json", "json", "json"]);
+    let metrics = server.sql("SELECT name, type, unit, service_name, points FROM metrics ORDER BY seq");
+    let told: Vec<_> = metrics.iter().map(|m| (m["name"].as_str().unwrap(), m["type"].as_str().unwrap())).collect();
+    let want = [
+        ("my.counter", "sum"),
+        ("my.gauge", "gauge"),
+        ("my.histogram", "histogram"),
+        ("my.exponential.histogram", "exponential_histogram"),
+    ];
+    assert_eq!(told, want);
+    let points: Value = serde_json::from_str(metrics[0]["points"].as_str().unwrap()).unwrap();
+    let want = json!({"description": "I am a Counter", "aggregation_temporality": "delta", "is_monotonic": true,
+        "data_points": [{"start_time_unix_nano": "1544712660300000000", "time_unix_nano": "1544712660300000000",
+                         "attributes": {"my.counter.attr": "some value"}, "value": 5.0}]});
+    assert_eq!(points, want);
     let wrong = curl(&["-H", json, "--data-binary", "{\"resourceSpans\": 7}", &url("traces")]);
     assert_eq!(wrong.0, 400);
     assert!(wrong.1.contains("resourceSpans"), "{wrong:?}");
@@ -115,15 +141,19 @@ fn an_oversized_body_is_refused_and_the_server_goes_on() {
 fn captured_requests_of_agent_frameworks_go_in_as_they_are() {
     let mut server = Server::start();
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/captures");
-    let mut files: Vec<_> = walk(&captures).into_iter().filter(|p| p.extension().is_some_and(|e| e == "pb")).collect();
+    let mut files = walk(&captures);
+    files.retain(|p| !p.ends_with("README.md") && !p.to_string_lossy().ends_with(".headers.json"));
     files.sort();
-    assert_eq!(files.len(), 6);
+    assert_eq!(files.len(), 9);
     for file in &files {
-        let signal = if file.to_string_lossy().contains("logs") { "logs" } else { "traces" };
+        let name = file.to_string_lossy();
+        let signal = ["logs", "metrics", "traces"].into_iter().find(|s| name.contains(s)).unwrap();
         let url = format!("http://{}/v1/{signal}", server.otlp_http);
-        let body = format!("@{}", file.display());
-        let (status, text) = curl(&["-H", "Content-Type: application/x-protobuf", "--data-binary", &body, &url]);
-        assert_eq!((status, text.as_str()), (200, ""), "{}", file.display());
+        let (content_type, answer) =
+            if name.ends_with(".json") { ("application/json", "{}") } else { ("application/x-protobuf", "") };
+        let content_type = format!("Content-Type: {content_type}");
+        let (status, text) = curl(&["-H", &content_type, "--data-binary", &format!("@{name}"), &url]);
+        assert_eq!((status, text.as_str()), (200, answer), "{name}");
     }
     let spans = server.sql("SELECT scope_name, count(*) AS n FROM spans GROUP BY 1 ORDER BY 1");
     let want = [("codex_exec", 794), ("openinference.instrumentation.openai_agents", 11), ("pydantic-ai", 16)];
@@ -131,6 +161,25 @@ fn captured_requests_of_agent_frameworks_go_in_as_they_are() {
     assert_eq!(got, want);
     let calls = server.sql("SELECT agent_name, tool, arguments FROM tool_calls WHERE tool = 'delete_file' LIMIT 1");
     assert_eq!(calls, [json!({"agent_name": "cleaner", "tool": "delete_file", "arguments": "{\"path\":\"a\"}"})]);
+    // Each of them yields events; none of its calls is without a tool.
+    let events = server.sql("SELECT source, count(*) AS n, sum(CASE WHEN kind = 'tool_call' AND tool IS NOT NULL THEN 1 ELSE 0 END) AS calls FROM events GROUP BY 1 ORDER BY 1");
+    let source = |name: &str, n: u32, calls: u32| json!({"source": name, "n": n, "calls": calls});
+    let want = [source("claude_code", 5, 1), source("codex", 12, 3), source("gemini", 4, 1)];
+    assert_eq!(
+        events,
+        want.into_iter().chain([source("openinference", 7, 3), source("otel_genai", 16, 5)]).collect::<Vec<_>>()
+    );
+    let calls = server.sql("SELECT tool, tool_call_id, arguments LIKE '%\"ls\"%' AS ls, status FROM tool_calls WHERE source IN ('claude_code', 'gemini') ORDER BY source");
+    let call = |tool: &str, id: Value| json!({"tool": tool, "tool_call_id": id, "ls": true, "status": "ok"});
+    assert_eq!(calls, [call("Bash", json!("toolu_1")), call("run_shell_command", Value::Null)]);
+    let commands = server.sql("SELECT arguments, result LIKE '%exited with code 1%' AS failed, status FROM tool_calls WHERE source = 'codex' ORDER BY event_time");
+    let command = |arguments: &str, failed: bool| json!({"arguments": arguments, "failed": failed, "status": "ok"});
+    let want = [
+        command("{\"cmd\":\"ls -la\"}", false),
+        command("{\"cmd\":\"echo hello > note.txt\"}", false),
+        command("{\"cmd\":\"cat /nope\"}", true),
+    ];
+    assert_eq!(commands, want, "Codex calls a command that failed a success");
     server.stop_and_verify();
 }
 

@@ -11,14 +11,14 @@ use custody_ingest::{Config, Receivers};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::{cpu_seconds, median, requests};
+use crate::{cpu_seconds, median, requests, sized};
 
 /// Spans in all, and how often each batch size is measured.
 const SPANS: u64 = 200_000;
 const ROUNDS: usize = 3;
 
 /// Requests under way at once.
-const CONCURRENCY: usize = 8;
+pub const CONCURRENCY: usize = 8;
 
 /// The server process: receivers and log, nothing else.
 pub fn serve(dir: &str) {
@@ -41,13 +41,13 @@ pub fn serve(dir: &str) {
     });
 }
 
-struct Server {
+pub struct Server {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Server {
-    fn start(dir: &Path) -> Self {
+    pub fn start(dir: &Path) -> Self {
         let own = std::env::current_exe().expect("this program has a path");
         let mut child = Command::new(own)
             .arg("serve")
@@ -62,7 +62,7 @@ impl Server {
         Self { child, address: address.trim().to_owned() }
     }
 
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         drop(self.child.stdin.take());
         self.child.wait().expect("the server ends");
     }
@@ -70,7 +70,7 @@ impl Server {
 
 /// Sends bytes as they are, so that the client's own work is small.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;
@@ -107,7 +107,7 @@ impl Decoder for Raw {
     }
 }
 
-async fn send(address: &str, requests: Vec<Bytes>) {
+pub async fn send(address: &str, requests: Vec<Bytes>) {
     let endpoint = tonic::transport::Channel::from_shared(format!("http://{address}")).expect("an address");
     let channel = endpoint.connect().await.expect("the server answers");
     let requests = std::sync::Arc::new(std::sync::Mutex::new(requests.into_iter()));
@@ -186,25 +186,47 @@ fn bare(requests: &[Vec<u8>]) -> Cost {
 
 /// Prints one line for each batch size.
 pub fn run() {
-    println!("ingest: {SPANS} spans over gRPC, {CONCURRENCY} requests at once, fsynced; medians of {ROUNDS} rounds");
+    heading(&SPANS.to_string());
+    for batch in [16, 128, 512, 8192] {
+        let spans = if batch < 100 { SPANS / 5 } else { SPANS };
+        line(batch, &requests(spans / batch, batch));
+    }
+}
+
+/// The same for spans of given sizes, and for other batches.
+pub fn run_sized(payloads: &[usize], batches: &[u64]) {
+    heading(&format!("up to {SPANS}"));
+    for (payload, batch) in payloads.iter().flat_map(|p| batches.iter().map(move |b| (*p, *b))) {
+        let request_bytes = payload as u64 * batch;
+        if request_bytes > sized::REQUEST_BYTES_MAX {
+            println!("{batch:>7} {payload:>9} a request of {} MB is more than the receivers take", request_bytes >> 20);
+            continue;
+        }
+        // As many as are told apart from noise: fewer where each costs an fsync, or is large.
+        let spans = SPANS.min(batch * 10_000).min((256 << 20) / payload as u64);
+        line(batch, &sized::requests((spans / batch).max(4), batch, payload));
+    }
+}
+
+fn heading(spans: &str) {
+    println!("ingest: {spans} spans over gRPC, {CONCURRENCY} requests at once, fsynced; medians of {ROUNDS} rounds");
     println!(
         "{:>7} {:>9} {:>12} {:>14} {:>14} {:>12} {:>12}",
         "batch", "bytes/span", "spans/s", "CPU us/span", "bare us/span", "CPU ratio", "wall ratio"
     );
-    for batch in [16, 128, 512, 8192] {
-        let spans = if batch < 100 { SPANS / 5 } else { SPANS };
-        let requests = requests(spans / batch, batch);
-        let spans = (requests.len() as u64 * batch) as f64;
-        let bytes = requests.iter().map(Vec::len).sum::<usize>() as f64 / spans;
-        let rounds: Vec<(Cost, Cost)> = (0..ROUNDS).map(|_| (custody(&requests), bare(&requests))).collect();
-        let of = |f: &dyn Fn(&(Cost, Cost)) -> f64| median(rounds.iter().map(f).collect());
-        println!(
-            "{batch:>7} {bytes:>9.0} {:>12.0} {:>14.2} {:>14.2} {:>12.2} {:>12.2}",
-            of(&|r| spans / r.0.wall),
-            of(&|r| r.0.cpu * 1e6 / spans),
-            of(&|r| r.1.cpu * 1e6 / spans),
-            of(&|r| r.0.cpu / r.1.cpu),
-            of(&|r| r.0.wall / r.1.wall),
-        );
-    }
+}
+
+fn line(batch: u64, requests: &[Vec<u8>]) {
+    let spans = (requests.len() as u64 * batch) as f64;
+    let bytes = requests.iter().map(Vec::len).sum::<usize>() as f64 / spans;
+    let rounds: Vec<(Cost, Cost)> = (0..ROUNDS).map(|_| (custody(requests), bare(requests))).collect();
+    let of = |f: &dyn Fn(&(Cost, Cost)) -> f64| median(rounds.iter().map(f).collect());
+    println!(
+        "{batch:>7} {bytes:>9.0} {:>12.0} {:>14.2} {:>14.2} {:>12.2} {:>12.2}",
+        of(&|r| spans / r.0.wall),
+        of(&|r| r.0.cpu * 1e6 / spans),
+        of(&|r| r.1.cpu * 1e6 / spans),
+        of(&|r| r.0.cpu / r.1.cpu),
+        of(&|r| r.0.wall / r.1.wall),
+    );
 }

@@ -1,18 +1,26 @@
 //! Measures the hot path beside bare loops over the same bytes, in one run.
 //!
 //! ```text
-//! cargo run --release -p custody-benches -- all|ingest|verify|append|proofs [records]
+//! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|proofs [records]
+//! cargo run --release -p custody-benches -- ingest --all
+//! cargo run --release -p custody-benches -- ingest --payload 2048 --batch 512
 //! ```
 //!
 //! `ingest`: spans over OTLP/gRPC into the receivers and the log, in a process of
 //! its own whose CPU time is read from the kernel, beside a loop that copies,
 //! hashes (BLAKE3), compresses (LZ4, by RocksDB) and writes the same requests with
-//! one fsync each. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
-//! the log without sockets, beside bare RocksDB. `proofs`: of a large log. Quote
+//! one fsync each; with options for spans of other sizes and for other batches.
+//! `single` and `half`: how long one request takes beside one bare fsync, on an idle
+//! server and at half its highest rate. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
+//! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
+//! `redact`: the built-in rules, beside the scan. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
+mod latency;
 mod log;
+mod redact;
+mod sized;
 mod verify;
 
 use std::process::ExitCode;
@@ -23,8 +31,19 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["serve", dir] => ingest::serve(dir),
         ["ingest"] => ingest::run(),
+        ["ingest", options @ ..] => match sizes(options) {
+            Some((payloads, batches)) => ingest::run_sized(&payloads, &batches),
+            None => return usage(),
+        },
+        ["single"] => latency::single(),
+        ["half"] => latency::half(512),
+        ["half", batch] => match batch.parse() {
+            Ok(batch) if batch > 0 => latency::half(batch),
+            _ => return usage(),
+        },
         ["verify"] => verify::run(),
         ["append"] => log::append(),
+        ["redact"] => redact::run(),
         ["proofs"] => log::proofs(10_000_000),
         ["proofs", records] => match records.parse() {
             Ok(records) => log::proofs(records),
@@ -40,8 +59,31 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: custody-benches all|ingest|verify|append|proofs [records]");
+    eprintln!(
+        "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|proofs [records]\n       \
+         custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]"
+    );
     ExitCode::from(2)
+}
+
+/// Which sizes and batches to measure: the usual ones where none is named.
+fn sizes(mut options: &[&str]) -> Option<(Vec<usize>, Vec<u64>)> {
+    let (mut payloads, mut batches) = (sized::PAYLOADS.to_vec(), sized::BATCHES.to_vec());
+    loop {
+        options = match options {
+            [] => return Some((payloads, batches)),
+            ["--all", rest @ ..] => rest,
+            ["--payload", list, rest @ ..] => {
+                payloads = list.split(',').map(|n| n.parse().ok().filter(|n| *n >= 150)).collect::<Option<_>>()?;
+                rest
+            }
+            ["--batch", list, rest @ ..] => {
+                batches = list.split(',').map(|n| n.parse().ok().filter(|n| *n > 0)).collect::<Option<_>>()?;
+                rest
+            }
+            _ => return None,
+        };
+    }
 }
 
 /// Trace requests of `batch` spans of about 500 bytes, all with ids of their own.

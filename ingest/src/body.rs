@@ -2,54 +2,79 @@
 //! the server's memory, and decompressed no further than the limit.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 use crate::Refusal;
-use crate::stats::Stats;
+use crate::admission::Held;
 
-/// A client that sends nothing for this long is given up.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// Bytes that are held for one request; given back when it is dropped.
-pub(crate) struct Held {
-    stats: Arc<Stats>,
-    limit: u64,
-    bytes: u64,
+/// How slowly a body may come: never silent for long, and at some rate on the whole.
+struct Pace {
+    timeout: Duration,
+    rate: u64,
+    start: Option<Instant>,
 }
 
-impl Held {
-    pub(crate) fn new(stats: Arc<Stats>, limit: u64) -> Self {
-        Self { stats, limit, bytes: 0 }
+impl Pace {
+    fn of(held: &Held) -> Self {
+        let limits = held.client().limits();
+        Self { timeout: limits.body_timeout, rate: limits.body_rate_min.max(1), start: None }
     }
 
-    fn add(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let before = self.stats.in_flight_bytes.fetch_add(bytes, Relaxed);
-        self.bytes += bytes;
-        // One request alone is always let through, or a small limit would refuse it for ever.
-        if before + bytes > self.limit && before + bytes > self.bytes {
-            return Err(Refusal::unavailable("too many bytes are waiting for the log; try again", 1));
+    /// Waits for the body's next piece, of which `have` bytes have come. Most are there
+    /// already, and cost no look at the clock.
+    async fn next<T>(&mut self, have: usize, next: impl Future<Output = T>) -> Result<T, Refusal> {
+        let mut next = std::pin::pin!(next);
+        if let Some(ready) = futures_now(next.as_mut()).await {
+            return Ok(ready);
         }
-        Ok(())
+        let start = *self.start.get_or_insert_with(Instant::now);
+        let whole = start + self.timeout + Duration::from_secs(have as u64 / self.rate);
+        let deadline = whole.min(Instant::now() + self.timeout);
+        tokio::time::timeout_at(deadline, next).await.map_err(|_| {
+            let message = format!(
+                "the body comes too slowly: after {have} bytes it was silent for {} s (--body-timeout) or came below {} \
+                 bytes a second (--body-rate-min); send it again",
+                self.timeout.as_secs_f64(),
+                self.rate
+            );
+            Refusal::unavailable(&message, 1)
+        })
     }
 }
 
-impl Held {
-    /// Takes over what another holds.
-    pub(crate) fn absorb(&mut self, mut other: Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
+/// What a future gives at once, if it does.
+async fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    use std::task::Poll;
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(ready) => Poll::Ready(Some(ready)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.stats.in_flight_bytes.fetch_sub(self.bytes, Relaxed);
+/// How much of a refused body is read and thrown away, and for how long.
+const LINGER: (u64, Duration) = (256 << 20, Duration::from_secs(5));
+
+/// A body that is thrown away may pause for this long.
+const LINGER_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads on for a moment. To close an HTTP/1.1 connection on a client that is still
+/// sending would reset it, and what the client is to be told would be lost with it.
+pub(crate) async fn discard(body: &mut Incoming) {
+    let (mut left, end) = (LINGER.0, Instant::now() + LINGER.1);
+    while !body.is_end_stream() {
+        let pause = end.min(Instant::now() + LINGER_PAUSE);
+        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(pause, body.frame()).await else { return };
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if len > left {
+            return;
+        }
+        left -= len;
     }
 }
 
@@ -58,18 +83,18 @@ pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Re
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }
+    held.could_add(body.size_hint().lower())?;
     let expected = (body.size_hint().lower() as usize).min(max);
+    let mut pace = Pace::of(held);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     loop {
-        let frame = tokio::time::timeout(IDLE, body.frame()).await;
-        let frame =
-            frame.map_err(|_| Refusal::unavailable("the body stopped coming for 60 seconds; send it again", 1))?;
+        let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
+        let frame = pace.next(have, body.frame()).await?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| Refusal::unavailable(&format!("the body broke off: {e}; send it again"), 1))?;
         let Ok(data) = frame.into_data() else { continue };
         held.add(data.len() as u64)?;
-        let have = first.as_ref().map_or(0, Bytes::len) + rest.len();
         if have + data.len() > max {
             return Err(Refusal::TooLarge(max));
         }
@@ -85,29 +110,6 @@ pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Re
         }
     }
     Ok(first.unwrap_or_else(|| rest.freeze()))
-}
-
-/// How long a refused client may go on sending, and how many times the largest body.
-const DRAIN: (Duration, usize) = (Duration::from_secs(5), 4);
-
-/// Lets an HTTP/1.1 client whose request is refused send the rest of it, which is dropped as
-/// it comes. A client that is cut off while it writes sees no answer but a broken connection,
-/// and sends again what can never be accepted. Who asks first (`Expect`) has sent nothing.
-pub(crate) async fn drain(request: &mut Request<Incoming>, max: usize) {
-    if request.version() >= Version::HTTP_2 || request.headers().contains_key(header::EXPECT) {
-        return;
-    }
-    let body = request.body_mut();
-    let mut left = max.saturating_mul(DRAIN.1);
-    let drained = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN.0, drained).await;
 }
 
 /// How a body is compressed.
@@ -144,7 +146,9 @@ pub(crate) async fn decompressed(
     if compression == Compression::None || body.len() <= INLINE_BYTES_MAX {
         return decompress(body, compression, max, held);
     }
-    let mut own = Held::new(Arc::clone(&held.stats), held.limit);
+    let client = std::sync::Arc::clone(held.client());
+    let _turn = client.work().await;
+    let mut own = client.hold();
     let work = move || decompress(body, compression, max, &mut own).map(|body| (body, own));
     let done = tokio::task::spawn_blocking(work).await;
     let (body, own) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
@@ -152,7 +156,7 @@ pub(crate) async fn decompressed(
     Ok(body)
 }
 
-fn decompress(body: Bytes, compression: Compression, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
+pub(crate) fn decompress(body: Bytes, compression: Compression, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     let bad = |e: std::io::Error| Refusal::Invalid(format!("the body cannot be decompressed: {e}"));
     let out = match compression {
         Compression::None => return Ok(body),
@@ -192,7 +196,8 @@ mod tests {
     use std::io::Write as _;
 
     fn held() -> Held {
-        Held::new(Arc::default(), 1 << 30)
+        let admission = crate::admission::Admission::new(Default::default(), Default::default());
+        admission.client("peer".into()).hold()
     }
 
     #[test]
@@ -206,7 +211,7 @@ mod tests {
             let mut bytes = held();
             let refused = decompress(body.clone(), compression, 1 << 20, &mut bytes);
             assert_eq!(refused, Err(Refusal::TooLarge(1 << 20)));
-            assert!(bytes.bytes <= (1 << 20) + (64 << 10), "made {} bytes", bytes.bytes);
+            assert!(bytes.bytes() <= (1 << 20) + (64 << 10), "made {} bytes", bytes.bytes());
             assert_eq!(decompress(body, compression, 10 << 20, &mut held()).unwrap().len(), 10 << 20);
         }
     }
@@ -217,17 +222,5 @@ mod tests {
             let refused = decompress(Bytes::from_static(b"garbage!"), compression, 100, &mut held());
             assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
         }
-    }
-
-    #[test]
-    fn memory_is_bounded_and_given_back() {
-        let stats = Arc::new(Stats::default());
-        let mut one = Held::new(Arc::clone(&stats), 100);
-        one.add(80).unwrap();
-        let mut two = Held::new(Arc::clone(&stats), 100);
-        assert!(matches!(two.add(30), Err(Refusal::Unavailable { .. })));
-        drop((one, two));
-        assert_eq!(stats.in_flight_bytes.load(Relaxed), 0);
-        Held::new(stats, 100).add(500).unwrap();
     }
 }

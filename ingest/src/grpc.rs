@@ -5,6 +5,7 @@
 //! the limit. (gRPC over HTTP/2, "PROTOCOL-HTTP2.md".)
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use custody_proto::Signal;
@@ -13,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 
-use crate::body::{self, Compression, Held};
+use crate::admission::{Client, Held};
+use crate::body::{self, Compression};
 use crate::http::{Body, partial_success};
 use crate::receive::{Core, Outcome, Sender};
 use crate::status::{self, Refusal};
@@ -36,7 +38,7 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one call.
-pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
     if let Some(response) = not_grpc(&request) {
         return response;
     }
@@ -46,16 +48,13 @@ pub(crate) async fn handle(core: &Core, identity: String, request: Request<Incom
             "{path} is not a method of this server; it serves Export of OTLP's TraceService, LogsService and MetricsService"
         )));
     };
-    match export(core, signal, identity, request).await {
+    match export(core, signal, client, request).await {
         Ok(outcome) => {
             let mut response = success(&partial_success(&outcome));
             outcome.put_receipt(response.headers_mut());
             response
         }
-        Err(refusal) => {
-            core.stats.refused(&refusal);
-            error(&refusal.grpc())
-        }
+        Err(refusal) => refused(core, &refusal),
     }
 }
 
@@ -88,9 +87,20 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
     Some(response)
 }
 
-async fn export(core: &Core, signal: Signal, identity: String, request: Request<Incoming>) -> Result<Outcome, Refusal> {
-    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+/// Counts a refusal, and tells it.
+pub(crate) fn refused(core: &Core, refusal: &Refusal) -> Response<Body> {
+    core.stats.refused(refusal);
+    error(&refusal.grpc())
+}
+
+async fn export(
+    core: &Core,
+    signal: Signal,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Outcome, Refusal> {
+    let mut held = client.hold();
+    let sender = Sender::new(client.identity().to_owned(), request.headers());
     let message = message(core, request, &mut held).await?;
     core.receive(signal, Encoding::Protobuf, message, sender, held).await
 }
@@ -103,10 +113,21 @@ async fn message(core: &Core, mut request: Request<Incoming>, held: &mut Held) -
         compression.ok_or_else(|| Refusal::Unsupported("grpc-encoding must be identity, gzip or zstd".into()))?;
     let max = core.limits.body_bytes_max;
     let read = body::read(request.body_mut(), max + PREFIX_BYTES, held).await;
-    let mut body = read.map_err(|refusal| match refusal {
+    if read.is_err() {
+        body::discard(request.body_mut()).await;
+    }
+    let body = read.map_err(|refusal| match refusal {
         Refusal::TooLarge(_) => Refusal::TooLarge(max),
         other => other,
     })?;
+    match unframe(body, compression)? {
+        (message, false) => Ok(message),
+        (message, true) => body::decompressed(message, compression, max, held).await,
+    }
+}
+
+/// The one message of a call's body, and whether it is compressed.
+pub(crate) fn unframe(mut body: Bytes, compression: Compression) -> Result<(Bytes, bool), Refusal> {
     if body.len() < PREFIX_BYTES {
         return Err(Refusal::Invalid("the call has no message".into()));
     }
@@ -119,11 +140,11 @@ async fn message(core: &Core, mut request: Request<Incoming>, held: &mut Held) -
         )));
     }
     match prefix[0] {
-        0 => Ok(body),
+        0 => Ok((body, false)),
         1 if compression == Compression::None => {
             Err(Refusal::Invalid("the message is marked as compressed, but the call has no grpc-encoding".into()))
         }
-        1 => body::decompressed(body, compression, max, held).await,
+        1 => Ok((body, true)),
         _ => Err(Refusal::Invalid("the message's compressed flag is neither 0 nor 1".into())),
     }
 }

@@ -3,6 +3,7 @@
 //! request's own encoding.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use custody_proto::Signal;
@@ -14,7 +15,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use prost::Message as _;
 
-use crate::body::{self, Compression, Held};
+use crate::admission::Client;
+use crate::body::{self, Compression};
 use crate::receive::{Core, Outcome, Sender};
 use crate::status::{self, Refusal};
 
@@ -31,10 +33,12 @@ fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one request, and lets a page read the answer if it may send.
-pub(crate) async fn handle(core: &Core, identity: String, mut request: Request<Incoming>) -> Response<Body> {
-    let mut response = respond(core, identity, &mut request).await;
-    if !response.status().is_success() {
-        body::drain(&mut request, core.limits.body_bytes_max).await;
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<Body> {
+    let mut response = respond(core, client, &mut request).await;
+    // HTTP/2 resets a stream alone; and who asks first (`Expect`) has sent nothing yet.
+    let alone = request.version() >= http::Version::HTTP_2 || request.headers().contains_key(header::EXPECT);
+    if !response.status().is_success() && !alone {
+        body::discard(request.body_mut()).await;
     }
     if request.method() == Method::HEAD {
         // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
@@ -44,7 +48,7 @@ pub(crate) async fn handle(core: &Core, identity: String, mut request: Request<I
     response
 }
 
-async fn respond(core: &Core, identity: String, request: &mut Request<Incoming>) -> Response<Body> {
+async fn respond(core: &Core, client: &Arc<Client>, request: &mut Request<Incoming>) -> Response<Body> {
     let encoding = content_type(request.headers());
     // What cannot be told in the request's encoding is told in JSON.
     let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
@@ -76,7 +80,7 @@ async fn respond(core: &Core, identity: String, request: &mut Request<Incoming>)
             return response;
         }
     };
-    match export(core, signal, encoding, identity, request).await {
+    match export(core, signal, encoding, client, request).await {
         Ok(outcome) => {
             let mut response = accepted(signal, encoding, &outcome);
             outcome.put_receipt(response.headers_mut());
@@ -94,7 +98,7 @@ async fn respond(core: &Core, identity: String, request: &mut Request<Incoming>)
     }
 }
 
-fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
+pub(crate) fn content_type(headers: &http::HeaderMap) -> Result<Encoding, Refusal> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "application/x-protobuf" => Ok(Encoding::Protobuf),
@@ -107,12 +111,12 @@ async fn export(
     core: &Core,
     signal: Signal,
     encoding: Encoding,
-    identity: String,
+    client: &Arc<Client>,
     request: &mut Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     let compression = compression(request.headers())?;
-    let mut held = Held::new(core.stats.clone(), core.in_flight_bytes_max);
-    let sender = Sender::new(identity, request.headers());
+    let mut held = client.hold();
+    let sender = Sender::new(client.identity().to_owned(), request.headers());
     let max = core.limits.body_bytes_max;
     let body = body::read(request.body_mut(), max, &mut held).await?;
     let body = body::decompressed(body, compression, max, &mut held).await?;
@@ -162,7 +166,7 @@ fn accepted(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Response<B
 }
 
 /// Counts a refusal, and tells it in the request's encoding.
-fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
+pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Response<Body> {
     core.stats.refused(refusal);
     let body = match encoding {
         Encoding::Protobuf => refusal.protobuf(),

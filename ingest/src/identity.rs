@@ -1,14 +1,10 @@
 //! Who sent a request. Until a client authenticates itself, the peer's address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// The identity of a peer that is known only by its address: `peer:127.0.0.1`.
 pub(crate) fn of_peer(peer: SocketAddr) -> String {
-    let ip = match peer.ip() {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
-        v4 => v4,
-    };
-    format!("peer:{ip}")
+    format!("peer:{}", crate::door::ip(peer))
 }
 
 #[cfg(test)]

@@ -1,22 +1,31 @@
 //! How the bytes come in: OTLP over gRPC and HTTP, limits, and the one sequencer
 //! that appends them to the log.
 //!
-//! A request is read whole, decompressed within its limit, scanned, hashed and
-//! handed to the sequencer; it is answered when it is durable. This crate knows
-//! hyper, gRPC and the log's `Writer`. It knows no RocksDB type and no SQL.
+//! A connection comes through the [`Door`]. A request is admitted, read whole,
+//! decompressed within its limit, scanned, hashed and handed to the sequencer; it is
+//! answered when it is durable. This crate knows hyper, gRPC and the log's `Writer`.
+//! It knows no RocksDB type and no SQL.
 
+mod admission;
 mod body;
 mod cors;
+mod door;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod http;
 mod identity;
+mod pulse;
 mod receive;
+pub mod redact;
 mod sequencer;
 mod server;
 mod stats;
 mod status;
 
+pub use admission::InFlight;
 pub use cors::Cors;
+pub use door::{ConnectionLimits, Door, Tongue};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
 pub use stats::Stats;

@@ -9,14 +9,18 @@ use custody_proto::{Limits, Signal, json, scan};
 use custody_store::{Encoding, Prepared};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::body::Held;
+use crate::admission::{Admission, Held, InFlight};
 use crate::cors::Cors;
+use crate::redact::Redactor;
 use crate::sequencer::{Sequencer, SubmitError};
 use crate::stats::Stats;
 use crate::status::Refusal;
 
 /// Requests above this size are scanned and hashed off the network threads.
 const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// The same, where rules are applied: they take longer.
+const REDACT_INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// What became of a request that was not refused whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,21 +73,35 @@ impl Outcome {
 /// What every receiver shares.
 pub(crate) struct Core {
     pub(crate) limits: Limits,
-    pub(crate) in_flight_bytes_max: u64,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) sequencer: Sequencer,
     pub(crate) stats: Arc<Stats>,
     pub(crate) cors: Cors,
+    /// Replaces what its rules name before anything is kept.
+    pub(crate) redactor: Option<Arc<Redactor>>,
 }
 
 impl Core {
     /// Receivers' common part over a started sequencer.
-    pub(crate) fn new(limits: Limits, in_flight_bytes_max: u64, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
-        Self { limits, in_flight_bytes_max, sequencer, stats, cors: Cors::default() }
+    pub(crate) fn new(limits: Limits, in_flight: InFlight, sequencer: Sequencer, stats: Arc<Stats>) -> Self {
+        Self {
+            limits,
+            admission: Admission::new(in_flight, Arc::clone(&stats)),
+            sequencer,
+            stats,
+            cors: Cors::default(),
+            redactor: None,
+        }
     }
 
     /// Lets the pages of some origins send.
     pub(crate) fn with_cors(self, cors: Cors) -> Self {
         Self { cors, ..self }
+    }
+
+    /// The same, with these rules applied to every request.
+    pub(crate) fn redacting(self, redactor: Option<Arc<Redactor>>) -> Self {
+        Self { redactor, ..self }
     }
 
     /// Takes a request's decompressed body; resolves when it is durable. `held` are
@@ -94,14 +112,22 @@ impl Core {
         encoding: Encoding,
         body: Bytes,
         sender: Sender,
-        held: Held,
+        mut held: Held,
     ) -> Result<Outcome, Refusal> {
-        let read = if body.len() <= INLINE_BYTES_MAX {
-            read(signal, encoding, body, &sender, &self.limits)?
+        let inline = if self.redactor.is_some() { REDACT_INLINE_BYTES_MAX } else { INLINE_BYTES_MAX };
+        let read = if body.len() <= inline {
+            read(signal, encoding, body, &sender, &self.limits, self.redactor.as_deref(), &mut held)?
         } else {
-            let limits = self.limits.clone();
-            let read = tokio::task::spawn_blocking(move || read(signal, encoding, body, &sender, &limits)).await;
-            read.map_err(|_| Refusal::unavailable("the server is stopping", 1))??
+            let (limits, redactor, client) = (self.limits.clone(), self.redactor.clone(), Arc::clone(held.client()));
+            let _turn = client.work().await;
+            let work = move || {
+                let read = read(signal, encoding, body, &sender, &limits, redactor.as_deref(), &mut held);
+                read.map(|read| (read, held))
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            let (read, given_back) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
+            held = given_back;
+            read
         };
         self.stats.rejected(signal, read.outcome.rejected);
         let bytes = read.request.bytes() as u64;
@@ -127,16 +153,40 @@ struct Read {
     outcome: Outcome,
 }
 
+/// What a record takes until it is durable, beside its bytes in the request: its place,
+/// its commitment, its entry. Of small records this is the larger part.
+const RECORD_BYTES: u64 = 256;
+
 /// The CPU work of one request.
-fn read(signal: Signal, encoding: Encoding, body: Bytes, sender: &Sender, limits: &Limits) -> Result<Read, Refusal> {
+fn read(
+    signal: Signal,
+    encoding: Encoding,
+    body: Bytes,
+    sender: &Sender,
+    limits: &Limits,
+    redactor: Option<&Redactor>,
+    held: &mut Held,
+) -> Result<Read, Refusal> {
     let invalid = |e: custody_proto::Invalid| Refusal::Invalid(e.message().to_owned());
-    let payload = match encoding {
+    let mut payload = match encoding {
         Encoding::Protobuf => body,
-        Encoding::Json => json::transcode(signal, &body).map_err(invalid)?.into(),
+        Encoding::Json => {
+            let payload = json::transcode_within(signal, &body, limits.body_bytes_max).map_err(invalid)?;
+            held.add(payload.len() as u64)?;
+            payload.into()
+        }
     };
-    let scan = scan(signal, &payload, limits).map_err(invalid)?;
-    let message = scan.rejection.clone().unwrap_or_default();
-    let outcome = Outcome { rejected: scan.rejected, message, receipt: None };
-    let request = Prepared::new(signal, encoding, payload, scan, &sender.identity).with_receipt(sender.receipt);
+    let mut scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    // Before anything is hashed or kept.
+    if let Some(redactor) = redactor
+        && let Some(redacted) = redactor.apply(signal, &payload, limits).map_err(invalid)?
+    {
+        payload = redacted.into();
+        scanned = scan(signal, &payload, limits).map_err(invalid)?;
+    }
+    held.add(scanned.records.len() as u64 * RECORD_BYTES)?;
+    let message = scanned.rejection.clone().unwrap_or_default();
+    let outcome = Outcome { rejected: scanned.rejected, message, receipt: None };
+    let request = Prepared::new(signal, encoding, payload, scanned, &sender.identity).with_receipt(sender.receipt);
     Ok(Read { request, outcome })
 }

@@ -4,25 +4,26 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use custody_proto::Limits;
+use custody_store::Encoding;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use hyper::service::{Service, service_fn};
+use tokio::net::TcpListener;
 
+use crate::admission::{Begun, Client, InFlight};
 use crate::cors::Cors;
+use crate::door::{ConnectionLimits, Door, Tongue};
 use crate::http::Body;
+use crate::pulse::Tail;
 use crate::receive::Core;
+use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::Stats;
-use crate::{grpc, http as otlp_http, identity};
+use crate::status::Refusal;
+use crate::{body, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -33,12 +34,16 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds on a single request.
     pub limits: Limits,
-    /// Most bytes received and not yet durable, over all requests.
-    pub in_flight_bytes_max: u64,
+    /// Bounds on what is in flight.
+    pub in_flight: InFlight,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
     /// How requests are grouped and signed.
     pub sequencer: Settings,
     /// The origins whose pages may send over OTLP/HTTP.
     pub cors: Cors,
+    /// Rules that replace what must not be kept, in every request.
+    pub redactor: Option<Arc<Redactor>>,
     /// How long a stopping server waits for requests that have begun.
     pub drain_timeout: Duration,
 }
@@ -49,9 +54,11 @@ impl Default for Config {
             grpc: SocketAddr::from(([127, 0, 0, 1], 4317)),
             http: SocketAddr::from(([127, 0, 0, 1], 4318)),
             limits: Limits::default(),
-            in_flight_bytes_max: 256 << 20,
+            in_flight: InFlight::default(),
+            connections: ConnectionLimits::default(),
             sequencer: Settings::default(),
             cors: Cors::default(),
+            redactor: None,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -72,46 +79,7 @@ pub struct Receivers {
     grpc: TcpListener,
     http: TcpListener,
     drain_timeout: Duration,
-    active: Arc<Active>,
-}
-
-/// Requests that have begun and are not yet answered.
-#[derive(Default)]
-struct Active {
-    count: AtomicUsize,
-    ended: Notify,
-}
-
-/// One request; it ends when this is dropped.
-struct Begun(Arc<Active>);
-
-impl Active {
-    fn begin(self: &Arc<Self>) -> Begun {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        Begun(Arc::clone(self))
-    }
-
-    /// Resolves when no request has been under way for a moment: long enough for
-    /// answers to be written and for what was on the wire to begin. A client that
-    /// merely keeps its connection open holds nobody up.
-    async fn idle(&self) {
-        loop {
-            while self.count.load(Ordering::SeqCst) > 0 {
-                let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if self.count.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::SeqCst);
-        self.0.ended.notify_waiters();
-    }
+    door: Arc<Door>,
 }
 
 impl Receivers {
@@ -122,9 +90,9 @@ impl Receivers {
         let http = bind("OTLP/HTTP", "--otlp-http", config.http).await?;
         let stats = Arc::new(Stats::default());
         let sequencer = Sequencer::start(log, config.sequencer, Arc::clone(&stats))?;
-        let core = Core::new(config.limits, config.in_flight_bytes_max, sequencer, stats).with_cors(config.cors);
-        let core = Arc::new(core);
-        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, active: Arc::default() })
+        let core = Core::new(config.limits, config.in_flight, sequencer, stats);
+        let core = Arc::new(core.with_cors(config.cors).redacting(config.redactor));
+        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door: Door::new(config.connections) })
     }
 
     /// The addresses that were bound.
@@ -142,78 +110,60 @@ impl Receivers {
         self.core.sequencer.clone()
     }
 
-    /// Serves until `stop` resolves or the log fails, then drains: no new
-    /// connections, requests that have begun are finished, and the sequencer
+    /// Serves until `stop` resolves or the log fails, then drains: new connections
+    /// are told to go elsewhere, requests that have begun are finished, and the sequencer
     /// appends and signs what it has accepted. Gives the log's error if it failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
-        let graceful = GracefulShutdown::new();
         let sequencer = self.core.sequencer.clone();
-        let watched = sequencer.clone();
-        let failed = watched.failed();
-        tokio::pin!(stop, failed);
-        loop {
-            let (accepted, is_grpc) = tokio::select! {
-                accepted = self.grpc.accept() => (accepted, true),
-                accepted = self.http.accept() => (accepted, false),
-                () = &mut stop => break,
-                _ = &mut failed => break,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer, is_grpc, &graceful),
-                Err(error) => {
-                    // Out of file descriptors, most likely: wait for some to be given back.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        drop((self.grpc, self.http));
-        let drained = async {
+        let (watched, finishing) = (sequencer.clone(), sequencer);
+        let this = &self;
+        let accept = |is_grpc| {
+            let listener = if is_grpc { &this.grpc } else { &this.http };
+            let tongue = if is_grpc { Tongue::Grpc } else { Tongue::Http };
+            this.door.accept(listener, tongue, move |peer| this.service(peer, is_grpc))
+        };
+        let stopped = async {
             tokio::select! {
-                () = graceful.shutdown() => {}
-                () = self.active.idle() => {}
+                () = stop => {}
+                _ = watched.failed() => {}
+            }
+            let drained = async {
+                tokio::select! {
+                    () = self.door.close() => {}
+                    () = self.core.admission.idle() => {}
+                }
+            };
+            if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
+                tracing::warn!(
+                    "requests that had begun did not end in time (--drain-timeout); their clients will send them again"
+                );
             }
         };
-        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
-            tracing::warn!("requests that had begun did not end in time; their clients will send them again");
+        tokio::select! {
+            never = accept(true) => match never {},
+            never = accept(false) => match never {},
+            () = stopped => {}
         }
-        let finish = tokio::task::spawn_blocking(move || sequencer.finish()).await;
+        drop((self.grpc, self.http));
+        let finish = tokio::task::spawn_blocking(move || finishing.finish()).await;
         finish.unwrap_or_else(|e| Err(e.to_string()))
     }
 
-    /// Serves one connection in its own task.
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, is_grpc: bool, graceful: &GracefulShutdown) {
-        let _ = stream.set_nodelay(true);
-        let (core, active) = (Arc::clone(&self.core), Arc::clone(&self.active));
-        let service = service_fn(move |request| {
-            let begun = active.begin();
-            let answer = answer(Arc::clone(&core), peer, is_grpc, request);
-            async move {
-                let answer = answer.await;
-                drop(begun);
-                answer
-            }
-        });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .max_frame_size(1 << 20)
-            .max_concurrent_streams(256)
-            .keep_alive_interval(Duration::from_secs(60))
-            .keep_alive_timeout(Duration::from_secs(20));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "a connection ended early");
-            }
-        });
+    /// What answers one connection's requests.
+    fn service(
+        &self,
+        peer: SocketAddr,
+        is_grpc: bool,
+    ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Send + Sync + use<>
+    {
+        let (core, client) = (Arc::clone(&self.core), self.core.admission.client(identity::of_peer(peer)));
+        let headers_max = self.door.limits().headers_max;
+        service_fn(move |request| answer(Arc::clone(&core), Arc::clone(&client), is_grpc, headers_max, request))
     }
 }
+
+/// The body of an answer. The request ends when it has been sent.
+type Answer = Tail<Body, Option<Begun>>;
 
 async fn bind(what: &str, flag: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
@@ -225,14 +175,26 @@ async fn bind(what: &str, flag: &str, address: SocketAddr) -> std::io::Result<Tc
 
 async fn answer(
     core: Arc<Core>,
-    peer: SocketAddr,
+    client: Arc<Client>,
     is_grpc: bool,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let identity = identity::of_peer(peer);
-    Ok(if is_grpc {
-        grpc::handle(&core, identity, request).await
-    } else {
-        otlp_http::handle(&core, identity, request).await
-    })
+    headers_max: usize,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let begun = client.begin().and_then(|begun| match request.headers().len() {
+        headers if headers > headers_max => Err(Refusal::Invalid(format!(
+            "the request has {headers} headers, more than the limit of {headers_max} (--headers-max)"
+        ))),
+        _ => Ok(begun),
+    });
+    let (answer, begun) = match begun {
+        Ok(begun) if is_grpc => (grpc::handle(&core, &client, request).await, Some(begun)),
+        Ok(begun) => (otlp_http::handle(&core, &client, request).await, Some(begun)),
+        Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
+        Err(refusal) => {
+            let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);
+            body::discard(request.body_mut()).await;
+            (otlp_http::refused(&core, &refusal, encoding), None)
+        }
+    };
+    Ok(answer.map(|body| Tail::new(body, begun)))
 }

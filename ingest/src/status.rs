@@ -35,7 +35,7 @@ impl Refusal {
             Self::Invalid(message) | Self::Unsupported(message) | Self::Unavailable { message, .. } => message.clone(),
             Self::TooLarge(limit) => {
                 format!(
-                    "the request is larger than the limit of {limit} bytes after decompression; send smaller batches"
+                    "the request is larger than the limit of {limit} bytes after decompression (--request-bytes-max); send smaller batches"
                 )
             }
         }

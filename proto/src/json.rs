@@ -16,16 +16,22 @@ use base64::engine::{DecodePaddingMode, Engine as _};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::schema::{self, Field, Kind, Message, Varint};
-use crate::{Invalid, Signal};
+use crate::{Invalid, Limits, Signal};
 
 /// Transcodes a JSON request to the protobuf encoding. The error names the line,
 /// the column and the field.
 pub fn transcode(signal: Signal, json: &[u8]) -> Result<Vec<u8>, Invalid> {
-    let mut out = Vec::with_capacity(json.len() / 2);
+    transcode_within(signal, json, Limits::default().body_bytes_max)
+}
+
+/// As [`transcode`]. What would be more than `max` bytes is not made: two characters
+/// of JSON can be nine bytes of protobuf.
+pub fn transcode_within(signal: Signal, json: &[u8], max: usize) -> Result<Vec<u8>, Invalid> {
+    let mut out = Vec::with_capacity(json.len().min(max) / 2);
     let text = std::str::from_utf8(json)
         .map_err(|e| Invalid::new(format!("not valid OTLP/JSON: it is not UTF-8 from byte {} on", e.valid_up_to())))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let seed = MessageSeed { message: schema::request(signal), out: &mut out };
+    let seed = MessageSeed { message: schema::request(signal), out: &mut out, max };
     seed.deserialize(&mut reader)
         .and_then(|()| reader.end())
         .map_err(|e| Invalid::new(format!("not valid OTLP/JSON: {e}")))?;
@@ -36,6 +42,16 @@ pub fn transcode(signal: Signal, json: &[u8]) -> Result<Vec<u8>, Invalid> {
 struct MessageSeed<'a> {
     message: &'static Message,
     out: &'a mut Vec<u8>,
+    max: usize,
+}
+
+/// Refuses more than `max` bytes. Called after each field, so that what was made
+/// is larger by one scalar at most, whose text is in the request.
+fn within<E: serde::de::Error>(out: &[u8], max: usize) -> Result<(), E> {
+    if out.len() <= max {
+        return Ok(());
+    }
+    Err(E::custom(format!("it is more than {max} bytes as protobuf (--request-bytes-max); send smaller batches")))
 }
 
 impl<'de> DeserializeSeed<'de> for MessageSeed<'_> {
@@ -61,7 +77,7 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            if !map.next_value_seed(FieldSeed { field, in_list: false, out: self.out })? {
+            if !map.next_value_seed(FieldSeed { field, in_list: false, out: self.out, max: self.max })? {
                 continue;
             }
             if seen & self.message.alternatives_of(field) != 0 {
@@ -71,6 +87,7 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
                 )));
             }
             seen |= 1 << field.number;
+            within(self.out, self.max)?;
         }
         Ok(())
     }
@@ -105,6 +122,7 @@ struct FieldSeed<'a> {
     field: &'static Field,
     in_list: bool,
     out: &'a mut Vec<u8>,
+    max: usize,
 }
 
 /// Gives whether there was a value: `null` is none.
@@ -273,7 +291,10 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
         if !self.field.repeated || self.in_list {
             return Err(serde::de::Error::custom(format!("{} must not be a list", self.field.name)));
         }
-        while seq.next_element_seed(FieldSeed { field: self.field, in_list: true, out: self.out })?.is_some() {}
+        let (field, max) = (self.field, self.max);
+        while seq.next_element_seed(FieldSeed { field, in_list: true, out: self.out, max })?.is_some() {
+            within(self.out, max)?;
+        }
         Ok(true)
     }
 
@@ -283,7 +304,7 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
             return Err(serde::de::Error::custom(format!("{} must not be an object", self.field.name)));
         };
         let mut inner = Vec::new();
-        MessageSeed { message, out: &mut inner }.visit_map(map)?;
+        MessageSeed { message, out: &mut inner, max: self.max }.visit_map(map)?;
         self.put_bytes(&inner);
         Ok(true)
     }
@@ -412,6 +433,17 @@ mod tests {
         let nan = traces(&span_json(&attribute(r#""doubleValue":"NaN""#))).unwrap();
         let nan = nan.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
         assert!(matches!(nan.unwrap().value, Some(Value::DoubleValue(nan)) if nan.is_nan()));
+    }
+
+    #[test]
+    fn what_would_be_too_large_is_not_made() {
+        let bounds = format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{{"dataPoints":[{{"explicitBounds":[1{}]}}]}}}}]}}]}}]}}"#,
+            ",1".repeat(5000)
+        );
+        assert!(transcode_within(Signal::Metrics, bounds.as_bytes(), 50_000).is_ok());
+        let error = transcode_within(Signal::Metrics, bounds.as_bytes(), bounds.len()).unwrap_err();
+        assert!(error.message().contains("--request-bytes-max"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod entry;
 pub mod json;
 pub mod limits;
 pub mod otlp;
+pub mod rewrite;
 pub mod scan;
 mod schema;
 

@@ -64,12 +64,12 @@ pub struct Scan {
 pub fn scan(signal: Signal, request: &[u8], limits: &Limits) -> Result<Scan, Invalid> {
     if request.len() > limits.body_bytes_max || request.len() > u32::MAX as usize {
         return Err(Invalid::new(format!(
-            "the request has {} bytes, more than the limit of {}; send smaller batches",
+            "the request has {} bytes, more than the limit of {} (--request-bytes-max); send smaller batches",
             request.len(),
             limits.body_bytes_max
         )));
     }
-    let mut scanner = Scanner { signal, request, limits, refused: 0, out: Scan::default() };
+    let mut scanner = Scanner { signal, request, limits, refused: 0, expanded: 0, out: Scan::default() };
     scanner.resources(schema::request(signal))?;
     Ok(scanner.out)
 }
@@ -80,7 +80,15 @@ struct Scanner<'a> {
     limits: &'a Limits,
     /// Records that can never be accepted.
     refused: usize,
+    /// Bytes of all records so far, each with its resource and scope.
+    expanded: u64,
     out: Scan,
+}
+
+/// What is shared by records: where it is, and why they cannot be accepted for it.
+struct Shared {
+    range: Range,
+    excess: Option<String>,
 }
 
 impl Scanner<'_> {
@@ -102,61 +110,91 @@ impl Scanner<'_> {
     /// One `ResourceSpans`, `ResourceLogs` or `ResourceMetrics`. Its resource
     /// may stand behind its scopes, so the scopes are read in a second round.
     fn scopes(&mut self, body: Range, message: &'static Message) -> Result<(), Invalid> {
-        let mut resource = Pieces::default();
+        let (mut resource, mut values) = (Pieces::default(), 0);
         let mut scopes = Vec::new();
         let mut cursor = Cursor::of(self.request, body);
         while let Some(key) = cursor.key(message)? {
             match (key.number, message.field(key.number).map(|f| f.kind)) {
                 (1, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
-                    check(self.request, range, inner, self.limits.depth_max - 2)?;
+                    values += check(self.request, range, inner, self.limits.depth_max - 2)?.values;
                     resource.add(range);
                 }
                 (2, Some(Kind::Message(inner))) => scopes.push((cursor.message(key, message, inner)?, inner)),
                 _ => cursor.known(key, message, self.limits.depth_max - 1)?,
             }
         }
-        let resource = resource.join(self.request, &mut self.out.annex);
+        let range = resource.join(self.request, &mut self.out.annex);
+        let resource = Shared { range, excess: self.limits.excess("resource", range.len as usize, values) };
         for (body, inner) in scopes {
-            self.records(body, inner, resource)?;
+            self.records(body, inner, &resource)?;
         }
         Ok(())
     }
 
     /// One `ScopeSpans`, `ScopeLogs` or `ScopeMetrics`.
-    fn records(&mut self, body: Range, message: &'static Message, resource: Range) -> Result<(), Invalid> {
+    fn records(&mut self, body: Range, message: &'static Message, resource: &Shared) -> Result<(), Invalid> {
         let group = self.out.groups.len() as u32;
         let first = self.out.records.len();
-        let mut scope = Pieces::default();
+        let (mut scope, mut values) = (Pieces::default(), 0);
         let mut cursor = Cursor::of(self.request, body);
         while let Some(key) = cursor.key(message)? {
             match (key.number, message.field(key.number).map(|f| f.kind)) {
                 (1, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
-                    check(self.request, range, inner, self.limits.depth_max - 3)?;
+                    values += check(self.request, range, inner, self.limits.depth_max - 3)?.values;
                     scope.add(range);
                 }
                 (2, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
                     let ids = check(self.request, range, inner, self.limits.depth_max - 3)?;
-                    self.accept(group, range, ids)?;
+                    self.accept(group, range, ids, resource)?;
                 }
                 _ => cursor.known(key, message, self.limits.depth_max - 2)?,
             }
         }
-        if self.out.records.len() > first {
-            let scope = scope.join(self.request, &mut self.out.annex);
-            self.out.groups.push(Group { resource, scope });
+        if self.out.records.len() == first {
+            return Ok(());
+        }
+        let annex = self.out.annex.len();
+        let scope = scope.join(self.request, &mut self.out.annex);
+        let records = self.out.records.len() - first;
+        if let Some(why) = self.limits.excess("scope", scope.len as usize, values) {
+            self.out.annex.truncate(annex);
+            for record in self.out.records.drain(first..) {
+                self.out.rejected += counted(self.signal, self.request, record.range);
+            }
+            self.refused += records;
+            self.out.rejection.get_or_insert(why);
+            return Ok(());
+        }
+        self.out.groups.push(Group { resource: resource.range, scope });
+        self.expand(records, u64::from(resource.range.len) + u64::from(scope.len))
+    }
+
+    /// Counts what a group's records become when each has its resource and scope.
+    fn expand(&mut self, records: usize, shared: u64) -> Result<(), Invalid> {
+        self.expanded += records as u64 * shared;
+        let expanded = self.expanded + self.request.len() as u64;
+        if expanded > self.limits.expanded_bytes_max.max(self.request.len() as u64) {
+            return Err(Invalid::new(format!(
+                "the request's {}s come to more than {} bytes with the resource and scope of each \
+                 (--request-expanded-bytes-max); send smaller batches or fewer resource attributes",
+                self.signal.record_name(),
+                self.limits.expanded_bytes_max
+            )));
         }
         Ok(())
     }
 
     /// Takes a well-formed record, or counts it as one that can never be taken.
-    fn accept(&mut self, group: u32, range: Range, ids: Ids) -> Result<(), Invalid> {
-        let verdict = match self.signal {
-            Signal::Traces => span_ids(ids),
-            Signal::Logs => log_ids(ids),
-            Signal::Metrics => Ok(([0; 16], [0; 8])),
+    fn accept(&mut self, group: u32, range: Range, ids: Ids<'_>, resource: &Shared) -> Result<(), Invalid> {
+        let excess = self.limits.excess(self.signal.record_name(), range.len as usize, ids.values);
+        let verdict = match (excess.or_else(|| resource.excess.clone()), self.signal) {
+            (Some(why), _) => Err(why),
+            (None, Signal::Traces) => span_ids(ids),
+            (None, Signal::Logs) => log_ids(ids),
+            (None, Signal::Metrics) => Ok(([0; 16], [0; 8])),
         };
         let verdict = match ids.misfit {
             Some(message) => verdict.and(Err(misfit(self.signal, message))),
@@ -166,13 +204,13 @@ impl Scanner<'_> {
             Ok((trace_id, span_id)) => self.out.records.push(Record { group, range, trace_id, span_id }),
             Err(why) => {
                 self.refused += 1;
-                self.out.rejected += if self.signal == Signal::Metrics { data_points(self.request, range) } else { 1 };
+                self.out.rejected += counted(self.signal, self.request, range);
                 self.out.rejection.get_or_insert(why);
             }
         }
         if self.out.records.len() + self.refused > self.limits.records_max {
             return Err(Invalid::new(format!(
-                "the request has more than {} {}s; send smaller batches",
+                "the request has more than {} {}s (--request-records-max); send smaller batches",
                 self.limits.records_max,
                 self.signal.record_name()
             )));
@@ -181,9 +219,10 @@ impl Scanner<'_> {
     }
 }
 
-/// The id fields of a record, as they stood on the wire.
+/// The id fields of a record, as they stood on the wire, and how many values it has.
 #[derive(Clone, Copy, Default)]
 struct Ids<'a> {
+    values: usize,
     trace: &'a [u8],
     span: &'a [u8],
     parent: &'a [u8],
@@ -201,6 +240,14 @@ impl Ids<'_> {
 fn misfit(signal: Signal, message: &Message) -> String {
     let record = signal.record_name();
     format!("a {record} has {} with an id of the wrong length; a trace_id has 16 bytes, a span_id 8", message.name)
+}
+
+/// How much a refused record counts in a partial success.
+fn counted(signal: Signal, request: &[u8], record: Range) -> u64 {
+    match signal {
+        Signal::Metrics => data_points(request, record),
+        Signal::Traces | Signal::Logs => 1,
+    }
 }
 
 /// How many data points a well-formed metric has.
@@ -310,6 +357,7 @@ fn check<'a>(request: &'a [u8], range: Range, message: &'static Message, depth: 
                 }
                 let within = check(request, body, inner, depth - 1)?;
                 ids.misfit = ids.misfit.or(if within.fit() { within.misfit } else { Some(inner) });
+                ids.values += 1 + within.values;
             }
             Kind::Id => {
                 let bytes = cursor.bytes(key, message)?;
@@ -319,7 +367,7 @@ fn check<'a>(request: &'a [u8], range: Range, message: &'static Message, depth: 
                     _ => ids.parent = bytes,
                 }
             }
-            _ => cursor.scalar(key, message, field)?,
+            _ => ids.values += cursor.scalar(key, message, field)?,
         }
     }
     Ok(ids)
@@ -341,20 +389,21 @@ const FIXED32: u8 = 5;
 
 /// Reads wire bytes from a stretch of the request.
 struct Cursor<'a> {
-    request: &'a [u8],
+    /// The request up to the end of the stretch.
+    bytes: &'a [u8],
     at: usize,
-    end: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn new(request: &'a [u8], at: usize, end: usize) -> Self {
-        Self { request, at, end }
+        Self { bytes: &request[..end], at }
     }
 
     fn of(request: &'a [u8], range: Range) -> Self {
         Self::new(request, range.at as usize, (range.at + range.len) as usize)
     }
 
+    #[cold]
     fn error(&self, message: &Message, what: &str) -> Invalid {
         Invalid::new(format!(
             "not a valid protobuf {}: byte {} {what}; check that the exporter speaks OTLP and that \
@@ -364,8 +413,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next field's key, or `None` at the end.
+    #[inline]
     fn key(&mut self, message: &Message) -> Result<Option<Key>, Invalid> {
-        if self.at == self.end {
+        if self.at == self.bytes.len() {
             return Ok(None);
         }
         let value = self.varint(message)?;
@@ -378,10 +428,22 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Nearly all numbers in a request (keys, lengths) have one byte.
+    #[inline]
     fn varint(&mut self, message: &Message) -> Result<u64, Invalid> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(message),
+        }
+    }
+
+    fn long_varint(&mut self, message: &Message) -> Result<u64, Invalid> {
         let mut value = 0u64;
         for shift in 0..10 {
-            let Some(&byte) = self.request[..self.end].get(self.at) else {
+            let Some(&byte) = self.bytes.get(self.at) else {
                 return Err(self.error(message, "is past the end, inside a number"));
             };
             self.at += 1;
@@ -396,15 +458,17 @@ impl<'a> Cursor<'a> {
         Err(self.error(message, "ends a number that is too long"))
     }
 
+    #[inline]
     fn take(&mut self, len: u64, message: &Message) -> Result<&'a [u8], Invalid> {
-        if len > (self.end - self.at) as u64 {
+        let rest = &self.bytes[self.at..];
+        if len > rest.len() as u64 {
             return Err(self.error(message, "begins a field that runs past the end"));
         }
-        let bytes = &self.request[self.at..self.at + len as usize];
         self.at += len as usize;
-        Ok(bytes)
+        Ok(&rest[..len as usize])
     }
 
+    #[inline]
     fn length(&mut self, key: Key, message: &Message) -> Result<u64, Invalid> {
         if key.wire != LENGTH {
             return Err(self.error(message, "has the wrong wire type for its field"));
@@ -412,6 +476,7 @@ impl<'a> Cursor<'a> {
         self.varint(message)
     }
 
+    #[inline]
     fn message(&mut self, key: Key, message: &Message, inner: &'static Message) -> Result<Range, Invalid> {
         let len = self.length(key, message)?;
         let at = self.at;
@@ -427,12 +492,13 @@ impl<'a> Cursor<'a> {
     /// A field that has no further messages in it, known or not.
     fn known(&mut self, key: Key, message: &'static Message, depth: usize) -> Result<(), Invalid> {
         match message.field(key.number) {
-            Some(field) => self.scalar(key, message, field),
+            Some(field) => self.scalar(key, message, field).map(drop),
             None => self.skip(key, message, depth),
         }
     }
 
-    fn scalar(&mut self, key: Key, message: &Message, field: &Field) -> Result<(), Invalid> {
+    /// Checks a field that is no message; gives how many values it adds to a list.
+    fn scalar(&mut self, key: Key, message: &Message, field: &Field) -> Result<usize, Invalid> {
         let wire = match field.kind {
             Kind::Varint(_) | Kind::Sint => VARINT,
             Kind::Fixed32 => FIXED32,
@@ -446,32 +512,34 @@ impl<'a> Cursor<'a> {
             return Err(self.error(message, "has the wrong wire type for its field"));
         }
         match wire {
-            VARINT => self.varint(message).map(drop),
-            FIXED64 => self.take(8, message).map(drop),
-            FIXED32 => self.take(4, message).map(drop),
+            VARINT => self.varint(message).map(drop)?,
+            FIXED64 => self.take(8, message).map(drop)?,
+            FIXED32 => self.take(4, message).map(drop)?,
             _ => {
                 let len = self.varint(message)?;
                 let bytes = self.take(len, message)?;
-                if matches!(field.kind, Kind::Text) && std::str::from_utf8(bytes).is_err() {
+                if matches!(field.kind, Kind::Text) && !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
                     return Err(self.error(message, &format!("ends a {} that is not UTF-8", field.name)));
                 }
-                Ok(())
             }
         }
+        Ok(usize::from(field.repeated))
     }
 
-    fn packed(&mut self, key: Key, message: &Message, wire: u8) -> Result<(), Invalid> {
+    fn packed(&mut self, key: Key, message: &Message, wire: u8) -> Result<usize, Invalid> {
         let len = self.length(key, message)?;
         let end = self.at + self.take(len, message)?.len();
-        let mut inner = Cursor::new(self.request, end - len as usize, end);
-        while inner.at < inner.end {
+        let mut inner = Cursor::new(self.bytes, end - len as usize, end);
+        let mut values = 0;
+        while inner.at < inner.bytes.len() {
+            values += 1;
             match wire {
                 VARINT => inner.varint(message).map(drop)?,
                 FIXED64 => inner.take(8, message).map(drop)?,
                 _ => inner.take(4, message).map(drop)?,
             }
         }
-        Ok(())
+        Ok(values)
     }
 
     /// Skips a field that OTLP does not name.

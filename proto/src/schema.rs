@@ -53,11 +53,29 @@ pub(crate) struct Field {
 pub(crate) struct Message {
     pub name: &'static str,
     pub fields: &'static [Field],
+    /// Where each field number stands in `fields`, plus one; 0 if it is unknown.
+    places: [u8; NUMBERS],
 }
 
+/// OTLP's field numbers are below this.
+const NUMBERS: usize = 32;
+
 impl Message {
+    const fn new(name: &'static str, fields: &'static [Field]) -> Self {
+        let mut places = [0; NUMBERS];
+        let mut i = 0;
+        while i < fields.len() {
+            // Out of bounds for a number too large, which then does not compile.
+            places[fields[i].number as usize] = i as u8 + 1;
+            i += 1;
+        }
+        Self { name, fields, places }
+    }
+
+    #[inline]
     pub(crate) fn field(&self, number: u32) -> Option<&'static Field> {
-        self.fields.iter().find(|f| f.number == number)
+        let place = usize::from(*self.places.get(number as usize)?);
+        self.fields.get(place.wrapping_sub(1))
     }
 
     /// The fields (bit by number) that may not come beside this one in JSON: itself, and
@@ -100,7 +118,7 @@ const ENUM: Kind = Kind::Varint(Varint::Enum);
 
 macro_rules! message {
     ($ident:ident, $name:literal, [$($field:expr),* $(,)?]) => {
-        pub(crate) static $ident: Message = Message { name: $name, fields: &[$($field),*] };
+        pub(crate) static $ident: Message = Message::new($name, &[$($field),*]);
     };
 }
 

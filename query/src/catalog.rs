@@ -24,6 +24,7 @@ use crate::authority::covers;
 use crate::checks::violations_sql;
 use crate::event::EventRow;
 use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::metrics::MetricRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay::{StepRow, replay};
@@ -35,9 +36,10 @@ use crate::tables::{LedgerRow, LogRow, SpanRow};
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 11] = [
+pub(crate) const TABLES: [&str; 12] = [
     "spans",
     "logs",
+    "metrics",
     "events",
     "grants",
     "denials",
@@ -59,6 +61,7 @@ pub(crate) async fn register(
     let table = |schema: SchemaRef, batches: &[RecordBatch]| MemTable::try_new(schema, vec![batches.to_vec()]);
     context.register_table("spans", Arc::new(table(SpanRow::schema(), &snapshot.spans)?))?;
     context.register_table("logs", Arc::new(table(LogRow::schema(), &snapshot.logs)?))?;
+    context.register_table("metrics", Arc::new(table(MetricRow::schema(), &snapshot.metrics)?))?;
     context.register_table("events", Arc::new(table(EventRow::schema(), &snapshot.events)?))?;
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records)))?;

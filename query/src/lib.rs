@@ -15,6 +15,7 @@ pub mod event;
 pub mod format;
 pub mod grants;
 pub mod mapping;
+pub mod metrics;
 mod projection;
 mod proofs;
 pub mod replay;

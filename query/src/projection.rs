@@ -9,6 +9,7 @@ use std::time::Duration;
 use custody_proto::Signal;
 use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::logs::LogRecord;
+use custody_proto::otlp::metrics::Metric;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::Span;
 use custody_store::{Block, Content, Reader};
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::event::{EventBuilder, EventRow};
 use crate::mapping::{RecordContext, map_log, map_span};
+use crate::metrics::{MetricBuilder, metric_row};
 use crate::rows::Time;
 use crate::tables::{LogBuilder, SpanBuilder, log_row, resource_json, span_row};
 
@@ -39,6 +41,8 @@ pub struct Snapshot {
     pub spans: Vec<RecordBatch>,
     /// Batches of `logs`, in seq order.
     pub logs: Vec<RecordBatch>,
+    /// Batches of `metrics`, in seq order.
+    pub metrics: Vec<RecordBatch>,
     /// Batches of `events`, in seq order.
     pub events: Vec<RecordBatch>,
 }
@@ -236,6 +240,7 @@ impl Projection {
         }
         add(&mut next.spans, rows.spans.finish());
         add(&mut next.logs, rows.logs.finish());
+        add(&mut next.metrics, rows.metrics.finish());
         add(&mut next.events, rows.events.finish());
         let visible = next.size;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
@@ -264,6 +269,7 @@ impl Drop for Follower {
 struct Rows {
     spans: SpanBuilder,
     logs: LogBuilder,
+    metrics: MetricBuilder,
     events: EventBuilder,
 }
 
@@ -318,7 +324,11 @@ impl Rows {
                 self.logs.push(&log_row(context, resource_json, &log));
                 map_log(context, &log)
             }
-            Signal::Metrics => return,
+            Signal::Metrics => {
+                let Ok(metric) = Metric::decode(bytes) else { return };
+                self.metrics.push(&metric_row(context, &metric));
+                return;
+            }
         };
         events.iter().for_each(|event| self.events.push(event));
     }

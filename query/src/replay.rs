@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use crate::alerts;
 use crate::event::EventRow;
 use crate::grants::Grants;
+use crate::mapping::call_attributes;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
 
@@ -341,8 +342,11 @@ impl<'a> Order<'a> {
         let text = |name: &str| {
             fields.get(name).filter(|v| !v.is_null()).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
         };
-        let arguments = text("gen_ai.tool.call.arguments");
-        let result = text("gen_ai.tool.call.result").map(|r| r.chars().take(RESULT_CHARS).collect());
+        let is_call = event.kind == "tool_call";
+        let [arguments, result] = call_attributes(if is_call { &event.source } else { "" });
+        let first = |names: &[&str]| names.iter().find_map(|name| text(name));
+        let arguments = first(arguments);
+        let result = first(result).map(|r| r.chars().take(RESULT_CHARS).collect());
         StepRow {
             step,
             depth,

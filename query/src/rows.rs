@@ -181,7 +181,8 @@ macro_rules! table {
                         use datafusion::arrow::datatypes::{Field, Schema};
                         let fields = vec![$(
                             Field::new(
-                                stringify!($name),
+                                // A column may be named as a keyword is: `r#type` is `type`.
+                                stringify!($name).trim_start_matches("r#"),
                                 <$type as $crate::rows::Cell>::data_type(),
                                 <$type as $crate::rows::Cell>::NULLABLE,
                             )

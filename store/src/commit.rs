@@ -14,6 +14,7 @@ use custody_proto::scan::{Range, Scan};
 use custody_proto::{Hash, Signal};
 
 use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Placed, Salts};
+use crate::many::{digest, digests};
 
 /// BLAKE3 context strings, one per kind of digest.
 pub mod context {
@@ -56,14 +57,6 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     scope: hash_derive_key_context(context::SCOPE),
     identity: hash_derive_key_context(context::IDENTITY),
 });
-
-fn digest(key: &ContextKey, parts: &[&[u8]]) -> Hash {
-    let mut hasher = Hasher::new_from_context_key(key);
-    for part in parts {
-        hasher.update(part);
-    }
-    *hasher.finalize().as_bytes()
-}
 
 /// The salts of all parts of a block, from the block's own.
 pub(crate) fn part_salts(salt: &[u8; 32], parts: usize) -> Vec<[u8; 32]> {
@@ -155,12 +148,16 @@ impl<'a> Digests<'a> {
             shared_digest(&self.frame, &identity, &resource, &self.scope(group))
         };
         let groups: Vec<Hash> = (0..self.layout.groups.len()).map(shared).collect();
-        let commit = |(i, record): (usize, &Placed)| {
-            let salt = self.salt(self.layout.record_part(i))?;
-            let bytes = slice(self.layout, self.payload, record.range);
-            Some(record_commitment(&salt, &groups[record.group as usize], bytes))
-        };
-        self.layout.records.iter().enumerate().map(commit).collect()
+        let records = &self.layout.records;
+        let bytes = |record: &Placed| slice(self.layout, self.payload, record.range);
+        let lens: Vec<[u8; 8]> = records.iter().map(|record| (bytes(record).len() as u64).to_be_bytes()).collect();
+        let salts = &self.salts[self.layout.record_part(0) - 1..];
+        let commitments = digests(&KEYS.content, records.len(), |i| {
+            // An erased record's salt and bytes are gone; what is computed of it here is dropped below.
+            let salt = salts[i].as_ref().map_or(&[][..], |salt| &salt[..]);
+            [salt, &groups[records[i].group as usize], &lens[i], bytes(&records[i])]
+        });
+        commitments.into_iter().zip(salts).map(|(commitment, salt)| salt.map(|_| commitment)).collect()
     }
 }
 

@@ -312,6 +312,11 @@ impl SubmitterSecret {
         u64::from_be_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
     }
 
+    /// Another secret, from which this one cannot be told.
+    pub(crate) fn derive(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, &self.0)
+    }
+
     /// The submitter id of an identity: keyed BLAKE3, first 16 bytes.
     pub(crate) fn submitter(&self, identity: &str) -> [u8; 16] {
         let hash = blake3::keyed_hash(&self.0, identity.as_bytes());

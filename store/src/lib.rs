@@ -15,6 +15,7 @@ mod error;
 pub mod format;
 pub mod keys;
 mod ledger;
+mod many;
 pub mod note;
 pub mod policy;
 pub mod proof;

@@ -23,6 +23,8 @@ pub mod event {
     pub const GENESIS: &str = "custody.log.genesis";
     /// From here on another durability level is in force.
     pub const DURABILITY: &str = "custody.log.durability";
+    /// From here on other rules redact what comes in, or none.
+    pub const REDACTION: &str = "custody.log.redaction";
     /// The clock went back, or jumped.
     pub const CLOCK: &str = "custody.log.clock";
     /// From here on other keys sign.

@@ -6,6 +6,7 @@
 //! After any failure the writer is dead: it never goes on from memory.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use custody_proto::{Signal, entry};
@@ -110,6 +111,12 @@ impl Writer {
         &self.reader
     }
 
+    /// A secret of this log for a purpose, which the context names: it stays the same
+    /// as long as the log keeps `keys/submitter.key`.
+    pub fn secret_for(&self, context: &'static str) -> [u8; 32] {
+        self.secret.derive(context)
+    }
+
     /// Appends a batch with one fsync. After `Ok` all of it is durable; after
     /// `Err` the writer takes nothing more, and what of the batch is on disk is
     /// found by opening the log again.
@@ -118,6 +125,7 @@ impl Writer {
         let wanted: Vec<Option<String>> = batch.iter().map(Prepared::wanted_receipt).collect();
         let mut receipts = self.alive(|writer| {
             let mut stage = Stage::new(writer);
+            stage.write = WriteBatch::with_capacity_bytes(batch.iter().map(written_bytes).sum());
             if let Some(record) = jump {
                 stage.add(record.prepare(stage.time)?)?;
             }
@@ -294,10 +302,18 @@ fn stopped() -> Error {
     Error::fatal("the log stopped after a failed write; restart to recover it")
 }
 
+/// About how many bytes a request adds to the write, so that it need not grow by copying.
+fn written_bytes(request: &Prepared) -> usize {
+    512 + request.bytes() + 128 * request.records()
+}
+
 /// A list of public keys as an attribute.
 pub(crate) fn vkeys(keys: &[VerifierKey]) -> Attribute {
     Attribute::Texts(keys.iter().map(ToString::to_string).collect())
 }
+
+/// Span ids come from outside: the hash is seeded, so that nobody can choose them to collide.
+type BySpan = HashMap<[u8; 25], Versions, foldhash::fast::RandomState>;
 
 /// A batch in the making: the write, and what is in it but not yet in the log.
 struct Stage<'a> {
@@ -306,42 +322,60 @@ struct Stage<'a> {
     requests: Vec<(u64, Prepared)>,
     by_request: HashMap<[u8; 16], usize>,
     /// All seqs of a span id, those in the log included; with [`COPY_BIT`], blocks that hold a copy.
-    by_span: HashMap<[u8; 25], Versions>,
+    by_span: BySpan,
     counters: HashMap<[u8; 16], u64>,
     head: Head,
     time: u64,
     durability: Durability,
 }
 
-/// The records of one span id: seqs; with [`COPY_BIT`], blocks that hold a copy.
+/// The records of one span id: seqs; with [`COPY_BIT`], blocks that hold a copy. Most
+/// span ids have one record, which takes no memory of its own.
 #[derive(Default)]
 struct Versions {
-    seqs: Vec<u64>,
+    first: Option<u64>,
+    more: Vec<u64>,
     /// How many of them are in the log.
     stored: usize,
 }
 
 impl Versions {
-    fn stored(seqs: Vec<u64>) -> Self {
-        Self { stored: seqs.len(), seqs }
+    fn stored(seqs: impl Iterator<Item = u64>) -> Self {
+        let mut versions = Self::default();
+        seqs.for_each(|seq| versions.add(seq));
+        versions.stored = versions.len();
+        versions
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    fn seqs(&self) -> impl Iterator<Item = u64> + '_ {
+        self.first.into_iter().chain(self.more.iter().copied())
     }
 
     fn versions(&self) -> impl Iterator<Item = u64> + '_ {
-        self.seqs.iter().copied().filter(|seq| seq & COPY_BIT == 0)
+        self.seqs().filter(|seq| seq & COPY_BIT == 0)
     }
 
     fn add(&mut self, seq: u64) {
-        self.seqs.push(seq);
+        match self.first {
+            None => self.first = Some(seq),
+            Some(_) => self.more.push(seq),
+        }
     }
 
     /// Puts what is new into the write. The first ones share a row; the others, which are
     /// not compared with what comes, have one each, so that no row grows.
     fn put(&self, key: &[u8; 25], mut put: impl FnMut(&[u8], &[u8])) {
-        if self.stored < VERSIONS_COMPARED && self.stored < self.seqs.len() {
-            let first = &self.seqs[..self.seqs.len().min(VERSIONS_COMPARED)];
-            put(key, &first.iter().flat_map(|seq| seq.to_be_bytes()).collect::<Vec<u8>>());
+        if self.stored < VERSIONS_COMPARED && self.stored < self.len() {
+            match (self.first, &self.more[..]) {
+                (Some(only), []) => put(key, &only.to_be_bytes()),
+                _ => put(key, &self.seqs().take(VERSIONS_COMPARED).flat_map(u64::to_be_bytes).collect::<Vec<u8>>()),
+            }
         }
-        for seq in self.seqs.iter().skip(self.stored.max(VERSIONS_COMPARED)) {
+        for seq in self.seqs().skip(self.stored.max(VERSIONS_COMPARED)) {
             put(&[&key[..], &seq.to_be_bytes()].concat(), &[]);
         }
     }
@@ -356,7 +390,7 @@ impl<'a> Stage<'a> {
             write: WriteBatch::default(),
             requests: Vec::new(),
             by_request: HashMap::new(),
-            by_span: HashMap::new(),
+            by_span: BySpan::default(),
             counters: HashMap::new(),
             head,
             time,
@@ -409,7 +443,9 @@ impl<'a> Stage<'a> {
     /// seq of the original of the first span, if it has one.
     fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>), Error> {
         let keys: Vec<[u8; 25]> = request.ids.iter().map(|(trace, span)| span_key(trace, span)).collect();
-        self.look_up(&keys)?;
+        if self.are_new(&keys)? {
+            return Ok((vec![base_flags(request); keys.len()], None));
+        }
         let known = self.same_in_log(&keys, request)?;
         // Where each span id of this request was before, by index; and where the kept ones will be.
         let mut here: HashMap<[u8; 25], Vec<usize>> = HashMap::with_capacity(keys.len());
@@ -438,18 +474,25 @@ impl<'a> Stage<'a> {
         Ok((flags, originals.first().copied().flatten()))
     }
 
-    /// Reads what the log has of these span ids.
-    fn look_up(&mut self, keys: &[[u8; 25]]) -> Result<(), Error> {
+    /// Reads what the log has of these span ids. Whether each is here for the first time,
+    /// in the log, in this batch and in this request.
+    fn are_new(&mut self, keys: &[[u8; 25]]) -> Result<bool, Error> {
         let shared = Arc::clone(&self.writer.shared);
-        let stored = shared.db.batched_multi_get_cf(shared.cf(cf::IDS), keys.iter(), false);
-        for (key, stored) in keys.iter().zip(stored) {
-            if let Some(stored) = stored?
-                && !self.by_span.contains_key(key)
-            {
-                self.by_span.insert(*key, Versions::stored(seqs(&stored).collect()));
+        let mut sorted: Vec<&[u8; 25]> = keys.iter().collect();
+        sorted.sort_unstable();
+        let mut new = sorted.array_windows().all(|[a, b]| a != b);
+        let stored = shared.db.batched_multi_get_cf(shared.cf(cf::IDS), sorted.iter().copied(), true);
+        for (key, stored) in sorted.into_iter().zip(stored) {
+            match (stored?, self.by_span.entry(*key)) {
+                (_, Entry::Occupied(_)) => new = false,
+                (Some(stored), Entry::Vacant(place)) => {
+                    place.insert(Versions::stored(seqs(&stored)));
+                    new = false;
+                }
+                (None, Entry::Vacant(_)) => {}
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Of each span the seq of a record before this request that is the same, byte for
@@ -484,7 +527,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Puts a request's block into the write.
-    fn put(&mut self, key: [u8; 16], request: Prepared, flags: Vec<u16>) -> Result<(), Error> {
+    fn put(&mut self, key: [u8; 16], mut request: Prepared, flags: Vec<u16>) -> Result<(), Error> {
         let shared = Arc::clone(&self.writer.shared);
         let first_seq = self.head.size;
         let submitter = self.writer.secret.submitter(&request.layout.identity);
@@ -497,7 +540,7 @@ impl<'a> Stage<'a> {
             counter,
             previous: self.head.chain,
             flags,
-            commitments: request.commitments.clone(),
+            commitments: std::mem::take(&mut request.commitments),
         };
         let seq = seq_key(first_seq);
         let (write, frontier) = (&mut self.write, &mut self.writer.frontier);
@@ -554,7 +597,10 @@ impl<'a> Stage<'a> {
         }
         let shared = Arc::clone(&self.writer.shared);
         let ids = shared.cf(cf::IDS);
-        for (key, versions) in &self.by_span {
+        // In the order of the keys, which is the order of the traces: neighbours in the index are found at once.
+        let mut spans: Vec<_> = self.by_span.iter().collect();
+        spans.sort_unstable_by_key(|(key, _)| *key);
+        for (key, versions) in spans {
             versions.put(key, |key, value| self.write.put_cf(ids, key, value));
         }
         for (submitter, count) in &self.counters {

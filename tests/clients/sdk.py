@@ -26,7 +26,7 @@ else:
 
 resource = Resource.create({"service.name": "sdk"})
 tracers = TracerProvider(resource=resource)
-tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), max_queue_size=4096))
+tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 loggers = LoggerProvider(resource=resource)
 loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
 meters = MeterProvider(resource=resource, metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())])
@@ -43,8 +43,10 @@ with tracer.start_as_current_span("root", start_time=start, end_on_exit=False, a
     call.end(start + 1_000_000)
     for i in range(598):
         tracer.start_span(f"step {i}", start_time=start, attributes={"protocol": protocol}).end(start + 1_000_000)
+        logger.emit(LogRecord(timestamp=start + i, severity_number=SeverityNumber.DEBUG, body=f"step {i}"))
 root.end(start + 2_000_000)
 meters.get_meter("clients").create_counter("calls").add(1)
+meters.get_meter("clients").create_histogram("duration", unit="s").record(0.5)
 good = tracers.force_flush() and loggers.force_flush() and meters.force_flush()
 for provider in (tracers, loggers, meters):
     provider.shutdown()

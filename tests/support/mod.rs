@@ -69,13 +69,13 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), &[])
     }
 
-    /// Starts on a folder that may hold a log already.
+    /// Starts on a folder that may hold a log already; on free ports, unless the flags name some.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
         let ready = folder.path().join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let mut child = Command::new(CUSTODY)
             .arg("serve")
-            .args(FREE_PORTS)
+            .args(if flags.contains(&"--otlp-grpc") { &[][..] } else { &FREE_PORTS })
             .arg("--data-dir")
             .arg(folder.path().join("data"))
             .arg("--ready-file")
@@ -188,6 +188,11 @@ impl Server {
         let _ = self.child.kill();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    /// Waits for its end after a SIGTERM; it must end well.
+    pub fn wait(&mut self) {
+        assert!(self.child.wait().unwrap().success(), "the server did not end well");
     }
 
     /// SIGTERM; it must end well.

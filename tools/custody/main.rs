@@ -5,7 +5,9 @@ mod demo;
 mod events;
 mod evidence;
 mod keep;
+mod limits;
 mod recording;
+mod redact;
 mod remote;
 mod replay;
 mod select;
@@ -55,6 +57,7 @@ enum Command {
     Keys(keep::KeysCommand),
     Signer(keep::Signer),
     Witness(witness::Witness),
+    Redact(redact::Redact),
     Demo(demo::Demo),
 }
 
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Repair(command) => ("repair", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
+        Command::Redact(command) => ("redact", command.run()),
         Command::Witness(command) => ("witness", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
 }
 
 /// Why a command ends without having done its work: one line, and an exit status.
+#[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     status: u8,

@@ -4,16 +4,23 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use clap::Args;
-use custody_ingest::{Bound, Config, Cors, Receivers};
+use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::{Durability, KeySource, Options};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::limits::LimitFlags;
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -83,6 +90,13 @@ pub struct Serve {
     /// How often a new checkpoint is submitted to the witnesses [default: 60].
     #[arg(long, value_name = "SECONDS")]
     witness_interval: Option<f64>,
+    /// Replace what these rules name in every request, before anything is stored: `secrets`
+    /// (the rules that come with custody) or a rule file; may be given more than once. The
+    /// log says which rules are in force. Try them with `custody redact`.
+    #[arg(long, value_name = "RULES")]
+    redact: Vec<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -154,6 +168,8 @@ struct File {
     retain: Option<String>,
     witness_policy: Option<PathBuf>,
     witness_interval: Option<f64>,
+    redact: Vec<String>,
+    limits: LimitFlags,
 }
 
 impl Serve {
@@ -200,12 +216,18 @@ impl Serve {
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
+            redact: if self.redact.is_empty() { file.redact } else { self.redact },
+            limits: self.limits.or(file.limits),
             config: self.config,
         })
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        let config = self.receivers()?;
+        // RocksDB and every connection need files; what the system allows is taken.
+        let _ = rlimit::increase_nofile_limit(OPEN_FILES);
+        let mut config = self.receivers()?;
+        let door = Door::new(config.connections.clone());
+        let redactor = crate::redact::load(&self.redact)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
@@ -216,7 +238,9 @@ impl Serve {
         let api = listen("the HTTP API", "--http", http).await?;
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = self.options();
-        let (writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
+        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
@@ -227,24 +251,27 @@ impl Serve {
         let stats = receivers.stats();
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
-        let served = Served::new(engine, QueryLimits::default(), move || stats.render_prometheus());
+        let served = Served::new(engine, QueryLimits::default(), move || {
+            let redactions = redactor.as_ref().map(|redactor| redactor.render_prometheus());
+            stats.render_prometheus() + &redactions.unwrap_or_default()
+        });
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
             flight_sql: flight.local_addr().map_err(Failure::unable)?,
         };
-        let (stop_reading, stopped) = tokio::sync::watch::channel(false);
-        let stopped = || {
-            let mut stopped = stopped.clone();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let api_service = router(served).layer(axum::middleware::from_fn_with_state(Arc::clone(&stopping), ready));
+        let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
+        let readers = tokio::spawn({
+            let door = Arc::clone(&door);
             async move {
-                let _ = stopped.wait_for(|stopped| *stopped).await;
+                tokio::join!(
+                    door.accept(&api, Tongue::Http, |_| TowerToHyperService::new(api_service.clone())),
+                    door.accept(&flight, Tongue::Grpc, |_| TowerToHyperService::new(flight_service.clone())),
+                )
             }
-        };
-        let flight = tonic::transport::Server::builder()
-            .add_service(flight_service)
-            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(flight), stopped());
-        let api = axum::serve(api, router(served)).with_graceful_shutdown(stopped());
-        let readers = tokio::spawn(async { tokio::join!(api.into_future(), flight) });
+        });
         let info = serde_json::json!({"http": addresses.http.to_string(), "pid": std::process::id()});
         control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info }.start(&dir)?;
         if let Some(age) = self.retain {
@@ -256,13 +283,17 @@ impl Serve {
             write_ready_file(path, &dir, &addresses, &reader)?;
         }
         let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
+        let stop = async {
+            stop.await;
+            stopping.store(true, Ordering::Relaxed);
+        };
         let result = receivers.run(stop).await;
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
         witnesses.inspect(|task| task.abort());
-        stop_reading.send_replace(true);
         // Long polls and streams end with the process; their cursors resume.
-        let _ = tokio::time::timeout(Duration::from_secs(1), readers).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
+        readers.abort();
         let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
         result.map_err(|e| Failure::unable(format!("the log failed: {e}; start again to recover it")))?;
         tracing::info!(records = reader.head().size, "stopped; everything accepted is durable and signed");
@@ -296,7 +327,8 @@ impl Serve {
         only_loopback("--otlp-grpc", config.grpc)?;
         only_loopback("--otlp-http", config.http)?;
         config.limits.body_bytes_max = self.request_bytes_max.unwrap_or(config.limits.body_bytes_max);
-        config.in_flight_bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight_bytes_max);
+        config.in_flight.bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight.bytes_max);
+        self.limits.apply(&mut config)?;
         config.cors = Cors::new(&self.cors_origins).map_err(|e| Failure::unable(format!("--cors-origin: {e}")))?;
         Ok(config)
     }
@@ -317,6 +349,17 @@ pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failu
         "{flag} {address} is not a loopback address; without TLS and authentication custody listens on loopback only: \
          use 127.0.0.1, and a proxy that ends TLS in front of it"
     )))
+}
+
+/// How many open files are asked of the system.
+const OPEN_FILES: u64 = 65_536;
+
+/// A server that is stopping is not ready, whatever its queries could still answer.
+async fn ready(State(stopping): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
+    if request.uri().path() == "/readyz" && stopping.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "stopping\n").into_response();
+    }
+    next.run(request).await
 }
 
 /// Resolves on SIGTERM or Ctrl-C.

@@ -11,8 +11,8 @@ use crate::{Failure, print};
 
 /// Ask in SQL.
 ///
-/// Tables: spans, logs, events, grants, denials, tool_calls, alerts, violations,
-/// dwell_time, coverage, ledger. Functions: delegation_chain('grant'),
+/// Tables: spans, logs, metrics, events, grants, denials, tool_calls, alerts,
+/// violations, dwell_time, coverage, ledger. Functions: delegation_chain('grant'),
 /// replay('trace, grant, agent, conversation or alert'), both with an optional
 /// second argument: a seq or a time, for what the ledger knew then.
 #[derive(Args)]

@@ -2,22 +2,25 @@
 //! whole log whenever it changes. docs/semantic-conventions.md is its contract.
 
 mod authz;
+mod claude_code;
+mod codex;
+mod gemini;
 mod genai;
+mod openinference;
+mod openllmetry;
 mod security;
 
 use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::Span;
+use custody_proto::otlp::trace::{Span, span::Link, status::StatusCode};
 
 use crate::attributes::{Attributes, attributes_json, hex_id};
 use crate::event::EventRow;
 use crate::rows::Time;
 
-pub(crate) use genai::status as span_status;
-
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 1;
+pub const MAPPING_VERSION: u32 = 2;
 
 /// What is known of a record besides itself.
 pub struct RecordContext<'a> {
@@ -35,28 +38,38 @@ pub struct RecordContext<'a> {
     pub scope: &'a InstrumentationScope,
 }
 
-/// The events of a span; none if no mapping knows it.
+/// The events of a span; none if no mapping knows it. A span that speaks several
+/// conventions is one event, by OpenTelemetry's own where it is spoken.
 pub fn map_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
-    genai::map(context, span).into_iter().collect()
+    let row = genai::map(context, span)
+        .or_else(|| openinference::map(context, span))
+        .or_else(|| openllmetry::map(context, span));
+    row.into_iter().collect()
 }
 
 /// The events of a log record; none if no mapping knows it.
 pub fn map_log(context: &RecordContext<'_>, log: &LogRecord) -> Vec<EventRow> {
-    let name = event_name(log);
+    let name = event_name(context, log);
     let row = match name.split_once('.') {
         Some(("authz", _)) => authz::map(context, log, &name),
         Some(("security", _)) => security::map(context, log, &name),
+        Some(("claude_code", rest)) => claude_code::map(context, log, rest),
+        Some(("codex", rest)) => codex::map(context, log, rest),
+        Some(("gemini_cli", rest)) => gemini::map(context, log, rest),
         _ => None,
     };
     row.into_iter().collect()
 }
 
-/// The name of a log event: its field, or the attribute that older SDKs use.
-fn event_name(log: &LogRecord) -> String {
-    if log.event_name.is_empty() {
-        return Attributes(&log.attributes).text("event.name").unwrap_or_default();
+/// The name of a log event: its field, or the attribute that older SDKs use. Codex fills the
+/// field with a line of its source, and Claude Code's attribute leaves out its prefix.
+fn event_name(context: &RecordContext<'_>, log: &LogRecord) -> String {
+    let attribute = Attributes(&log.attributes).text("event.name").unwrap_or_default();
+    let claude_code = context.scope.name.starts_with("com.anthropic.claude_code");
+    if claude_code && !attribute.is_empty() && !attribute.contains('.') {
+        return format!("claude_code.{attribute}");
     }
-    log.event_name.clone()
+    if log.event_name.is_empty() || attribute.starts_with("codex.") { attribute } else { log.event_name.clone() }
 }
 
 /// A time of OTLP, where 0 stands for none.
@@ -114,3 +127,82 @@ fn base_log(context: &RecordContext<'_>, log: &LogRecord, source: &str, kind: &s
         ..base(context, Attributes(&log.attributes), source)
     }
 }
+
+/// The columns that every span has.
+fn base_span(context: &RecordContext<'_>, span: &Span, source: &str, kind: &str) -> EventRow {
+    let attributes = Attributes(&span.attributes);
+    let initiator_id = attributes.first(&["authz.initiator.id", "enduser.id", "user.id"]);
+    let initiator_type = attributes.text("authz.initiator.type").or_else(|| Some("user".into()));
+    let mut row = EventRow {
+        kind: kind.to_owned(),
+        event_time: otlp_time(span.start_time_unix_nano).unwrap_or(context.ingest_time),
+        end_time: otlp_time(span.end_time_unix_nano),
+        trace_id: hex_id(&span.trace_id),
+        span_id: hex_id(&span.span_id),
+        parent_span_id: hex_id(&span.parent_span_id),
+        links: span.links.iter().map(link).collect(),
+        initiator_type: initiator_type.filter(|_| initiator_id.is_some()),
+        initiator_id,
+        status: Some(span_status(span).to_owned()),
+        ..base(context, attributes, source)
+    };
+    if row.parent_span_id.is_some() && row.parent_span_id == row.span_id {
+        row.invalid_reasons.push("the span is its own parent".into());
+    }
+    row
+}
+
+fn link(link: &Link) -> String {
+    format!("{}:{}", const_hex::encode(&link.trace_id), const_hex::encode(&link.span_id))
+}
+
+/// A span's status in one word.
+pub(crate) fn span_status(span: &Span) -> &'static str {
+    match span.status.as_ref().map(|s| s.code()) {
+        Some(StatusCode::Ok) => "ok",
+        Some(StatusCode::Error) => "error",
+        _ => "unset",
+    }
+}
+
+/// Where a source keeps a call's arguments and its result, among the row's attributes, in the
+/// order of preference; `tool_calls.sql` says the same.
+pub(crate) fn call_attributes(source: &str) -> [&'static [&'static str]; 2] {
+    const ARGUMENTS: &str = "gen_ai.tool.call.arguments";
+    const RESULT: &str = "gen_ai.tool.call.result";
+    match source {
+        "openinference" => [&["input.value"], &["output.value"]],
+        "openllmetry" => [&[ARGUMENTS, "traceloop.entity.input"], &[RESULT, "traceloop.entity.output"]],
+        "claude_code" => [&["tool_input", "tool_parameters"], &[]],
+        "codex" => [&["arguments"], &["output"]],
+        "gemini" => [&["function_args"], &[]],
+        _ => [&[ARGUMENTS], &[RESULT]],
+    }
+}
+
+/// A step whose log is written when it has ended: it began its duration earlier.
+fn lasted(row: &mut EventRow, attributes: Attributes<'_>) {
+    let millis = attributes.text("duration_ms").and_then(|text| text.parse::<f64>().ok());
+    if let Some(millis) = millis.filter(|m| m.is_finite() && *m >= 0.0) {
+        row.end_time = Some(row.event_time);
+        row.event_time = Time(row.event_time.0.saturating_sub((millis * 1e6) as i64));
+    }
+}
+
+/// ok or error, as a truth value says that comes as such or as text.
+fn outcome(attributes: Attributes<'_>, name: &str) -> Option<String> {
+    match attributes.text(name)?.as_str() {
+        "true" => Some("ok".into()),
+        "false" => Some("error".into()),
+        _ => None,
+    }
+}
+
+/// The person of a coding agent's session, as it knows him.
+fn person(row: &mut EventRow, attributes: Attributes<'_>) {
+    row.initiator_id = attributes.first(&["user.email", "user.account_uuid", "user.account_id", "user.id"]);
+    row.initiator_type = row.initiator_id.as_ref().map(|_| "user".into());
+}
+
+#[cfg(test)]
+mod tests;

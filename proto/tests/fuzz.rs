@@ -1,0 +1,252 @@
+//! The scanner against prost, and the JSON transcoder, fed with what was right once and
+//! is changed at random. As in `store/tests/fuzz.rs`, a run is deterministic; with
+//! `CUSTODY_FUZZ_SECONDS=600` each target runs that long, from a seed that is printed.
+
+use std::time::{Duration, Instant};
+
+use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
+use custody_proto::otlp::collector_metrics::ExportMetricsServiceRequest;
+use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
+use custody_proto::otlp::common::InstrumentationScope;
+use custody_proto::otlp::resource::Resource;
+use custody_proto::scan::Range;
+use custody_proto::{Limits, Scan, Signal, json, scan};
+use prost::Message;
+
+/// Rounds of each target in a normal run.
+const ROUNDS: u64 = 3000;
+
+/// xorshift64*: enough for choosing places.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
+    }
+
+    /// A changed copy: bits, bytes, keys, cuts, repeats, swaps, and a part of another seed.
+    fn change(&mut self, seed: &[u8], other: &[u8]) -> Vec<u8> {
+        let mut out = seed.to_vec();
+        for _ in 0..=self.roll(4) {
+            if out.is_empty() {
+                break;
+            }
+            let (at, len) = (self.roll(out.len()), 1 + self.roll(24));
+            let end = (at + len).min(out.len());
+            match self.roll(9) {
+                0 => out[at] ^= 1 << self.roll(8),
+                1 => out[at] = [0, 1, 0x7f, 0x80, 0xff, 0x0a, 0x12, b'"', b'9', b'{', b'[', b','][self.roll(12)],
+                2 => drop(out.drain(at..end)),
+                3 => {
+                    let part = out[at..end].to_vec();
+                    out.splice(at..at, part);
+                }
+                4 => out.truncate(at),
+                5 => {
+                    let place = self.roll(out.len());
+                    out.swap(at, place);
+                }
+                6 => out[at] = self.roll(256) as u8,
+                7 => {
+                    let from = self.roll(other.len());
+                    let part = &other[from..(from + len).min(other.len())];
+                    out.splice(at..at, part.iter().copied());
+                }
+                // A number one more or less: lengths that are off by one.
+                _ => out[at] = out[at].wrapping_add([1, 255][self.roll(2)]),
+            }
+        }
+        out
+    }
+}
+
+/// Runs a target over changed seeds.
+fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
+    let seconds: Option<u64> = std::env::var("CUSTODY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+    let (start, seed) = (Instant::now(), seconds.map_or(7, |_| u64::from(std::process::id())));
+    println!("seed {seed}");
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+    for round in 0.. {
+        let is_over = match seconds {
+            Some(seconds) => start.elapsed() > Duration::from_secs(seconds),
+            None => round >= ROUNDS,
+        };
+        if is_over {
+            println!("{round} rounds");
+            return;
+        }
+        let seed = &seeds[dice.roll(seeds.len())];
+        let other = &seeds[dice.roll(seeds.len())];
+        target(&dice.change(seed, other));
+    }
+}
+
+/// All signals.
+pub const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Logs, Signal::Metrics];
+
+fn examples() -> [Vec<u8>; 3] {
+    ["trace.json", "logs.json", "metrics.json"].map(|name| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    })
+}
+
+fn encoded() -> Vec<Vec<u8>> {
+    let pairs = SIGNALS.into_iter().zip(examples());
+    let mut out: Vec<_> = pairs.map(|(signal, text)| json::transcode(signal, &text).unwrap()).collect();
+    // Resources and scopes in several pieces, which protobuf merges.
+    let twice = [&out[0][..], &out[0]].concat();
+    out.push(twice);
+    out
+}
+
+fn at<'a>(request: &'a [u8], scan: &'a Scan, range: Range) -> &'a [u8] {
+    let (at, len) = (range.at as usize, range.len as usize);
+    match at.checked_sub(request.len()) {
+        None => &request[at..at + len],
+        Some(at) => &scan.annex[at..at + len],
+    }
+}
+
+/// A record as prost has it: its resource, its scope, itself, and its ids.
+type Record = (Option<Resource>, Option<InstrumentationScope>, Vec<u8>, (Vec<u8>, Vec<u8>, Vec<u8>));
+
+/// Every record that prost finds, if it takes the request.
+fn by_prost(signal: Signal, bytes: &[u8]) -> Option<Vec<Record>> {
+    let mut out = Vec::new();
+    match signal {
+        Signal::Traces => {
+            for of in ExportTraceServiceRequest::decode(bytes).ok()?.resource_spans {
+                for scope in of.scope_spans {
+                    out.extend(scope.spans.into_iter().map(|r| {
+                        let ids = (r.trace_id.clone(), r.span_id.clone(), r.parent_span_id.clone());
+                        (of.resource.clone(), scope.scope.clone(), r.encode_to_vec(), ids)
+                    }));
+                }
+            }
+        }
+        Signal::Logs => {
+            for of in ExportLogsServiceRequest::decode(bytes).ok()?.resource_logs {
+                for scope in of.scope_logs {
+                    out.extend(scope.log_records.into_iter().map(|r| {
+                        let ids = (r.trace_id.clone(), r.span_id.clone(), Vec::new());
+                        (of.resource.clone(), scope.scope.clone(), r.encode_to_vec(), ids)
+                    }));
+                }
+            }
+        }
+        Signal::Metrics => {
+            for of in ExportMetricsServiceRequest::decode(bytes).ok()?.resource_metrics {
+                for scope in of.scope_metrics {
+                    out.extend(
+                        scope
+                            .metrics
+                            .into_iter()
+                            .map(|r| (of.resource.clone(), scope.scope.clone(), r.encode_to_vec(), Default::default())),
+                    );
+                }
+            }
+        }
+    }
+    Some(out)
+}
+
+/// Whether a record with these ids is taken.
+fn has_ids(signal: Signal, (trace, span, parent): &(Vec<u8>, Vec<u8>, Vec<u8>)) -> bool {
+    let is_id = |bytes: &[u8], len| bytes.len() == len && bytes.iter().any(|b| *b != 0);
+    match signal {
+        Signal::Traces => is_id(trace, 16) && is_id(span, 8) && [0, 8].contains(&parent.len()),
+        Signal::Logs => [0, 16].contains(&trace.len()) && [0, 8].contains(&span.len()),
+        Signal::Metrics => true,
+    }
+}
+
+/// A record decoded and encoded again: the same form that [`by_prost`] has.
+fn again(signal: Signal, bytes: &[u8]) -> Vec<u8> {
+    use custody_proto::otlp::{logs::LogRecord, metrics::Metric, trace::Span};
+    match signal {
+        Signal::Traces => Span::decode(bytes).unwrap().encode_to_vec(),
+        Signal::Logs => LogRecord::decode(bytes).unwrap().encode_to_vec(),
+        Signal::Metrics => Metric::decode(bytes).unwrap().encode_to_vec(),
+    }
+}
+
+/// The scanner takes what prost takes, and finds the same in it.
+pub fn agrees_with_prost(signal: Signal, bytes: &[u8]) {
+    let ours = scan(signal, bytes, &Limits::default());
+    let Some(all) = by_prost(signal, bytes) else {
+        assert!(ours.is_err(), "{signal:?}: prost refuses {bytes:x?}");
+        return;
+    };
+    let ours = ours.unwrap_or_else(|e| panic!("{signal:?}: prost takes {bytes:x?}, and we say {e}"));
+    let whole = all.len() as u64;
+    let good: Vec<Record> = all.into_iter().filter(|record| has_ids(signal, &record.3)).collect();
+    assert_eq!((ours.records.len(), ours.rejected), (good.len(), whole - good.len() as u64), "{bytes:x?}");
+    for (ours_of, (resource, scope, record, ids)) in ours.records.iter().zip(&good) {
+        let group = ours.groups[ours_of.group as usize];
+        let found = Resource::decode(at(bytes, &ours, group.resource)).unwrap();
+        assert_eq!(&found, &resource.clone().unwrap_or_default(), "{bytes:x?}");
+        let found = InstrumentationScope::decode(at(bytes, &ours, group.scope)).unwrap();
+        assert_eq!(&found, &scope.clone().unwrap_or_default(), "{bytes:x?}");
+        assert_eq!(&again(signal, at(bytes, &ours, ours_of.range)), record, "{bytes:x?}");
+        if signal == Signal::Traces {
+            assert_eq!((&ours_of.trace_id[..], &ours_of.span_id[..]), (&ids.0[..], &ids.1[..]), "{bytes:x?}");
+        }
+    }
+}
+
+#[test]
+fn the_scanner_finds_what_prost_finds() {
+    fuzz(&encoded(), |bytes| {
+        for signal in SIGNALS {
+            agrees_with_prost(signal, bytes);
+        }
+    });
+}
+
+/// Whatever the limits are, they refuse and never break what is left.
+#[test]
+fn small_limits_only_refuse() {
+    let limits = Limits { record_bytes_max: 120, record_values_max: 6, expanded_bytes_max: 900, ..Limits::default() };
+    fuzz(&encoded(), |bytes| {
+        for signal in SIGNALS {
+            let (all, some) = (scan(signal, bytes, &Limits::default()), scan(signal, bytes, &limits));
+            let (Ok(all), Ok(some)) = (&all, &some) else {
+                assert!(some.is_err() || all.is_ok());
+                continue;
+            };
+            assert_eq!(all.records.len() as u64 + all.rejected, some.records.len() as u64 + some.rejected);
+            assert_eq!(some.rejected > 0, some.rejection.is_some());
+            for record in &some.records {
+                let group = some.groups[record.group as usize];
+                let same = |other: &&custody_proto::scan::Record| other.range == record.range;
+                let full = all.groups[all.records.iter().find(same).unwrap().group as usize];
+                assert_eq!(at(bytes, some, group.resource), at(bytes, all, full.resource));
+                assert_eq!(at(bytes, some, group.scope), at(bytes, all, full.scope));
+            }
+        }
+    });
+}
+
+#[test]
+fn json_that_is_taken_is_protobuf_that_prost_takes() {
+    fuzz(&examples(), |text| {
+        for signal in SIGNALS {
+            json_is_protobuf(signal, text);
+        }
+    });
+}
+
+/// JSON that is taken becomes protobuf that prost takes.
+pub fn json_is_protobuf(signal: Signal, text: &[u8]) {
+    let Ok(bytes) = json::transcode(signal, text) else { return };
+    // Nesting is bounded by each in its own way: JSON stops at 128, protobuf at 100.
+    if scan(signal, &bytes, &Limits::default()).is_err_and(|e| e.message().contains("too deeply")) {
+        return;
+    }
+    assert!(by_prost(signal, &bytes).is_some(), "{}", String::from_utf8_lossy(text));
+    agrees_with_prost(signal, &bytes);
+}

@@ -1,0 +1,314 @@
+//! From raw OTLP to rows: what real clients sent (tests/fixtures/captures), and records in the
+//! shapes that their producers document, as OTLP/JSON.
+
+use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
+use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
+use custody_proto::{Signal, json};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The context of a record of this resource and scope.
+fn context<'a>(resource: &'a Resource, scope: &'a InstrumentationScope) -> RecordContext<'a> {
+    RecordContext { seq: 7, record_hash: "", ingest_time: Time(9), submitter: "test", resource, scope }
+}
+
+/// The rows of all spans and log records of a request.
+fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
+    let mut rows = Vec::new();
+    let (none, no_scope) = (Resource::default(), InstrumentationScope::default());
+    if signal == Signal::Traces {
+        for group in ExportTraceServiceRequest::decode(bytes).unwrap().resource_spans {
+            let resource = group.resource.as_ref().unwrap_or(&none);
+            for scope in &group.scope_spans {
+                let context = context(resource, scope.scope.as_ref().unwrap_or(&no_scope));
+                rows.extend(scope.spans.iter().flat_map(|span| map_span(&context, span)));
+            }
+        }
+    } else {
+        for group in ExportLogsServiceRequest::decode(bytes).unwrap().resource_logs {
+            let resource = group.resource.as_ref().unwrap_or(&none);
+            for scope in &group.scope_logs {
+                let context = context(resource, scope.scope.as_ref().unwrap_or(&no_scope));
+                rows.extend(scope.log_records.iter().flat_map(|log| map_log(&context, log)));
+            }
+        }
+    }
+    rows
+}
+
+/// Attributes as OTLP/JSON has them.
+fn attributes(values: &Value) -> Value {
+    let value = |v: &Value| match v {
+        Value::String(s) => json!({"stringValue": s}),
+        Value::Bool(b) => json!({"boolValue": b}),
+        other => json!({"intValue": other.to_string()}),
+    };
+    values.as_object().unwrap().iter().map(|(k, v)| json!({"key": k, "value": value(v)})).collect()
+}
+
+/// The one row of a log record; none if it is no event.
+fn log(scope: &str, values: Value) -> Option<EventRow> {
+    let body = json!({"resourceLogs": [{
+        "resource": {"attributes": attributes(&json!({"service.name": "s", "service.version": "2.1"}))},
+        "scopeLogs": [{"scope": {"name": scope}, "logRecords": [
+            {"timeUnixNano": "5000000000", "body": {"stringValue": "words"}, "attributes": attributes(&values)}]}]}]});
+    let bytes = json::transcode(Signal::Logs, body.to_string().as_bytes()).unwrap();
+    rows(Signal::Logs, &bytes).pop()
+}
+
+/// The one row of a span; none if it is no event.
+fn span(values: Value) -> Option<EventRow> {
+    let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
+        "traceId": "01010101010101010101010101010101", "spanId": "0101010101010101", "name": "its name",
+        "startTimeUnixNano": "1000", "endTimeUnixNano": "3000", "status": {"code": 1}, "attributes": attributes(&values)}]}]}]});
+    let bytes = json::transcode(Signal::Traces, body.to_string().as_bytes()).unwrap();
+    rows(Signal::Traces, &bytes).pop()
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.into())
+}
+
+/// (kind, tool, decision, status): what most assertions are about.
+fn told(row: &EventRow) -> (&str, Option<&str>, Option<&str>, Option<&str>) {
+    (&row.kind, row.tool.as_deref(), row.decision.as_deref(), row.status.as_deref())
+}
+
+/// The rows of a captured request, which is protobuf or OTLP/JSON.
+fn capture(name: &str) -> Vec<EventRow> {
+    let path = format!("{}/../tests/fixtures/captures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let signal = if name.contains("logs") { Signal::Logs } else { Signal::Traces };
+    let bytes = std::fs::read(path).unwrap();
+    if name.ends_with(".json") { rows(signal, &json::transcode(signal, &bytes).unwrap()) } else { rows(signal, &bytes) }
+}
+
+#[test]
+fn openai_agents_by_openinference() {
+    let rows = capture("oai/0001_v1_traces.pb");
+    let kinds: Vec<_> = rows.iter().map(|r| (r.kind.as_str(), r.tool.as_deref().or(r.agent_name.as_deref()))).collect();
+    let want = [
+        ("guardrail", None),
+        ("tool_call", Some("handoff to payments")),
+        ("agent_invocation", Some("triage")),
+        ("tool_call", Some("get_balance")),
+        ("tool_call", Some("send_money")),
+        ("agent_invocation", Some("payments")),
+        ("agent_invocation", Some("Agent workflow")),
+    ];
+    assert_eq!(kinds, want);
+    assert!(rows.iter().all(|r| r.source == "openinference" && r.status == some("ok") && r.tool_call_id.is_none()));
+}
+
+#[test]
+fn codex_as_it_was_captured() {
+    let rows = capture("codex/0003_v1_logs.pb");
+    let count = |kind: &str| rows.iter().filter(|r| r.kind == kind).count();
+    let kinds = ["agent_invocation", "request", "model_call", "policy_evaluation", "tool_call"];
+    assert_eq!(kinds.map(count), [1, 1, 4, 3, 3]);
+    assert_eq!(rows.len(), 12, "what is an event is one of these");
+    let call = rows.iter().find(|r| r.kind == "tool_call").unwrap();
+    assert_eq!(told(call), ("tool_call", Some("exec_command"), None, Some("ok")));
+    assert_eq!((&call.tool_call_id, &call.agent_id, &call.resource), (&some("call_0"), &some("/home"), &None));
+    assert_eq!(call.conversation_id, some("01a1fc46-dca4-71c2-a682-e14863640db2"));
+    assert_eq!(call.end_time.unwrap().0 - call.event_time.0, 62_000_000, "it began before its log was written");
+    let decision = rows.iter().find(|r| r.kind == "policy_evaluation").unwrap();
+    assert_eq!((&decision.decision, &decision.policy_id), (&some("allow"), &some("Config")));
+    assert!(decision.event_time < call.end_time.unwrap());
+    assert!(rows.iter().all(|r| r.event_time.0 > 1_795_233_864_000_000_000), "the time is in an attribute");
+    for file in ["codex/0001_v1_traces.pb", "codex/0002_v1_traces.pb"] {
+        assert_eq!(capture(file).len(), 0, "its spans are no events");
+    }
+}
+
+#[test]
+fn codex_decisions_of_a_person() {
+    for (said, want) in [("approved_for_session", "approved"), ("denied", "rejected"), ("abort", "rejected")] {
+        let row = log(
+            "codex_otel",
+            json!({"event.name": "codex.tool_decision", "tool_name": "exec_command",
+            "decision": said, "source": "User", "user.account_id": "acct"}),
+        )
+        .unwrap();
+        assert_eq!(told(&row), ("approval", Some("exec_command"), Some(want), None));
+        assert_eq!((row.initiator_id, row.policy_id), (some("acct"), None));
+    }
+    let failed = json!({"event.name": "codex.api_request", "http.response.status_code": 429, "duration_ms": "5"});
+    assert_eq!(told(&log("codex_otel", failed).unwrap()), ("model_call", None, None, Some("error")));
+    assert!(log("codex_otel", json!({"event.name": "codex.sse_event"})).is_none());
+}
+
+#[test]
+fn claude_code_and_gemini_cli_as_they_were_captured() {
+    let rows = capture("claude_code/0001_v1_logs.pb");
+    let all: Vec<_> = rows.iter().map(told).collect();
+    let want = [
+        ("request", None, None, None),
+        ("policy_evaluation", Some("Bash"), Some("allow"), None),
+        ("model_call", None, None, Some("ok")),
+        ("tool_call", Some("Bash"), None, Some("ok")),
+        ("model_call", None, None, Some("ok")),
+    ];
+    assert_eq!(all, want);
+    assert_eq!((&rows[1].tool_call_id, &rows[1].policy_id), (&rows[3].tool_call_id, &some("config")));
+    assert!(rows[1].event_time <= rows[3].event_time, "it was decided before it ran");
+    let rows = capture("gemini/0002_v1_logs.json");
+    let all: Vec<_> = rows.iter().map(told).collect();
+    let want = [
+        ("request", None, None, None),
+        ("model_call", None, None, Some("ok")),
+        ("tool_call", Some("run_shell_command"), Some("allow"), Some("ok")),
+        ("model_call", None, None, Some("ok")),
+    ];
+    assert_eq!(all, want);
+    assert!(rows.iter().all(|r| r.conversation_id == rows[0].conversation_id && r.initiator_id.is_none()));
+}
+
+const CLAUDE: &str = "com.anthropic.claude_code.events";
+
+#[test]
+fn claude_code_decisions_and_results() {
+    let decision = |source: &str, decision: &str| {
+        log(CLAUDE, json!({"event.name": "tool_decision", "tool_name": "Bash", "tool_use_id": "toolu_1",
+            "decision": decision, "source": source, "user.email": "ada@example.com", "session.id": "s1", "prompt.id": "p1"}))
+        .unwrap()
+    };
+    for (source, said, kind, want) in [
+        ("config", "accept", "policy_evaluation", "allow"),
+        ("hook", "reject", "policy_evaluation", "deny"),
+        ("user_temporary", "accept", "approval", "approved"),
+        ("user_reject", "reject", "approval", "rejected"),
+    ] {
+        let row = decision(source, said);
+        assert_eq!(told(&row), (kind, Some("Bash"), Some(want), None), "{source}");
+        assert_eq!((&row.initiator_id, &row.conversation_id), (&some("ada@example.com"), &some("s1")));
+        assert_eq!((&row.tool_call_id, &row.correlation_id), (&some("toolu_1"), &some("p1")));
+    }
+    let result = log(
+        CLAUDE,
+        json!({"event.name": "tool_result", "tool_name": "mcp_tool", "success": "false",
+        "duration_ms": "1500", "decision_type": "accept", "decision_source": "config", "tool_use_id": "toolu_2",
+        "tool_parameters": r#"{"mcp_server_name":"github","mcp_tool_name":"create_issue"}"#}),
+    )
+    .unwrap();
+    assert_eq!(told(&result), ("tool_call", Some("create_issue"), Some("allow"), Some("error")));
+    assert_eq!((result.resource, result.event_time), (some("mcp:github"), Time(3_500_000_000)));
+    assert_eq!((result.end_time, result.agent_version), (Some(Time(5_000_000_000)), some("2.1")));
+}
+
+#[test]
+fn claude_code_under_both_spellings_of_its_names() {
+    for name in ["user_prompt", "claude_code.user_prompt"] {
+        let row = log(CLAUDE, json!({"event.name": name, "user.id": "u"})).unwrap();
+        assert_eq!((row.kind.as_str(), row.initiator_id, row.source.as_str()), ("request", some("u"), "claude_code"));
+    }
+    // The short name means nothing from anybody else.
+    assert!(log("another", json!({"event.name": "user_prompt"})).is_none());
+    let kind = |values| log(CLAUDE, values).map(|r| (r.kind, r.decision, r.status));
+    let refusal = kind(json!({"event.name": "api_refusal"}));
+    assert_eq!(refusal, Some(("model_call".into(), some("refused"), some("error"))));
+    let mode =
+        kind(json!({"event.name": "permission_mode_changed", "from_mode": "plan", "to_mode": "bypassPermissions"}));
+    assert_eq!(mode, Some(("authority_change".into(), some("bypassPermissions"), None)));
+    let hook = kind(json!({"event.name": "hook_execution_complete", "hook_event": "PreToolUse", "num_blocking": "1"}));
+    assert_eq!(hook, Some(("policy_evaluation".into(), some("deny"), None)));
+    let skill = log(CLAUDE, json!({"event.name": "skill_activated", "skill.name": "deploy"})).unwrap();
+    assert_eq!((skill.kind.as_str(), skill.skill_id), ("skill_invocation", some("deploy")));
+    assert!(log(CLAUDE, json!({"event.name": "auth"})).is_none());
+}
+
+#[test]
+fn gemini_cli_calls_and_refusals() {
+    let call = |more: Value| {
+        let mut values = json!({"event.name": "gemini_cli.tool_call", "session.id": "s", "user.email": "ada@example.com",
+            "function_name": "run_shell_command", "duration_ms": 1000, "success": true});
+        values.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        log("gemini-cli", values).unwrap()
+    };
+    let row = call(json!({"decision": "auto_accept"}));
+    assert_eq!(told(&row), ("tool_call", Some("run_shell_command"), Some("allow"), Some("ok")));
+    assert_eq!((row.event_time, row.end_time), (Time(4_000_000_000), Some(Time(5_000_000_000))));
+    let row = call(json!({"decision": "reject", "success": false}));
+    assert_eq!(told(&row), ("approval", Some("run_shell_command"), Some("rejected"), None));
+    assert_eq!(row.end_time, None, "it never ran");
+    let row = call(json!({"success": false, "mcp_server_name": "github"}));
+    assert_eq!(told(&row), ("tool_call", Some("run_shell_command"), None, Some("error")));
+    assert_eq!(row.resource, some("mcp:github"));
+    let mode = log(
+        "gemini-cli",
+        json!({"event.name": "gemini_cli.plan.approval_mode_switch", "from_mode": "default", "to_mode": "yolo"}),
+    )
+    .unwrap();
+    assert_eq!(
+        (mode.kind.as_str(), mode.action, mode.decision),
+        ("authority_change", some("approval_mode_switch"), some("yolo"))
+    );
+    let agent = log(
+        "gemini-cli",
+        json!({"event.name": "gemini_cli.agent.start", "agent_id": "a1", "agent_name": "investigator"}),
+    )
+    .unwrap();
+    assert_eq!(
+        (agent.kind.as_str(), agent.agent_id, agent.agent_name),
+        ("agent_invocation", some("a1"), some("investigator"))
+    );
+    assert!(log("gemini-cli", json!({"event.name": "gemini_cli.memory.usage"})).is_none());
+}
+
+#[test]
+fn openinference_kinds() {
+    let row = span(json!({"openinference.span.kind": "TOOL", "tool.name": "pay", "tool.id": "c1", "user.id": "emma", "session.id": "s"})).unwrap();
+    assert_eq!(told(&row), ("tool_call", Some("pay"), None, Some("ok")));
+    assert_eq!((row.tool_call_id, row.initiator_id, row.initiator_type), (some("c1"), some("emma"), some("user")));
+    assert_eq!((row.conversation_id, row.event_time, row.end_time), (some("s"), Time(1000), Some(Time(3000))));
+    for (kind, want) in [("LLM", "model_call"), ("RETRIEVER", "context_retrieval"), ("agent", "agent_invocation")] {
+        assert_eq!(span(json!({"openinference.span.kind": kind})).unwrap().kind, want);
+    }
+    for kind in ["CHAIN", "EVALUATOR", "UNKNOWN"] {
+        assert!(span(json!({"openinference.span.kind": kind})).is_none(), "{kind}");
+    }
+    // Who speaks both is read by OpenTelemetry's.
+    let both = span(
+        json!({"openinference.span.kind": "TOOL", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t"}),
+    );
+    assert_eq!(both.unwrap().source, "otel_genai");
+}
+
+#[test]
+fn openllmetry_kinds() {
+    let row =
+        span(json!({"traceloop.span.kind": "tool", "traceloop.entity.name": "pay", "traceloop.workflow.name": "w",
+        "traceloop.association.properties.user_id": "emma", "traceloop.association.properties.chat_id": "c"}))
+        .unwrap();
+    assert_eq!(told(&row), ("tool_call", Some("pay"), None, Some("ok")));
+    assert_eq!((row.initiator_id, row.conversation_id), (some("emma"), some("c")));
+    let row = span(
+        json!({"traceloop.span.kind": "workflow", "traceloop.entity.name": "refunds", "traceloop.entity.version": "3"}),
+    )
+    .unwrap();
+    assert_eq!(
+        (row.kind.as_str(), row.agent_name, row.agent_version),
+        ("agent_invocation", some("refunds"), some("3"))
+    );
+    let row = span(
+        json!({"traceloop.span.kind": "handoff", "gen_ai.operation.name": "handoff", "gen_ai.agent.name": "triage",
+        "gen_ai.handoff.to_agent": "payments"}),
+    )
+    .unwrap();
+    assert_eq!((told(&row).1, &row.agent_name, &row.resource), (Some("handoff"), &some("triage"), &some("payments")));
+    assert_eq!(span(json!({"llm.request.type": "chat"})).unwrap().kind, "model_call");
+    assert!(span(json!({"llm.request.type": "rerank"})).is_none());
+    assert!(span(json!({"traceloop.span.kind": "task"})).is_none());
+}
+
+#[test]
+fn the_view_of_tool_calls_reads_the_same_attributes() {
+    let sql = include_str!("../tool_calls.sql");
+    for source in ["openinference", "openllmetry", "claude_code", "codex", "gemini", "otel_genai"] {
+        for name in call_attributes(source).concat() {
+            assert!(sql.contains(&format!("json_get_str(attributes, '{name}')")), "{source} {name}");
+        }
+        assert!(source == "otel_genai" || sql.matches(&format!("WHEN '{source}'")).count() == 2, "{source}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The load generator against the built server: what it sends is there once, over
+//! retries, late spans and kill -9, and when it is not, it says what is missing.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use serde_json::Value;
+use support::{CUSTODY, Server, until, verify};
+use tonic::{Request, Response, Status};
+
+/// Built beside the server: tools/loadgen has a test of this name too.
+fn loadgen(args: &[&str]) -> Command {
+    let program: PathBuf = std::path::Path::new(CUSTODY).with_file_name("custody-loadgen");
+    assert!(program.exists(), "cargo test --workspace builds {}", program.display());
+    let mut command = Command::new(program);
+    command.args(args).args(["--json", "-"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The JSON result, and what people read.
+fn result(output: &Output) -> (Value, String) {
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let json = serde_json::from_slice(&output.stdout);
+    (json.unwrap_or_else(|e| panic!("{e}: {told}")), told)
+}
+
+fn url(address: &str) -> String {
+    format!("http://{address}")
+}
+
+#[test]
+fn what_is_acknowledged_is_there_once_over_both_protocols() {
+    let mut server = Server::start();
+    let (grpc, http, api) = (url(&server.grpc), url(&server.otlp_http), url(&server.http));
+    // Late by less than the run lasts, so that late spans complete the traces of this run.
+    let story = ["--late", "0.1", "--late-by", "1s", "--resend", "0.3", "--count", "4000", "--check", &api];
+    let pid = server.pid().to_string();
+    let mut sent = 0;
+    for more in [
+        &["--target", &grpc, "--batch", "64", "--server-pid", &pid][..],
+        &["--target", &grpc, "--batch", "1", "--seed", "2", "--count", "300", "--gzip"],
+        &["--target", &http, "--protocol", "http", "--batch", "100", "--seed", "3"],
+        &["--target", &http, "--protocol", "http", "--batch", "16", "--seed", "4", "--gzip", "--rate", "20k"],
+    ] {
+        // An option that is said again is not allowed: the count of a run of its own replaces the common one.
+        let common = if more.contains(&"--count") { [&story[..6], &story[8..]].concat() } else { story.to_vec() };
+        let output = loadgen(&[&common, more].concat()).output().unwrap();
+        let (json, told) = result(&output);
+        assert_eq!(output.status.code(), Some(0), "{more:?}: {told}");
+        let (step, check) = (&json["steps"][0], &json["check"]);
+        assert_eq!((&check["missing"], &check["doubled"]), (&0.into(), &0.into()), "{json}");
+        assert_eq!((&check["present"], &step["failed_requests"]), (&step["records"], &0.into()), "{json}");
+        assert!(step["resent_requests"].as_u64() > Some(0) && step["latency_us"]["p99"].as_u64() > Some(0), "{json}");
+        if more.contains(&"--server-pid") {
+            assert!(step["server"]["cpu_us_per_record"].as_f64() > Some(0.0), "{json}");
+            assert!(step["server"]["rss_bytes_max"].as_u64() > Some(10 << 20), "{json}");
+        }
+        sent += step["records"].as_u64().unwrap();
+    }
+    // The same seed again: all of it is a retry, and nothing is appended.
+    let again = loadgen(&[&story[..], &["--target", &grpc, "--batch", "64"]].concat()).output().unwrap();
+    assert_eq!(again.status.code(), Some(0));
+    let rows = server.sql(
+        "SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM logs WHERE service_name = 'authority-proxy') AS n, \
+         (SELECT count(*) FROM spans c JOIN spans p ON p.span_id = c.parent_span_id WHERE p.seq > c.seq + 500) AS late, \
+         (SELECT count(*) FROM grants WHERE state = 'revoked') AS revoked, (SELECT count(*) FROM denials) AS denied, \
+         (SELECT count(*) FROM tool_calls WHERE grant_id IS NOT NULL) AS calls",
+    );
+    assert_eq!(rows[0]["n"], sent);
+    for column in ["late", "revoked", "denied", "calls"] {
+        assert!(rows[0][column].as_u64() > Some(0), "there are {column}: {}", rows[0]);
+    }
+    server.stop_and_verify();
+}
+
+/// Starts a server on the ports of one that was killed.
+fn start_on_the_same_ports(server: Server) -> Server {
+    let ports = [server.grpc.clone(), server.otlp_http.clone(), server.http.clone(), server.flight_sql.clone()];
+    let flags: Vec<&str> = ["--otlp-grpc", "--otlp-http", "--http", "--flight-sql"]
+        .into_iter()
+        .zip(&ports)
+        .flat_map(|(flag, port)| [flag, port.as_str()])
+        .collect();
+    Server::start_in(server.kill(), &flags)
+}
+
+fn finish(child: Child) -> Output {
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn kill_9_in_the_middle_costs_nothing_that_was_acknowledged() {
+    for protocol in ["grpc", "http"] {
+        let server = Server::start();
+        let address = if protocol == "grpc" { &server.grpc } else { &server.otlp_http };
+        let (target, api) = (url(address), url(&server.http));
+        let args = ["--protocol", protocol, "--target", &target, "--check", &api, "--batch", "16", "--count", "16k"];
+        let child = loadgen(&[&args[..], &["--resend", "0.2", "--late-by", "1s", "--timeout", "5s"]].concat());
+        let child = { child }.spawn().unwrap();
+        let size = |server: &Server| {
+            let metrics = server.get("/metrics").1;
+            metrics.lines().find_map(|l| l.strip_prefix("custody_log_size ")).unwrap().parse::<u64>().unwrap()
+        };
+        until(|| size(&server) > 1_000);
+        let mut server = start_on_the_same_ports(server);
+        let output = finish(child);
+        let (json, told) = result(&output);
+        assert_eq!(output.status.code(), Some(0), "{protocol}: {told}");
+        let (step, check) = (&json["steps"][0], &json["check"]);
+        assert_eq!((&step["records"], &check["present"]), (&16_000.into(), &16_000.into()), "{json}");
+        assert_eq!((&check["missing"], &check["doubled"]), (&0.into(), &0.into()), "{json}");
+        assert!(step["retries"].as_u64() > Some(0), "it was felt: {json}");
+        server.stop();
+        verify(&server.data_dir());
+    }
+}
+
+/// Acknowledges everything, passes most of it on, and loses or alters the rest.
+struct Liar {
+    behind: TraceServiceClient<tonic::transport::Channel>,
+    seen: Arc<AtomicU64>,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    /// Every fourth request is dropped.
+    Drops,
+    /// Every fourth request is passed on a second time, with another name for its first span.
+    Doubles,
+}
+
+#[tonic::async_trait]
+impl TraceService for Liar {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let request = request.into_inner();
+        let chosen = self.seen.fetch_add(1, Ordering::Relaxed) % 4 == 2;
+        let mut behind = self.behind.clone();
+        match (self.fault, chosen) {
+            (Fault::Drops, true) => return Ok(Response::new(ExportTraceServiceResponse::default())),
+            (Fault::Doubles, true) => {
+                let mut other = request.clone();
+                other.resource_spans[0].scope_spans[0].spans[0].name.push('!');
+                behind.export(other).await?;
+            }
+            _ => {}
+        }
+        behind.export(request).await
+    }
+}
+
+/// The result of a run through such a server.
+fn through_a_liar(server: &Server, fault: Fault) -> (Output, Value, String) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let address = runtime.block_on(async {
+        let behind = TraceServiceClient::connect(url(&server.grpc)).await.unwrap();
+        let liar = Liar { behind, seen: Arc::default(), fault };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serve = tonic::transport::Server::builder().add_service(TraceServiceServer::new(liar));
+        tokio::spawn(serve.serve_with_incoming(incoming));
+        address
+    });
+    let (target, api) = (format!("http://{address}"), url(&server.http));
+    let args = ["--target", &target, "--check", &api, "--signals", "traces", "--batch", "10", "--count", "200"];
+    let output = loadgen(&[&args[..], &["--concurrency", "1", "--resend", "0"]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    (output, json, told)
+}
+
+#[test]
+fn a_server_that_acknowledges_and_drops_is_found_out() {
+    let server = Server::start();
+    let (output, json, told) = through_a_liar(&server, Fault::Drops);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!((&json["steps"][0]["records"], &json["check"]["acknowledged"]), (&200.into(), &200.into()));
+    assert_eq!((&json["check"]["present"], &json["check"]["missing"]), (&150.into(), &50.into()), "{json}");
+    let named = json["check"]["named"][0].as_str().unwrap();
+    assert!(named.starts_with("missing: record 20, a span ") && named.ends_with("sent in request 2"), "{named}");
+    assert!(told.contains(named) && told.contains("50 missing"), "{told}");
+    // What it names is what is not there.
+    let span = named.split(' ').nth(5).unwrap();
+    assert!(server.sql(&format!("SELECT seq FROM spans WHERE span_id = '{span}'")).is_empty(), "{named}");
+}
+
+#[test]
+fn a_record_that_is_there_twice_is_found_out() {
+    let server = Server::start();
+    let (output, json, told) = through_a_liar(&server, Fault::Doubles);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!((&json["check"]["missing"], &json["check"]["doubled"]), (&0.into(), &5.into()), "{json}");
+    let named = json["check"]["named"][0].as_str().unwrap();
+    let span = named.strip_prefix("doubled: record ").unwrap().split(' ').nth(3).unwrap();
+    let rows = server.sql(&format!("SELECT count(*) AS n FROM spans WHERE span_id = '{span}'"));
+    assert_eq!(rows[0]["n"], 2, "{named}");
+}
