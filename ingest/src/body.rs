@@ -59,14 +59,14 @@ async fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::
 }
 
 /// How much of a refused body is read and thrown away, and for how long.
-const LINGER: (u64, Duration) = (64 << 20, Duration::from_secs(2));
+const LINGER: (u64, Duration) = (256 << 20, Duration::from_secs(5));
 
 /// A body that is thrown away may pause for this long.
 const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reads on for a moment. To close an HTTP/1.1 connection on a client that is still
 /// sending would reset it, and what the client is to be told would be lost with it.
-pub(crate) async fn discard(mut body: Incoming) {
+pub(crate) async fn discard(body: &mut Incoming) {
     let (mut left, end) = (LINGER.0, Instant::now() + LINGER.1);
     while !body.is_end_stream() {
         let pause = end.min(Instant::now() + LINGER_PAUSE);
@@ -80,15 +80,7 @@ pub(crate) async fn discard(mut body: Incoming) {
 }
 
 /// Reads a body of at most `max` bytes. A body in one piece is not copied.
-pub(crate) async fn read(mut body: Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
-    let read = read_within(&mut body, max, held).await;
-    if read.is_err() {
-        discard(body).await;
-    }
-    read
-}
-
-async fn read_within(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }

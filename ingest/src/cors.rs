@@ -51,7 +51,7 @@ impl Cors {
         }
     }
 
-    /// The answer to a browser that asks first, for an origin that may send.
+    /// The answer to a browser that asks first, for an origin that may send; [`Self::mark`] says so.
     pub(crate) fn preflight<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let headers = request.headers();
         let asks = request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -67,7 +67,6 @@ impl Cors {
         let asked = asked.unwrap_or(HeaderValue::from_static("content-type, content-encoding"));
         answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
         answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS.into());
-        self.mark(headers.get(ORIGIN), answer);
         answer.append(VARY, HeaderValue::from_static("Access-Control-Request-Headers"));
         Some(response)
     }

@@ -108,13 +108,16 @@ async fn export(
 }
 
 /// The one message of a unary call.
-async fn message(core: &Core, request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {
+async fn message(core: &Core, mut request: Request<Incoming>, held: &mut Held) -> Result<Bytes, Refusal> {
     let named = request.headers().get("grpc-encoding").map_or(Ok(""), |v| v.to_str());
     let compression = named.ok().and_then(Compression::named);
     let compression =
         compression.ok_or_else(|| Refusal::Unsupported("grpc-encoding must be identity, gzip or zstd".into()))?;
     let max = core.rules.limits.body_bytes_max;
-    let read = body::read(request.into_body(), max + PREFIX_BYTES, held).await;
+    let read = body::read(request.body_mut(), max + PREFIX_BYTES, held).await;
+    if read.is_err() {
+        body::discard(request.body_mut()).await;
+    }
     let body = read.map_err(|refusal| match refusal {
         Refusal::TooLarge(_) => Refusal::TooLarge(max),
         other => other,

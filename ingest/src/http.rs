@@ -34,14 +34,22 @@ pub(crate) fn signal_of(path: &str) -> Option<Signal> {
 }
 
 /// Answers one request, and lets a page read the answer if it may send.
-pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = respond(core, client, request).await;
-    core.cors.mark(origin.as_ref(), response.headers_mut());
+pub(crate) async fn handle(core: &Core, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<Body> {
+    let mut response = respond(core, client, &mut request).await;
+    // HTTP/2 resets a stream alone; and who asks first (`Expect`) has sent nothing yet.
+    let alone = request.version() >= http::Version::HTTP_2 || request.headers().contains_key(header::EXPECT);
+    if !response.status().is_success() && !alone {
+        body::discard(request.body_mut()).await;
+    }
+    if request.method() == Method::HEAD {
+        // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
+        *response.body_mut() = Full::new(Bytes::new()).boxed_unsync();
+    }
+    core.cors.mark(request.headers().get(header::ORIGIN), response.headers_mut());
     response
 }
 
-async fn respond(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
+async fn respond(core: &Core, client: &Arc<Client>, request: &mut Request<Incoming>) -> Response<Body> {
     let encoding = content_type(request.headers());
     // What cannot be told in the request's encoding is told in JSON.
     let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
@@ -55,7 +63,7 @@ async fn respond(core: &Core, client: &Arc<Client>, request: Request<Incoming>) 
         let message = "pages of this origin may not send; allow it with --cors-origin";
         return refuse(StatusCode::FORBIDDEN, tonic::Code::PermissionDenied, message);
     }
-    if let Some(preflight) = core.cors.preflight(&request) {
+    if let Some(preflight) = core.cors.preflight(request) {
         return preflight;
     }
     if method != Method::POST {
@@ -105,14 +113,14 @@ async fn export(
     signal: Signal,
     encoding: Encoding,
     client: &Arc<Client>,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
     core.rules.gate.admit(request.headers())?;
     let compression = compression(request.headers())?;
     let mut held = client.hold();
     let sender = Sender::new(Transport::Http, client.identity().to_owned(), request.headers());
     let max = core.rules.limits.body_bytes_max;
-    let body = body::read(request.into_body(), max, &mut held).await?;
+    let body = body::read(request.body_mut(), max, &mut held).await?;
     let body = body::decompressed(body, compression, max, &mut held).await?;
     core.receive(signal, encoding, body, sender, held).await
 }

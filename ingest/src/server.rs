@@ -212,7 +212,7 @@ async fn answer(
     client: Arc<Client>,
     is_grpc: bool,
     headers_max: usize,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let begun = client.begin().and_then(|begun| match request.headers().len() {
         headers if headers > headers_max => Err(Refusal::Invalid(format!(
@@ -226,7 +226,7 @@ async fn answer(
         Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
         Err(refusal) => {
             let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);
-            body::discard(request.into_body()).await;
+            body::discard(request.body_mut()).await;
             (otlp_http::refused(&core, &refusal, encoding), None)
         }
     };

@@ -29,6 +29,7 @@ use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay::{StepRow, replay};
 use crate::rows::{Cell, Time};
+use crate::spans::Spans;
 use crate::tables::{LedgerRow, LogRow, SpanRow};
 
 /// The view `tool_calls`.
@@ -62,6 +63,9 @@ pub(crate) async fn register(
     context.register_table("logs", Arc::new(table(LogRow::schema(), &snapshot.logs)?))?;
     context.register_table("metrics", Arc::new(table(MetricRow::schema(), &snapshot.metrics)?))?;
     context.register_table("events", Arc::new(table(EventRow::schema(), &snapshot.events)?))?;
+    if let Some(records) = context.deregister_table("spans")? {
+        context.register_table("spans", Arc::new(Spans::new(records)))?;
+    }
     let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;

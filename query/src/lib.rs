@@ -21,6 +21,7 @@ mod proofs;
 pub mod replay;
 pub mod rows;
 pub mod serve;
+pub mod spans;
 mod stats;
 pub mod survival;
 pub mod tables;
