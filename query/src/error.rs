@@ -65,6 +65,15 @@ impl Error {
 
     /// What DataFusion says, for a person.
     pub(crate) fn query(error: &DataFusionError) -> Self {
+        let mut inner = error;
+        while let DataFusionError::Context(_, within) = inner {
+            inner = within;
+        }
+        if let DataFusionError::External(own) = inner
+            && let Some(own) = own.downcast_ref::<Self>()
+        {
+            return own.clone();
+        }
         let message = error.strip_backtrace();
         let kind = match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => ErrorKind::Resources,

@@ -8,6 +8,7 @@ mod keep;
 mod recording;
 mod remote;
 mod replay;
+mod segments;
 mod select;
 mod serve;
 mod source;
@@ -50,6 +51,7 @@ enum Command {
     Backup(keep::Backup),
     Restore(keep::Restore),
     Repair(keep::Repair),
+    Rebuild(segments::Rebuild),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Backup(command) => ("backup", command.run()),
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
+        Command::Rebuild(command) => ("rebuild", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Witness(command) => ("witness", command.run()),

@@ -14,6 +14,7 @@ use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -79,6 +80,8 @@ pub struct Serve {
     /// How often a new checkpoint is submitted to the witnesses [default: 60].
     #[arg(long, value_name = "SECONDS")]
     witness_interval: Option<f64>,
+    #[command(flatten)]
+    segments: SegmentFlags,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -122,7 +125,8 @@ async fn retain(sequencer: custody_ingest::Sequencer, projection: Arc<Projection
         if records > 0 {
             tracing::info!(records, "content older than --retain was erased");
             let projection = Arc::clone(&projection);
-            let purged = tokio::task::spawn_blocking(move || projection.reader().purge().map(|()| projection.forget()));
+            let purge = move || projection.reader().purge().and_then(|()| forget(&projection));
+            let purged = tokio::task::spawn_blocking(purge);
             if let Ok(Err(error)) = purged.await {
                 tracing::error!(%error, "erased content may still lie in files; a restart purges it");
             }
@@ -149,6 +153,10 @@ struct File {
     retain: Option<String>,
     witness_policy: Option<PathBuf>,
     witness_interval: Option<f64>,
+    segment_rows_max: Option<u64>,
+    segment_bytes_max: Option<usize>,
+    segment_seconds_max: Option<u64>,
+    segment_merge_rows_max: Option<u64>,
 }
 
 impl Serve {
@@ -194,6 +202,12 @@ impl Serve {
             retain: self.retain.or(parse(&place, "retain", file.retain, crate::keep::age)?),
             witness_policy: self.witness_policy.or(file.witness_policy),
             witness_interval: self.witness_interval.or(file.witness_interval),
+            segments: self.segments.or(SegmentFlags {
+                segment_rows_max: file.segment_rows_max,
+                segment_bytes_max: file.segment_bytes_max,
+                segment_seconds_max: file.segment_seconds_max,
+                segment_merge_rows_max: file.segment_merge_rows_max,
+            }),
             config: self.config,
         })
     }
@@ -215,7 +229,8 @@ impl Serve {
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
-        let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
+        let (projection, follower) =
+            Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
         let flight_service = custody_query::serve::flight::service(engine.clone());
         let stats = receivers.stats();
