@@ -14,6 +14,7 @@ use custody_proto::otlp::trace::{ResourceSpans, ScopeSpans, Span};
 use custody_proto::{Limits, Signal, scan};
 use custody_store::system::SeqSet;
 use custody_store::{Cause, Encoding, Erasure, Options, Prepared, Reader, Writer, open};
+use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message as _;
 
 use super::{Place, SegmentLimits, Table, Wanted};
@@ -175,11 +176,17 @@ impl Log {
         self.reader.purge().unwrap();
     }
 
+    /// Whether any file of the segments has a text: as it is (in statistics), or in its rows.
     fn holds(&self, text: &str) -> bool {
         let dir = self.dir.path().join("segments");
         files(self.dir.path()).iter().any(|name| {
             let bytes = std::fs::read(dir.join(name)).unwrap();
-            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+            let rows = || {
+                let file = std::fs::File::open(dir.join(name)).unwrap();
+                let rows = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+                rows.into_iter().any(|batch| format!("{:?}", crate::format::rows(&[batch.unwrap()])).contains(text))
+            };
+            bytes.windows(text.len()).any(|window| window == text.as_bytes()) || name.ends_with(".parquet") && rows()
         })
     }
 }
@@ -188,7 +195,7 @@ impl Log {
 fn sealed_rows_are_the_same_rows() {
     let log = Log::new(30);
     let want = expected(&log.reader);
-    assert_eq!(want.len(), 1 + 50 * 4, "the log's own first record, and spans and logs with an event each");
+    assert_eq!(want.len(), 1 + 50 * 5, "the log's own first record, metrics, and spans and logs with an event each");
     for records_max in [1, 7, 40, 1000] {
         let projection = sealed(&log.reader, limits(records_max, 0));
         assert_eq!(rows(&projection.snapshot()), want, "{records_max}");
@@ -217,7 +224,7 @@ fn a_restart_projects_only_the_tail() {
 
 #[test]
 fn a_crash_after_any_step_doubles_and_loses_nothing() {
-    let log = Log::new(20);
+    let log = Log::new(9);
     let want = expected(&log.reader);
     let mut crashes = 0;
     loop {
@@ -225,13 +232,13 @@ fn a_crash_after_any_step_doubles_and_loses_nothing() {
         let place = Place::folder(&log.dir.path().join("segments")).unwrap();
         place.steps_left.store(crashes, Ordering::SeqCst);
         let work = || {
-            let projection = Projection::open_at(log.reader.clone(), limits(10, 100), Arc::clone(&place))?;
+            let projection = Projection::open_at(log.reader.clone(), limits(10, 30), Arc::clone(&place))?;
             follow(&projection)?;
             while projection.merge()? {}
             projection.rebuild(false, &mut |_, _| {}).map(drop)
         };
         let done = work();
-        let opened = Projection::open_own(log.reader.clone(), limits(10, 100)).unwrap();
+        let opened = Projection::open_own(log.reader.clone(), limits(10, 30)).unwrap();
         assert_whole(log.dir.path(), &opened);
         follow(&opened).unwrap();
         assert_eq!(rows(&opened.snapshot()), want, "after {crashes} steps");
@@ -240,7 +247,7 @@ fn a_crash_after_any_step_doubles_and_loses_nothing() {
         }
         crashes += 1;
     }
-    assert!(crashes > 60, "{crashes} steps were tried");
+    assert!(crashes > 25, "{crashes} steps were tried");
 }
 
 #[test]
