@@ -77,6 +77,12 @@ impl Snapshot {
         self.frozen.as_deref().into_iter().chain([&self.tail])
     }
 
+    /// How many segments there are, the bytes of their files, and bytes of rows in memory.
+    pub(crate) fn extent(&self) -> (usize, u64, usize) {
+        let bytes = self.segments.iter().map(Segment::bytes).sum();
+        (self.segments.len(), bytes, self.in_memory().map(|tail| tail.bytes).sum())
+    }
+
     /// Where its sealed rows are.
     pub(crate) fn places(&self) -> Vec<Arc<Place>> {
         let mut places: Vec<Arc<Place>> = Vec::new();
@@ -212,6 +218,8 @@ impl Projection {
 
     fn run(self: Arc<Self>) {
         let mut workers = Workers::default();
+        // What a rebuild or many short runs left.
+        let _ = workers.merge(&self);
         while !self.stop.load(Ordering::Relaxed) {
             self.reader.wait(self.snapshot().size, Duration::from_millis(200));
             let done = self.step().and_then(|_| workers.tend(&self));

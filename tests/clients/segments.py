@@ -22,7 +22,7 @@ for table, files in paths.items():
     if not files:
         continue
     found["pyarrow"][table] = pyarrow.dataset.dataset(files).count_rows()
-    found["duckdb"][table] = duckdb.sql(f"SELECT count(*) FROM read_parquet({files})").fetchone()[0]
+    found["duckdb"][table] = duckdb.sql(f"SELECT count(*) FROM read_parquet({files})").fetchall()[0][0]
     found["polars"][table] = polars.scan_parquet(files).select(polars.len()).collect().item()
 
 spans = pyarrow.dataset.dataset(paths["spans"]).to_table(filter=pyarrow.dataset.field("trace_id") == trace)

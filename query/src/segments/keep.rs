@@ -258,7 +258,7 @@ impl Projection {
     /// queries go on; with `only_damaged` only those whose bytes are not what was written.
     /// `progress` is told how far it is, and how far it has to go.
     pub fn rebuild(&self, only_damaged: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Rebuilt, Error> {
-        let _rewriting = lock(&self.rewriting);
+        let rewriting = lock(&self.rewriting);
         let segments = Arc::clone(&self.snapshot().segments);
         let end = segments.last().map_or(0, |segment| segment.to);
         let mut rebuilt = Rebuilt { segments: segments.len(), ..Rebuilt::default() };
@@ -278,6 +278,8 @@ impl Projection {
             }
             progress(segment.to, end);
         }
+        drop((rewriting, segments));
+        while self.merge()? {}
         self.sweep()?;
         Ok(rebuilt)
     }

@@ -482,3 +482,21 @@ async fn sql_is_the_same_sealed_and_not() {
         assert_eq!(answers[1], answers[0], "{query}");
     }
 }
+
+/// An id that is in no file is told by bloom filters, without reading a page.
+#[tokio::test(flavor = "multi_thread")]
+async fn bloom_filters_leave_out_what_statistics_cannot() {
+    let log = Log::new(40);
+    let reader = log.reader.clone();
+    let projection = std::thread::spawn(move || sealed(&reader, limits(150, 0))).join().unwrap();
+    assert_eq!(projection.snapshot().segments.len(), 1);
+    let engine = Engine::new(Arc::new(projection)).unwrap();
+    let between = format!("0a{}", "0b".repeat(15));
+    for (id, kept) in [(between, 0), ("0a".repeat(16), 1)] {
+        let query = format!("EXPLAIN ANALYZE SELECT name FROM spans WHERE trace_id = '{id}'");
+        let answer = engine.sql(&query, vec![], QueryLimits::default()).await.unwrap();
+        let plan = format!("{:?}", crate::format::rows(&answer.batches).unwrap());
+        let wanted = format!("row_groups_pruned_bloom_filter=1 total \u{2192} {kept} matched");
+        assert!(plan.contains(&wanted), "{plan}");
+    }
+}

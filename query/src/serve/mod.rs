@@ -85,6 +85,15 @@ async fn metrics(State(served): State<Served>) -> Response {
          # TYPE custody_projection_lag_records gauge\ncustody_projection_lag_records {}\n",
         size.saturating_sub(visible)
     ));
+    let (segments, bytes, in_memory) = projection.snapshot().extent();
+    text.push_str(&format!(
+        "# HELP custody_segments Ranges of the log whose rows are sealed.\n# TYPE custody_segments gauge\n\
+         custody_segments {segments}\n\
+         # HELP custody_segment_bytes Bytes of their files.\n# TYPE custody_segment_bytes gauge\n\
+         custody_segment_bytes {bytes}\n\
+         # HELP custody_rows_in_memory_bytes Bytes of rows that are not sealed, about.\n\
+         # TYPE custody_rows_in_memory_bytes gauge\ncustody_rows_in_memory_bytes {in_memory}\n"
+    ));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
