@@ -252,7 +252,7 @@ impl Grants {
     /// Tool calls are many: only what is needed of them is read.
     fn count_uses(&mut self, snapshot: &Snapshot, as_of: AsOf) -> Result<(), Error> {
         let columns = ["seq", "ingest_time", "grant_id"];
-        let calls = Wanted::all(Table::Events).columns(&columns).as_of(as_of).only("kind", ["tool_call"]);
+        let calls = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only("kind", ["tool_call"]);
         snapshot.read(&calls, |batch| {
             let [seq, ingest_time, grant_id] = batch.columns() else { return Ok(true) };
             for i in 0..batch.num_rows() {

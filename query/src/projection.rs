@@ -221,7 +221,9 @@ impl Projection {
         // What a rebuild or many short runs left.
         let _ = workers.merge(&self);
         while !self.stop.load(Ordering::Relaxed) {
-            self.reader.wait(self.snapshot().size, Duration::from_millis(200));
+            // Not within the call: that would hold on to the snapshot, and to files that were replaced.
+            let size = self.snapshot().size;
+            self.reader.wait(size, Duration::from_millis(200));
             let done = self.step().and_then(|_| workers.tend(&self));
             if let Err(error) = done {
                 tracing::error!(%error, "the projection stopped; queries see the log only up to here");
@@ -279,6 +281,9 @@ struct Workers {
 impl Workers {
     /// Begins what is due. Waits for a seal only when memory holds twice as much as it may.
     fn tend(&mut self, projection: &Arc<Projection>) -> Result<(), Error> {
+        if let Err(error) = projection.sweep() {
+            tracing::warn!(%error, "files of segments that were replaced are not deleted; the next start does it");
+        }
         let limits = projection.limits;
         let is_full = projection.snapshot().tail.is_full(&limits);
         if self.sealing.as_ref().is_some_and(|thread| thread.is_finished() || is_full) {

@@ -135,7 +135,7 @@ fn known_spans(
 ) -> Result<HashMap<String, Option<String>>, Error> {
     let traces: HashSet<&str> = events.iter().filter_map(|e| e.trace_id.as_deref()).collect();
     let columns = ["seq", "span_id", "parent_span_id", "ingest_time"];
-    let wanted = Wanted::all(Table::Spans).columns(&columns).as_of(as_of).only("trace_id", traces);
+    let wanted = Wanted::all(Table::Spans).columns(&columns).known_by(as_of).only("trace_id", traces);
     let mut out = HashMap::new();
     snapshot.read(&wanted, |batch| {
         let [seq, span, parent, ingest_time] = batch.columns() else { return Ok(true) };

@@ -19,7 +19,7 @@ pub struct SegmentFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) segment_rows_max: Option<u64>,
     /// Bytes of rows that wait in memory, about; as many again while they are sealed
-    /// [default: 67108864].
+    /// [default: 33554432].
     #[arg(long, value_name = "BYTES")]
     pub(crate) segment_bytes_max: Option<usize>,
     /// How long rows wait in memory before they are sealed, at most, in seconds [default: 600].

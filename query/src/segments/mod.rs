@@ -102,7 +102,7 @@ impl Default for SegmentLimits {
     fn default() -> Self {
         Self {
             records_max: 1_000_000,
-            bytes_max: 64 << 20,
+            bytes_max: 32 << 20,
             age_max: Duration::from_secs(600),
             merged_records_max: 1_000_000,
         }

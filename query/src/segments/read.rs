@@ -69,7 +69,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// Only rows that may have been known by then; the caller looks at each again.
-    pub(crate) fn as_of(self, as_of: AsOf) -> Self {
+    pub(crate) fn known_by(self, as_of: AsOf) -> Self {
         match as_of {
             AsOf::Seq(last) => self.seqs(0..last.saturating_add(1)),
             AsOf::Now | AsOf::Time(_) => self,
@@ -283,7 +283,7 @@ impl Snapshot {
         values: impl IntoIterator<Item = S>,
         as_of: AsOf,
     ) -> Result<Vec<EventRow>, Error> {
-        self.events(&Wanted::all(Table::Events).as_of(as_of).only(column, values), as_of)
+        self.events(&Wanted::all(Table::Events).known_by(as_of).only(column, values), as_of)
     }
 
     /// The traces of the events whose text in a column is one of these.
@@ -294,7 +294,7 @@ impl Snapshot {
         as_of: AsOf,
     ) -> Result<HashSet<String>, Error> {
         let columns = ["seq", "ingest_time", "trace_id"];
-        let wanted = Wanted::all(Table::Events).columns(&columns).as_of(as_of).only(column, values);
+        let wanted = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only(column, values);
         let mut out = HashSet::new();
         self.read(&wanted, |batch| {
             let [seq, ingest_time, trace] = batch.columns() else { return Ok(true) };

@@ -19,6 +19,9 @@ use datafusion::physical_plan::union::UnionExec;
 use super::{Place, Segment, SegmentFile, Table};
 use crate::projection::Snapshot;
 
+/// The files of a table, with the segments that they are of.
+type Files<'a> = Vec<(&'a Segment, &'a SegmentFile)>;
+
 /// One table over one snapshot.
 #[derive(Debug)]
 pub(crate) struct SealedTable {
@@ -33,8 +36,8 @@ impl SealedTable {
     }
 
     /// The files of the table, apart by place.
-    fn files(&self) -> Vec<(&Arc<Place>, Vec<(&Segment, &SegmentFile)>)> {
-        let mut out: Vec<(&Arc<Place>, Vec<(&Segment, &SegmentFile)>)> = Vec::new();
+    fn files(&self) -> Vec<(&Arc<Place>, Files<'_>)> {
+        let mut out: Vec<(&Arc<Place>, Files<'_>)> = Vec::new();
         for segment in self.snapshot.segments.iter() {
             let Some(file) = segment.file(self.table) else { continue };
             match out.iter_mut().find(|(place, _)| Arc::ptr_eq(place, &file.place)) {
@@ -65,7 +68,7 @@ impl SealedTable {
         &self,
         state: &dyn Session,
         place: &Place,
-        files: &[(&Segment, &SegmentFile)],
+        files: &Files<'_>,
         asked: (Option<&Vec<usize>>, &[Expr], Option<usize>),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let (projection, filters, limit) = asked;

@@ -448,7 +448,7 @@ async fn sql_is_the_same_sealed_and_not() {
     let whole = Projection::empty(log.reader.clone(), SegmentLimits::default(), None);
     while whole.step().unwrap() {}
     let reader = log.reader.clone();
-    let projection = std::thread::spawn(move || sealed(&reader, limits(33, 70))).join().unwrap();
+    let projection = tokio::task::spawn_blocking(move || sealed(&reader, limits(33, 70))).await.unwrap();
     assert!(projection.snapshot().segments.len() > 2);
     let engines = [whole, projection].map(|p| Engine::new(Arc::new(p)).unwrap());
     let queries = [
@@ -488,7 +488,7 @@ async fn sql_is_the_same_sealed_and_not() {
 async fn bloom_filters_leave_out_what_statistics_cannot() {
     let log = Log::new(40);
     let reader = log.reader.clone();
-    let projection = std::thread::spawn(move || sealed(&reader, limits(150, 0))).join().unwrap();
+    let projection = tokio::task::spawn_blocking(move || sealed(&reader, limits(150, 0))).await.unwrap();
     assert_eq!(projection.snapshot().segments.len(), 1);
     let engine = Engine::new(Arc::new(projection)).unwrap();
     let between = format!("0a{}", "0b".repeat(15));
@@ -499,4 +499,16 @@ async fn bloom_filters_leave_out_what_statistics_cannot() {
         let wanted = format!("row_groups_pruned_bloom_filter=1 total \u{2192} {kept} matched");
         assert!(plan.contains(&wanted), "{plan}");
     }
+}
+
+/// Who only looks at a log without segments keeps memory bounded, too, and leaves nothing there.
+#[test]
+fn a_visitor_seals_to_a_temporary_folder() {
+    let log = Log::new(20);
+    let looking = Projection::open_to_look(log.reader.clone(), limits(10, 0)).unwrap();
+    follow(&looking).unwrap();
+    let snapshot = looking.snapshot();
+    assert!(snapshot.segments.len() > 3);
+    assert_eq!(rows(&snapshot), expected(&log.reader));
+    assert!(!log.dir.path().join("segments").exists());
 }
