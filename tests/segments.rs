@@ -125,16 +125,14 @@ fn rows_are_the_same_however_they_are_kept() {
     assert_eq!(everything(&copy), live, "without segments, in memory");
     assert!(!copy.join("segments").exists(), "a visitor writes nothing");
 
-    let before = parquet_files(&dir);
     let mut server = server.restart();
     assert_eq!(everything(&dir), live, "after a restart");
-    assert_eq!(parquet_files(&dir), before, "and nothing was written anew for it");
     let backup = server.path().join("backup");
     custody(&dir, &["backup", "--to", backup.to_str().unwrap()]);
     server.stop();
     let told = custody(&dir, &["rebuild", "--check"]);
     assert!(told.contains("made 0 again"), "{told}");
-    let path = dir.join("segments").join(&before[0]);
+    let path = dir.join("segments").join(&parquet_files(&dir)[0]);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -158,7 +156,9 @@ fn an_erasure_takes_the_rows_out_of_the_segments() {
     let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
     server.send_grpc(recorded_requests());
     let dir = server.data_dir();
-    let row = &server.sql("SELECT trace_id, min(seq) AS seq FROM spans WHERE name LIKE 'execute_tool%' GROUP BY 1")[0];
+    let ask =
+        "SELECT trace_id, min(seq) AS seq FROM spans WHERE name LIKE 'execute_tool%' GROUP BY 1 ORDER BY 2 LIMIT 1";
+    let row = &server.sql(ask)[0];
     let (trace, seq) = (row["trace_id"].as_str().unwrap().to_owned(), row["seq"].as_u64().unwrap());
     until(|| sealed_to(&dir) > seq);
     let before = server.sql("SELECT count(*) AS n FROM spans")[0]["n"].as_u64().unwrap();

@@ -13,6 +13,8 @@ mod place;
 mod read;
 mod scan;
 #[cfg(test)]
+mod test_requests;
+#[cfg(test)]
 mod tests;
 mod write;
 
