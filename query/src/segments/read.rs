@@ -22,10 +22,10 @@ use futures::StreamExt as _;
 
 use super::place::failed;
 use super::{SegmentFile, Table};
+use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time};
-use crate::{Error, ErrorKind};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 4096;
@@ -187,12 +187,7 @@ fn text_mask(column: &dyn datafusion::arrow::array::Array, values: &HashSet<Stri
 
 /// What an error in a segment file means to whoever asked.
 fn unreadable(file: &SegmentFile, error: impl std::fmt::Display) -> Error {
-    let message = format!(
-        "the segment file {} cannot be read ({error}); if its content was erased just now, ask again; if it is damaged, \
-         `custody rebuild --check` makes it again",
-        file.entry.path
-    );
-    Error::new(ErrorKind::Unavailable, message)
+    Error::segment(&format!("the segment file {}", file.entry.path), error)
 }
 
 impl SegmentFile {

@@ -453,3 +453,32 @@ fn a_visitor_seals_to_a_temporary_folder() {
     assert_eq!(rows(&snapshot), expected(&log.reader));
     assert!(!log.dir.path().join("segments").exists());
 }
+
+/// A file that goes away from under a query, or is damaged: it says so and what to do, and
+/// answers nothing wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_is_told_with_the_mend() {
+    for is_damaged in [false, true] {
+        let log = Log::new(40);
+        let reader = log.reader.clone();
+        let projection = tokio::task::spawn_blocking(move || sealed(&reader, limits(33, 0))).await.unwrap();
+        let snapshot = projection.snapshot();
+        let engine = Engine::new(Arc::new(projection)).unwrap();
+        for file in snapshot.segments.iter().flat_map(|segment| &segment.files) {
+            let path = log.dir.path().join("segments").join(&file.entry.path);
+            if !is_damaged {
+                std::fs::remove_file(&path).unwrap();
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            let end = bytes.len() - 4096.min(bytes.len() / 2);
+            bytes[4..end].fill(0);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        for query in ["SELECT max(name) FROM spans", "SELECT count(*) FROM grants", "SELECT * FROM replay('grant-1')"] {
+            let error = engine.sql(query, vec![], QueryLimits::default()).await.unwrap_err();
+            assert_eq!(error.kind, crate::ErrorKind::Unavailable, "{query}: {error}");
+            assert!(error.message.contains("custody rebuild --check"), "{query}: {error}");
+        }
+    }
+}
