@@ -29,7 +29,20 @@ fn expected() -> Hits {
 
 #[test]
 fn the_checks_find_what_the_ground_truth_says() {
-    let mut server = Server::start();
+    the_checks_find_it(Server::start());
+}
+
+/// The same over rows that were sealed a few at a time, and merged.
+#[test]
+fn the_checks_find_the_same_in_sealed_rows() {
+    let server = Server::start_in(
+        tempfile::tempdir().unwrap(),
+        &["--segment-rows-max", "64", "--segment-merge-rows-max", "500"],
+    );
+    the_checks_find_it(server);
+}
+
+fn the_checks_find_it(mut server: Server) {
     server.send_grpc(recorded_requests());
     let rows = server.sql("SELECT check_id, trace_id, CASE WHEN check_id IN ('widened_delegation', 'broken_lineage') THEN grant_id ELSE span_id END AS what FROM violations");
     let found: Hits = rows
@@ -57,7 +70,16 @@ fn the_checks_find_what_the_ground_truth_says() {
 
 #[test]
 fn replay_and_chain_tell_the_incident() {
-    let mut server = Server::start();
+    the_incident_is_told(Server::start());
+}
+
+#[test]
+fn replay_and_chain_tell_the_same_from_sealed_rows() {
+    let flags = ["--segment-rows-max", "100", "--segment-merge-rows-max", "0"];
+    the_incident_is_told(Server::start_in(tempfile::tempdir().unwrap(), &flags));
+}
+
+fn the_incident_is_told(mut server: Server) {
     server.send_grpc(recorded_requests());
     let showcase = serde_json::from_str::<Value>(EXPECTED).unwrap()["showcase"].as_str().unwrap().to_owned();
     let tree = server.custody(&["replay", "--trace", &showcase]);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value as Json;
 
+use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Time, table};
@@ -114,24 +115,24 @@ table! {
 }
 
 /// All alerts up to `as_of`.
-pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Vec<AlertRow> {
+pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<AlertRow>, Error> {
     let mut alerts: Vec<AlertRow> = Vec::new();
     let mut by_id: HashMap<String, usize> = HashMap::new();
-    for event in snapshot.events_of(&["alert"], as_of) {
+    for event in snapshot.events_of(&["alert"], as_of)? {
         let Some(id) = event.correlation_id.clone() else { continue };
         by_id.entry(id).or_insert_with(|| {
             alerts.push(alert_row(&event));
             alerts.len() - 1
         });
     }
-    for event in snapshot.events_of(&["alert_acknowledged", "investigation"], as_of) {
+    for event in snapshot.events_of(&["alert_acknowledged", "investigation"], as_of)? {
         let human = event.initiator_type.as_deref() == Some("human") && event.invalid_reasons.is_empty();
         let at = event.correlation_id.as_ref().and_then(|id| by_id.get(id));
         if let (true, Some(&at)) = (human, at) {
             answer(&mut alerts[at], &event);
         }
     }
-    cite(snapshot, &mut alerts);
+    cite(snapshot, &mut alerts)?;
     for alert in &mut alerts {
         alert.state = match (alert.acknowledged_time, alert.investigation_opened_time, alert.closed_time) {
             (_, _, Some(_)) => "closed",
@@ -141,7 +142,7 @@ pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Vec<AlertRow> {
         }
         .into();
     }
-    alerts
+    Ok(alerts)
 }
 
 fn alert_row(event: &EventRow) -> AlertRow {
@@ -186,15 +187,16 @@ fn answer(alert: &mut AlertRow, event: &EventRow) {
 }
 
 /// The times of the earliest cited record of each alert.
-fn cite(snapshot: &Snapshot, alerts: &mut [AlertRow]) {
+fn cite(snapshot: &Snapshot, alerts: &mut [AlertRow]) -> Result<(), Error> {
     let cited: BTreeSet<u64> = alerts.iter().flat_map(|a| a.evidence.iter().copied()).collect();
     let times: HashMap<u64, (Time, Time)> =
-        snapshot.events_at(&cited).iter().map(|e| (e.seq, (e.event_time, e.ingest_time))).collect();
+        snapshot.events_at(&cited)?.iter().map(|e| (e.seq, (e.event_time, e.ingest_time))).collect();
     for alert in alerts {
         let known = || alert.evidence.iter().filter_map(|seq| times.get(seq));
         alert.first_evidence_time = known().map(|t| t.0).min();
         alert.first_evidence_ingest_time = known().map(|t| t.1).min();
     }
+    Ok(())
 }
 
 /// The rules, and all of them together.

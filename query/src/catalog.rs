@@ -1,7 +1,7 @@
 //! What a query sees: the tables, views and functions over one snapshot.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use custody_store::Reader;
@@ -17,20 +17,20 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionContext;
+use tokio::sync::OnceCell;
 
 use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::checks::violations_sql;
-use crate::event::EventRow;
 use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
-use crate::metrics::MetricRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay::{StepRow, replay};
 use crate::rows::{Cell, Time};
+use crate::segments::{SealedTable, Table};
 use crate::spans::Spans;
-use crate::tables::{LedgerRow, LogRow, SpanRow};
+use crate::tables::LedgerRow;
 
 /// The view `tool_calls`.
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
@@ -58,41 +58,39 @@ pub(crate) async fn register(
     reader: &Reader,
     now: Time,
 ) -> Result<()> {
-    let table = |schema: SchemaRef, batches: &[RecordBatch]| MemTable::try_new(schema, vec![batches.to_vec()]);
-    context.register_table("spans", Arc::new(table(SpanRow::schema(), &snapshot.spans)?))?;
-    context.register_table("logs", Arc::new(table(LogRow::schema(), &snapshot.logs)?))?;
-    context.register_table("metrics", Arc::new(table(MetricRow::schema(), &snapshot.metrics)?))?;
-    context.register_table("events", Arc::new(table(EventRow::schema(), &snapshot.events)?))?;
+    for table in Table::ALL {
+        context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
+    }
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records)))?;
     }
     let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
-    let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> RecordBatch| {
-        let (snapshot, made) = (Arc::clone(snapshot), OnceLock::new());
-        context.register_table(name, Arc::new(Lazy { schema, make, snapshot, now, made }))
+    let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
+        let snapshot = Arc::clone(snapshot);
+        context.register_table(name, Arc::new(Lazy::new(schema, move || make(&snapshot, now))))
     };
-    lazy("grants", GrantRow::schema(), |s, now| GrantRow::batch(Grants::of(s, AsOf::Now, now).rows()))?;
-    lazy("denials", DenialRow::schema(), |s, _| DenialRow::batch(&denials(s, AsOf::Now)))?;
-    lazy("alerts", AlertRow::schema(), |s, _| AlertRow::batch(&alerts::alerts(s, AsOf::Now)))?;
+    lazy("grants", GrantRow::schema(), |s, now| Ok(GrantRow::batch(Grants::of(s, AsOf::Now, now)?.rows())))?;
+    lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
+    lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
     lazy("dwell_time", DwellRow::schema(), |s, now| {
-        DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now), now))
+        Ok(DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now)?, now)))
     })?;
     lazy("coverage", CoverageRow::schema(), |s, _| {
-        CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)))
+        Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
     })?;
     context.register_udf(authority_covers());
     for function in proofs::functions(reader) {
         context.register_udf(function);
     }
-    let function = |make: fn(&Snapshot, &str, AsOf, Time) -> RecordBatch, schema: SchemaRef, what: &'static str| {
+    let function = |make: fn(&Snapshot, &str, AsOf, Time) -> Made, schema: SchemaRef, what: &'static str| {
         Arc::new(Function { snapshot: Arc::clone(snapshot), now, make, schema, what })
     };
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| ChainRow::batch(&Grants::of(s, as_of, now).chain(id)),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::of(s, as_of, now)?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),
@@ -100,7 +98,7 @@ pub(crate) async fn register(
     context.register_udtf(
         "replay",
         function(
-            |s, id, as_of, now| StepRow::batch(&replay(s, id, as_of, now)),
+            |s, id, as_of, now| Ok(StepRow::batch(&replay(s, id, as_of, now)?)),
             StepRow::schema(),
             "replay('<trace, grant, agent, conversation or alert id>')",
         ),
@@ -112,13 +110,28 @@ pub(crate) async fn register(
     Ok(())
 }
 
-/// A table that is made when it is first read.
+/// Rows that were made, or why not.
+type Made = std::result::Result<RecordBatch, crate::Error>;
+
+/// A table that is made when it is first read, on a thread that may block: what it is
+/// made from may lie in files.
 struct Lazy {
     schema: SchemaRef,
-    make: fn(&Snapshot, Time) -> RecordBatch,
-    snapshot: Arc<Snapshot>,
-    now: Time,
-    made: OnceLock<RecordBatch>,
+    make: Arc<dyn Fn() -> Made + Send + Sync>,
+    made: OnceCell<RecordBatch>,
+}
+
+impl Lazy {
+    fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
+        Self { schema, make: Arc::new(make), made: OnceCell::new() }
+    }
+
+    async fn make(&self) -> Result<RecordBatch> {
+        let make = Arc::clone(&self.make);
+        let made = tokio::task::spawn_blocking(move || make()).await;
+        let made = made.map_err(|e| DataFusionError::Execution(format!("the table cannot be made: {e}")))?;
+        made.map_err(|e| DataFusionError::External(Box::new(e)))
+    }
 }
 
 impl fmt::Debug for Lazy {
@@ -144,7 +157,7 @@ impl TableProvider for Lazy {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let batch = self.made.get_or_init(|| (self.make)(&self.snapshot, self.now)).clone();
+        let batch = self.made.get_or_try_init(|| self.make()).await?.clone();
         MemTable::try_new(self.schema(), vec![vec![batch]])?.scan(state, projection, filters, limit).await
     }
 }
@@ -153,7 +166,7 @@ impl TableProvider for Lazy {
 struct Function {
     snapshot: Arc<Snapshot>,
     now: Time,
-    make: fn(&Snapshot, &str, AsOf, Time) -> RecordBatch,
+    make: fn(&Snapshot, &str, AsOf, Time) -> Made,
     schema: SchemaRef,
     what: &'static str,
 }
@@ -174,8 +187,8 @@ impl TableFunctionImpl for Function {
         let Some(id) = text(id) else {
             return plan_err!("{} takes its id as a text literal, such as 'abc'", self.what);
         };
-        let batch = (self.make)(&self.snapshot, &id, as_of, self.now);
-        Ok(Arc::new(MemTable::try_new(Arc::clone(&self.schema), vec![vec![batch]])?))
+        let (snapshot, make, now) = (Arc::clone(&self.snapshot), self.make, self.now);
+        Ok(Arc::new(Lazy::new(Arc::clone(&self.schema), move || make(&snapshot, &id, as_of, now))))
     }
 }
 

@@ -267,8 +267,12 @@ async fn session(
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))
         .with_max_temp_directory_size(2 << 30)
+        .with_cache_manager(projection.caches())
         .build_arc()
         .map_err(wrong)?;
+    for place in snapshot.places() {
+        runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
+    }
     let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
     config.options_mut().sql_parser.collect_spans = true;
     let state =

@@ -63,9 +63,26 @@ impl Error {
         Self::new(ErrorKind::Unavailable, error.to_string())
     }
 
+    /// A segment file that cannot be read: it was deleted from under the query, or is damaged.
+    pub(crate) fn segment(file: &str, why: impl fmt::Display) -> Self {
+        let message = format!(
+            "{file} cannot be read ({why}); if content was erased just now, ask again; if the file is damaged, \
+             `custody rebuild --check` makes it again"
+        );
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
     /// What DataFusion says, for a person.
     pub(crate) fn query(error: &DataFusionError) -> Self {
+        if let DataFusionError::External(own) = error.find_root()
+            && let Some(own) = own.downcast_ref::<Self>()
+        {
+            return own.clone();
+        }
         let message = error.strip_backtrace();
+        if matches!(error.find_root(), DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_)) {
+            return Self::segment("a segment file", &message);
+        }
         let kind = match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => ErrorKind::Resources,
             DataFusionError::Internal(_) => ErrorKind::Internal,

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
+use crate::Error;
 use crate::attributes::parse_time;
 use crate::authority::{Verdict, dimensions, narrowing};
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Time, table};
+use crate::rows::{Cell, Time, table};
+use crate::segments::{Table, Wanted};
 
 table! {
     /// One grant, with its present state.
@@ -153,9 +155,9 @@ pub struct Grants {
 
 impl Grants {
     /// Folds the events up to `as_of`. `now` decides what has expired.
-    pub fn of(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Self {
+    pub fn of(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Result<Self, Error> {
         let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
-        let events = snapshot.events_of(&kinds, as_of);
+        let events = snapshot.events_of(&kinds, as_of)?;
         let mut grants = Self::default();
         let mut revoked: HashMap<String, (Time, u64)> = HashMap::new();
         for event in &events {
@@ -168,8 +170,8 @@ impl Grants {
         }
         grants.link();
         grants.settle(&revoked, now);
-        grants.count_uses(snapshot, as_of);
-        grants
+        grants.count_uses(snapshot, as_of)?;
+        Ok(grants)
     }
 
     /// A grant that was given wins over a refusal under the same id; the first over later ones.
@@ -247,12 +249,21 @@ impl Grants {
         }
     }
 
-    fn count_uses(&mut self, snapshot: &Snapshot, as_of: AsOf) {
-        for call in snapshot.events_of(&["tool_call"], as_of) {
-            if let Some(&at) = call.grant_id.as_ref().and_then(|id| self.by_id.get(id)) {
-                self.rows[at].uses += 1;
+    /// Tool calls are many: only what is needed of them is read.
+    fn count_uses(&mut self, snapshot: &Snapshot, as_of: AsOf) -> Result<(), Error> {
+        let columns = ["seq", "ingest_time", "grant_id"];
+        let calls = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only("kind", ["tool_call"]);
+        snapshot.read(&calls, |batch| {
+            let [seq, ingest_time, grant_id] = batch.columns() else { return Ok(true) };
+            for i in 0..batch.num_rows() {
+                let known = as_of.holds(<u64 as Cell>::read(seq, i), <Time as Cell>::read(ingest_time, i));
+                let id = <Option<String> as Cell>::read(grant_id, i).filter(|_| known);
+                if let Some(&at) = id.and_then(|id| self.by_id.get(&id)) {
+                    self.rows[at].uses += 1;
+                }
             }
-        }
+            Ok(true)
+        })
     }
 
     /// All grants, in the order they were issued.
@@ -417,9 +428,9 @@ fn grant_row(event: &EventRow) -> GrantRow {
 }
 
 /// All refusals up to `as_of`.
-pub fn denials(snapshot: &Snapshot, as_of: AsOf) -> Vec<DenialRow> {
-    let events = snapshot.events_of(&["grant_denied", "executor_decision"], as_of);
-    events.iter().filter(|e| e.decision.as_deref() == Some("deny")).map(denial_row).collect()
+pub fn denials(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<DenialRow>, Error> {
+    let events = snapshot.events_of(&["grant_denied", "executor_decision"], as_of)?;
+    Ok(events.iter().filter(|e| e.decision.as_deref() == Some("deny")).map(denial_row).collect())
 }
 
 fn denial_row(event: &EventRow) -> DenialRow {
@@ -461,9 +472,8 @@ mod tests {
     fn grants(events: &[EventRow]) -> Grants {
         let rows: Vec<EventRow> =
             events.iter().cloned().enumerate().map(|(i, e)| EventRow { seq: i as u64, ..e }).collect();
-        let snapshot =
-            Snapshot { events: vec![EventRow::batch(&rows)], size: rows.len() as u64, ..Snapshot::default() };
-        Grants::of(&snapshot, AsOf::Now, Time(0))
+        let snapshot = Snapshot::of_events(vec![EventRow::batch(&rows)], rows.len() as u64);
+        Grants::of(&snapshot, AsOf::Now, Time(0)).unwrap()
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! From the log to rows: a thread follows the log, decodes what is new, and
 //! publishes a new snapshot. Every reader keeps the snapshot that it began with.
+//! Rows are in memory first, and sealed when they are many: see `segments`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,38 +14,38 @@ use custody_proto::otlp::metrics::Metric;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::Span;
 use custody_store::{Block, Content, Reader};
-use datafusion::arrow::array::{Array as _, BooleanArray, StringArray, UInt64Array};
-use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+#[cfg(test)]
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::event::{EventBuilder, EventRow};
+use crate::event::EventBuilder;
 use crate::mapping::{RecordContext, map_log, map_span};
 use crate::metrics::{MetricBuilder, metric_row};
 use crate::rows::Time;
+use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
 use crate::tables::{LogBuilder, SpanBuilder, log_row, resource_json, span_row};
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
 
-/// Batches are joined until they have this many rows.
-const BATCH_ROWS: usize = 32_768;
+/// Or when this many bytes were read.
+const STEP_BYTES: usize = 32 << 20;
 
-/// The rows of all records below one size of the log. Never changes.
+/// The rows of all records below one size of the log: sealed ones, and those in memory.
+/// Never changes.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// All records below this seq are in.
     pub size: u64,
-    /// Batches of `spans`, in seq order.
-    pub spans: Vec<RecordBatch>,
-    /// Batches of `logs`, in seq order.
-    pub logs: Vec<RecordBatch>,
-    /// Batches of `metrics`, in seq order.
-    pub metrics: Vec<RecordBatch>,
-    /// Batches of `events`, in seq order.
-    pub events: Vec<RecordBatch>,
+    /// Sealed rows, in seq order and without gaps from 0 on.
+    pub(crate) segments: Arc<Vec<Segment>>,
+    /// Rows behind them that are being sealed.
+    pub(crate) frozen: Option<Arc<Tail>>,
+    /// The newest rows.
+    pub(crate) tail: Tail,
 }
 
 /// What an answer shall be limited to: what the ledger knew then.
@@ -71,93 +72,100 @@ impl AsOf {
 }
 
 impl Snapshot {
-    /// The events of some kinds, read back as rows.
-    pub(crate) fn events_of(&self, kinds: &[&str], as_of: AsOf) -> Vec<EventRow> {
-        self.events_where("kind", as_of, |kind| kind.is_some_and(|kind| kinds.contains(&kind)))
+    /// The rows in memory, in seq order.
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = &Tail> {
+        self.frozen.as_deref().into_iter().chain([&self.tail])
     }
 
-    /// The events whose text column passes a test.
-    pub(crate) fn events_where(&self, column: &str, as_of: AsOf, test: impl Fn(Option<&str>) -> bool) -> Vec<EventRow> {
-        let mut out = Vec::new();
-        for batch in &self.events {
-            let Some(texts) = batch.column_by_name(column).and_then(|c| c.as_any().downcast_ref::<StringArray>())
-            else {
-                continue;
-            };
-            let mask: BooleanArray =
-                (0..texts.len()).map(|i| Some(test(texts.is_valid(i).then(|| texts.value(i))))).collect();
-            if let Ok(found) = filter_record_batch(batch, &mask) {
-                out.extend(EventRow::read(&found).into_iter().filter(|e| as_of.holds(e.seq, e.ingest_time)));
+    /// How many segments there are, the bytes of their files, and bytes of rows in memory.
+    pub fn extent(&self) -> (usize, u64, usize) {
+        let bytes = self.segments.iter().map(Segment::bytes).sum();
+        (self.segments.len(), bytes, self.in_memory().map(|tail| tail.bytes).sum())
+    }
+
+    /// Where its sealed rows are.
+    pub(crate) fn places(&self) -> Vec<Arc<Place>> {
+        let mut places: Vec<Arc<Place>> = Vec::new();
+        for file in self.segments.iter().flat_map(|segment| &segment.files) {
+            if !places.iter().any(|place| Arc::ptr_eq(place, &file.place)) {
+                places.push(Arc::clone(&file.place));
             }
         }
-        out
+        places
     }
 
-    /// The event rows of some seqs.
-    pub(crate) fn events_at(&self, seqs: &std::collections::BTreeSet<u64>) -> Vec<EventRow> {
-        let mut out = Vec::new();
-        for batch in &self.events {
-            let Some(column) = batch.column(0).as_any().downcast_ref::<UInt64Array>() else { continue };
-            let mask: BooleanArray = column.values().iter().map(|seq| Some(seqs.contains(seq))).collect();
-            if let Ok(found) = filter_record_batch(batch, &mask) {
-                out.extend(EventRow::read(&found));
-            }
-        }
-        out
-    }
-}
-
-/// Adds a batch, joining small ones so that a log of many small requests does
-/// not become a table of many small batches.
-fn add(batches: &mut Vec<RecordBatch>, batch: RecordBatch) {
-    if batch.num_rows() == 0 {
-        return;
-    }
-    batches.push(batch);
-    while let [.., before, last] = batches.as_slice() {
-        if before.num_rows() > 2 * last.num_rows() || before.num_rows() + last.num_rows() > BATCH_ROWS {
-            break;
-        }
-        let Ok(joined) = concat_batches(&last.schema(), [before, last]) else { break };
-        batches.truncate(batches.len() - 2);
-        batches.push(joined);
+    /// A snapshot of events alone, all in memory.
+    #[cfg(test)]
+    pub(crate) fn of_events(batches: Vec<RecordBatch>, size: u64) -> Self {
+        let mut tail = Tail { to: size, ..Tail::default() };
+        tail.tables[Table::Events as usize] = batches;
+        Self { size, tail, ..Self::default() }
     }
 }
 
 /// The projection of one log: its newest snapshot, and who waits for the next.
 pub struct Projection {
-    reader: Reader,
+    pub(crate) reader: Reader,
+    pub(crate) limits: SegmentLimits,
+    /// Whether segments are written to the log's own folder.
+    pub(crate) is_own: bool,
+    pub(crate) place: OnceLock<Arc<Place>>,
+    /// Counts up for every segment that is written: names are never used again.
+    pub(crate) files: AtomicU64,
+    pub(crate) rewriting: Mutex<()>,
+    pub(crate) sealing: Mutex<()>,
+    pub(crate) stepping: Mutex<()>,
+    pub(crate) books: Mutex<Books>,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
-    stop: AtomicBool,
-    /// How often content was erased, and how often that was followed by a projection anew.
-    forget: AtomicU64,
-    forgot: watch::Sender<u64>,
+    pub(crate) stop: AtomicBool,
+}
+
+/// What is kept beside the snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    /// Erasures that records below this seq tell of are done in all rows.
+    pub(crate) erased_to: u64,
 }
 
 impl Projection {
-    /// Projects all that the reader has, once. For a log that nobody writes to.
+    /// Projects all that the reader has, once, to look at it: nothing is written to the
+    /// log's directory. What its segments lack is made in memory, or in a temporary folder.
     pub fn of(reader: Reader) -> Result<Arc<Self>, Error> {
-        let projection = Arc::new(Self::empty(reader));
-        while projection.step()? {}
-        Ok(projection)
+        apart(|| {
+            let projection = Self::open_to_look(reader, SegmentLimits::default())?;
+            projection.catch_up()?;
+            Ok(Arc::new(projection))
+        })
     }
 
-    fn empty(reader: Reader) -> Self {
+    pub(crate) fn empty(reader: Reader, limits: SegmentLimits, place: Option<Arc<Place>>) -> Self {
+        let is_own = place.is_some();
         Self {
             reader,
+            limits,
+            is_own,
+            place: place.map_or_else(OnceLock::new, OnceLock::from),
+            files: AtomicU64::new(0),
+            rewriting: Mutex::default(),
+            sealing: Mutex::default(),
+            stepping: Mutex::default(),
+            books: Mutex::default(),
             current: RwLock::default(),
             visible: watch::channel(0).0,
             stop: AtomicBool::new(false),
-            forget: AtomicU64::new(0),
-            forgot: watch::channel(0).0,
         }
     }
 
-    /// Projects all that the reader has, then follows the log in a thread of its
-    /// own until the handle is dropped.
-    pub fn follow(reader: Reader) -> Result<(Arc<Self>, Follower), Error> {
-        let projection = Self::of(reader)?;
+    /// Projects all that the reader has and that is not sealed, then follows the log in a
+    /// thread of its own until the handle is dropped. Only for the one process that writes
+    /// the log: segments are written to its directory.
+    pub fn follow(reader: Reader, limits: SegmentLimits) -> Result<(Arc<Self>, Follower), Error> {
+        let projection = apart(|| {
+            let projection = Self::open_own(reader, limits)?;
+            projection.catch_up()?;
+            Ok(Arc::new(projection))
+        })?;
         let own = Arc::clone(&projection);
         let thread = std::thread::Builder::new().name("projection".into()).spawn(move || own.run());
         let thread = thread.map_err(|e| Error::internal(format!("the projection's thread does not start: {e}")))?;
@@ -167,6 +175,20 @@ impl Projection {
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the snapshot; the caller holds the books.
+    pub(crate) fn set(&self, next: Snapshot) {
+        let visible = next.size;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.visible.send_replace(visible);
+    }
+
+    /// The caches that queries share: footers of segments, which are not read for every query.
+    pub(crate) fn caches(&self) -> CacheManagerConfig {
+        let footers =
+            self.snapshot().segments.iter().flat_map(|s| &s.files).map(|f| Arc::clone(f.place.footers())).next();
+        CacheManagerConfig::default().with_file_metadata_cache(footers)
     }
 
     /// Tells up to which size the log is visible.
@@ -184,69 +206,138 @@ impl Projection {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Makes all rows anew, because content was erased; blocks until those of erased
-    /// records are gone. Only for a projection that follows its log.
-    pub fn forget(&self) {
-        let wanted = self.forget.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut forgot = self.forgot.subscribe();
-        while *forgot.borrow_and_update() < wanted && self.is_well() {
-            std::thread::sleep(Duration::from_millis(5));
+    /// Projects all that there is, sealing as it goes.
+    fn catch_up(&self) -> Result<(), Error> {
+        while self.step()? {
+            if self.freeze(|tail| tail.is_full(&self.limits)) {
+                self.seal()?;
+            }
         }
-    }
-
-    /// Projects the log from its beginning, and publishes that when it has caught up.
-    fn project_anew(&self) -> Result<(), Error> {
-        let wanted = self.forget.load(Ordering::SeqCst);
-        let fresh = Self::empty(self.reader.clone());
-        while fresh.step()? {}
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.snapshot();
-        self.visible.send_replace(fresh.snapshot().size);
-        self.forgot.send_replace(wanted);
         Ok(())
     }
 
-    fn run(&self) {
+    fn run(self: Arc<Self>) {
+        let mut workers = Workers::default();
+        // What a rebuild or many short runs left.
+        let _ = workers.merge(&self);
         while !self.stop.load(Ordering::Relaxed) {
-            if *self.forgot.borrow() < self.forget.load(Ordering::SeqCst)
-                && let Err(error) = self.project_anew()
-            {
-                tracing::error!(%error, "the projection could not be made anew");
-                self.stop.store(true, Ordering::Relaxed);
-                return;
-            }
-            self.reader.wait(self.snapshot().size, Duration::from_millis(200));
-            if let Err(error) = self.step() {
+            // Not within the call: that would hold on to the snapshot, and to files that were replaced.
+            let size = self.snapshot().size;
+            self.reader.wait(size, Duration::from_millis(200));
+            let done = self.step().and_then(|_| workers.tend(&self));
+            if let Err(error) = done {
                 tracing::error!(%error, "the projection stopped; queries see the log only up to here");
                 self.stop.store(true, Ordering::Relaxed);
-                return;
             }
+        }
+        workers.join();
+        // So that the next start need not project it again; what is little is not worth a file.
+        let is_much = |tail: &Tail| tail.rows() > 0 && tail.to - tail.from >= STEP_RECORDS.min(self.limits.records_max);
+        let sealed = self.seal().map(|()| self.freeze(is_much)).and_then(|_| self.seal()).and_then(|()| self.sweep());
+        if let Err(error) = sealed {
+            tracing::warn!(%error, "the newest rows are not sealed; the next start projects them again");
         }
     }
 
     /// Publishes one more step; false if there was nothing new.
-    fn step(&self) -> Result<bool, Error> {
-        let mut next = Snapshot::clone(&self.snapshot());
-        let size = self.reader.head().size;
-        if next.size >= size {
+    pub(crate) fn step(&self) -> Result<bool, Error> {
+        let _stepping = lock(&self.stepping);
+        let (from, size) = (self.snapshot().size, self.reader.head().size);
+        if from >= size {
             return Ok(false);
         }
-        let end = size.min(next.size + STEP_RECORDS);
         let mut rows = Rows::default();
-        while next.size < end {
-            let block = self.reader.block_at(next.size).map_err(Error::store)?;
-            let block = block.ok_or_else(|| Error::internal("the log shrank under the projection"))?;
-            rows.block(&block);
-            next.size = block.commitments.end_seq();
-        }
-        add(&mut next.spans, rows.spans.finish());
-        add(&mut next.logs, rows.logs.finish());
-        add(&mut next.metrics, rows.metrics.finish());
-        add(&mut next.events, rows.events.finish());
-        let visible = next.size;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        self.visible.send_replace(visible);
+        let to = self.project(&mut rows, from, size)?;
+        let _books = lock(&self.books);
+        let mut next = Snapshot::clone(&self.snapshot());
+        rows.finish(&mut next.tail);
+        next.tail.to = to;
+        next.size = to;
+        self.set(next);
         Ok(true)
     }
+
+    /// Makes the rows of one step from `from`, and of nothing from `end` on; gives where it ends.
+    pub(crate) fn project(&self, rows: &mut Rows, from: u64, end: u64) -> Result<u64, Error> {
+        let (mut to, mut bytes) = (from, 0);
+        while to < end && to - from < STEP_RECORDS && bytes < STEP_BYTES {
+            let block = self.reader.block_at(to).map_err(Error::store)?;
+            let block = block.ok_or_else(|| Error::internal("the log shrank under the projection"))?;
+            bytes += block.content.as_ref().map_or(0, |content| content.payload().len());
+            rows.block(&block);
+            to = block.commitments.end_seq();
+        }
+        Ok(to)
+    }
+}
+
+/// Threads that seal and merge beside the projection.
+#[derive(Default)]
+struct Workers {
+    sealing: Option<JoinHandle<Result<(), Error>>>,
+    merging: Option<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Begins what is due. Waits for a seal only when memory holds twice as much as it may.
+    fn tend(&mut self, projection: &Arc<Projection>) -> Result<(), Error> {
+        if let Err(error) = projection.sweep() {
+            tracing::warn!(%error, "files of segments that were replaced are not deleted; the next start does it");
+        }
+        let limits = projection.limits;
+        let is_full = projection.snapshot().tail.is_full(&limits);
+        if self.sealing.as_ref().is_some_and(|thread| thread.is_finished() || is_full) {
+            let done = self.sealing.take().map(|thread| thread.join());
+            done.unwrap_or(Ok(Ok(()))).map_err(|_| Error::internal("sealing panicked"))??;
+            self.merge(projection)?;
+        }
+        if self.sealing.is_none() && projection.freeze(|tail| tail.is_due(&limits)) {
+            let own = Arc::clone(projection);
+            self.sealing = Some(spawn("seal", move || own.seal())?);
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, projection: &Arc<Projection>) -> Result<(), Error> {
+        if self.merging.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        let own = Arc::clone(projection);
+        self.merging = Some(spawn("merge", move || {
+            let mut merged = Ok(true);
+            while matches!(merged, Ok(true)) && own.is_well() {
+                merged = own.merge();
+            }
+            // Segments that are not merged are as good as before.
+            if let (Err(error), true) = (merged.and_then(|_| own.sweep()), own.is_well()) {
+                tracing::warn!(%error, "segments could not be merged");
+            }
+        })?);
+        Ok(())
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.merging.take() {
+            let _ = thread.join();
+        }
+        if let Some(Ok(Err(error))) = self.sealing.take().map(|thread| thread.join()) {
+            tracing::warn!(%error, "rows could not be sealed");
+        }
+    }
+}
+
+/// Does blocking work on a thread of its own and waits for it, also within a runtime.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("projection".into()).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::internal(format!("the projection's thread does not start: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Error::internal("the projection's thread panicked")))
+    })
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Error> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map_err(|e| Error::internal(format!("the thread to {name} does not start: {e}")))
 }
 
 /// Ends the projection's thread when dropped.
@@ -266,7 +357,7 @@ impl Drop for Follower {
 
 /// Rows in the making.
 #[derive(Default)]
-struct Rows {
+pub(crate) struct Rows {
     spans: SpanBuilder,
     logs: LogBuilder,
     metrics: MetricBuilder,
@@ -291,6 +382,14 @@ impl Shared {
 }
 
 impl Rows {
+    /// Moves the rows behind those of a tail.
+    pub(crate) fn finish(mut self, tail: &mut Tail) {
+        tail.add(Table::Spans, self.spans.finish());
+        tail.add(Table::Logs, self.logs.finish());
+        tail.add(Table::Metrics, self.metrics.finish());
+        tail.add(Table::Events, self.events.finish());
+    }
+
     /// Adds the rows of a block; an erased one has none.
     fn block(&mut self, block: &Block) {
         let Some(content) = &block.content else { return };

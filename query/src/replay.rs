@@ -9,12 +9,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value as Json;
 
+use crate::Error;
 use crate::alerts;
 use crate::event::EventRow;
 use crate::grants::Grants;
 use crate::mapping::call_attributes;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
+use crate::segments::{Table, Wanted};
 
 table! {
     /// One step of a replay.
@@ -84,72 +86,68 @@ table! {
 const RESULT_CHARS: usize = 200;
 
 /// Replays whatever the id names, as the ledger knew it `as_of`.
-pub fn replay(snapshot: &Snapshot, id: &str, as_of: AsOf, now: Time) -> Vec<StepRow> {
-    let grants = Grants::of(snapshot, as_of, now);
-    let events = select(snapshot, id, as_of, &grants);
+pub fn replay(snapshot: &Snapshot, id: &str, as_of: AsOf, now: Time) -> Result<Vec<StepRow>, Error> {
+    let grants = Grants::of(snapshot, as_of, now)?;
+    let events = select(snapshot, id, as_of, &grants)?;
     if events.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let spans = known_spans(snapshot, &events, as_of);
-    Order::new(&events, &grants, &spans).steps()
+    let spans = known_spans(snapshot, &events, as_of)?;
+    Ok(Order::new(&events, &grants, &spans).steps())
 }
 
 /// The events that belong to an id.
-fn select(snapshot: &Snapshot, id: &str, as_of: AsOf, grants: &Grants) -> Vec<EventRow> {
+fn select(snapshot: &Snapshot, id: &str, as_of: AsOf, grants: &Grants) -> Result<Vec<EventRow>, Error> {
     let mut traces: HashSet<String> = HashSet::new();
     let id_lower = id.to_ascii_lowercase();
-    if snapshot.events_where("trace_id", as_of, |t| t == Some(&id_lower)).is_empty() {
+    let mut of_trace = snapshot.events_where("trace_id", [id_lower.as_str()], as_of)?;
+    if of_trace.is_empty() {
         for column in ["grant_id", "agent_id", "conversation_id", "correlation_id"] {
-            let found = snapshot.events_where(column, as_of, |value| value == Some(id));
-            traces.extend(found.into_iter().filter_map(|e| e.trace_id));
+            traces.extend(snapshot.traces_where(column, [id], as_of)?);
         }
         if grants.get(id).is_some() {
             let below = grants.rows().iter().filter(|g| grants.ancestry(&g.grant_id).iter().any(|a| a.grant_id == id));
             let below: HashSet<&str> = below.map(|g| g.grant_id.as_str()).collect();
-            let found = snapshot.events_where("grant_id", as_of, |g| g.is_some_and(|g| below.contains(g)));
-            traces.extend(found.into_iter().filter_map(|e| e.trace_id));
+            traces.extend(snapshot.traces_where("grant_id", below, as_of)?);
         }
-        for alert in alerts::alerts(snapshot, as_of).into_iter().filter(|a| a.alert_id == id) {
+        for alert in alerts::alerts(snapshot, as_of)?.into_iter().filter(|a| a.alert_id == id) {
             let cited: BTreeSet<u64> = alert.evidence.into_iter().collect();
-            traces.extend(snapshot.events_at(&cited).into_iter().filter_map(|e| e.trace_id));
+            traces.extend(snapshot.events_at(&cited)?.into_iter().filter_map(|e| e.trace_id));
         }
-    } else {
-        traces.insert(id_lower);
+        of_trace = snapshot.events_where("trace_id", traces, as_of)?;
     }
-    let mut events = snapshot.events_where("trace_id", as_of, |t| t.is_some_and(|t| traces.contains(t)));
+    let mut events = of_trace;
     // The authority that these steps refer to, also where it was logged elsewhere.
     let named = events.iter().filter_map(|e| e.grant_id.as_deref());
     let authority: HashSet<String> = named.flat_map(|g| grants.ancestry(g)).map(|g| g.grant_id.clone()).collect();
     let have: HashSet<u64> = events.iter().map(|e| e.seq).collect();
     let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked", "approval"];
-    let more = snapshot.events_where("grant_id", as_of, |g| g.is_some_and(|g| authority.contains(g)));
+    let more = snapshot.events_where("grant_id", authority, as_of)?;
     events.extend(more.into_iter().filter(|e| kinds.contains(&e.kind.as_str()) && !have.contains(&e.seq)));
     events.sort_by_key(|e| (e.event_time, e.seq));
-    events
+    Ok(events)
 }
 
 /// The parent of every span in the traces concerned, mapped to an event or not.
-fn known_spans(snapshot: &Snapshot, events: &[EventRow], as_of: AsOf) -> HashMap<String, Option<String>> {
-    use datafusion::arrow::array::{Array as _, StringArray};
+fn known_spans(
+    snapshot: &Snapshot,
+    events: &[EventRow],
+    as_of: AsOf,
+) -> Result<HashMap<String, Option<String>>, Error> {
     let traces: HashSet<&str> = events.iter().filter_map(|e| e.trace_id.as_deref()).collect();
+    let columns = ["seq", "span_id", "parent_span_id", "ingest_time"];
+    let wanted = Wanted::all(Table::Spans).columns(&columns).known_by(as_of).only("trace_id", traces);
     let mut out = HashMap::new();
-    for batch in &snapshot.spans {
-        let column = |name| batch.column_by_name(name).and_then(|c| c.as_any().downcast_ref::<StringArray>());
-        let (Some(trace), Some(span), Some(parent)) = (column("trace_id"), column("span_id"), column("parent_span_id"))
-        else {
-            continue;
-        };
-        let cell = |name, i| batch.column_by_name(name).map(|c| (c, i));
-        let known = |i: usize| {
-            let seq = cell("seq", i).map_or(0, |(c, i)| <u64 as Cell>::read(c, i));
-            let ingested = cell("ingest_time", i).map_or(Time(0), |(c, i)| <Time as Cell>::read(c, i));
-            as_of.holds(seq, ingested)
-        };
-        for i in (0..batch.num_rows()).filter(|&i| traces.contains(trace.value(i)) && known(i)) {
-            out.insert(span.value(i).to_owned(), parent.is_valid(i).then(|| parent.value(i).to_owned()));
+    snapshot.read(&wanted, |batch| {
+        let [seq, span, parent, ingest_time] = batch.columns() else { return Ok(true) };
+        for i in 0..batch.num_rows() {
+            if as_of.holds(<u64 as Cell>::read(seq, i), <Time as Cell>::read(ingest_time, i)) {
+                out.insert(<String as Cell>::read(span, i), <Option<String> as Cell>::read(parent, i));
+            }
         }
-    }
-    out
+        Ok(true)
+    })?;
+    Ok(out)
 }
 
 /// Puts events into causal order.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use custody_proto::{Limits, Signal, json, scan};
-use custody_query::{Answer, Engine, ErrorKind, Projection, QueryLimits};
+use custody_query::{Answer, Engine, ErrorKind, Projection, QueryLimits, SegmentLimits};
 use custody_store::{Clock, Encoding, Options, Prepared, open};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ impl Case {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { clock: Arc::new(Ticks(AtomicU64::new(0))), ..Options::default() };
         let (writer, reader) = open(dir.path(), options).unwrap();
-        let (projection, follower) = Projection::follow(reader).unwrap();
+        let (projection, follower) = Projection::follow(reader, SegmentLimits::default()).unwrap();
         let mut case = Self { engine: Engine::new(projection).unwrap(), writer, _dir: dir, _follower: follower };
         for (signal, records) in story() {
             case.send(signal, records);

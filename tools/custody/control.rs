@@ -41,6 +41,8 @@ pub enum Request {
     Cose { seq: u64 },
     /// Add a backup to a directory.
     Backup { to: PathBuf, with_keys: bool, keep: Option<usize> },
+    /// Make the projected rows again from the log: all, or those that are damaged.
+    Rebuild { check: bool },
 }
 
 /// Where the socket of a data directory is.
@@ -157,7 +159,9 @@ fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, 
             let receipt = writer.cose_receipt(*seq)?;
             Ok(json!({"receipt": receipt}))
         }
-        Request::Info | Request::Export { .. } | Request::Backup { .. } => Err(invalid("this needs no writer")),
+        Request::Info | Request::Export { .. } | Request::Backup { .. } | Request::Rebuild { .. } => {
+            Err(invalid("this needs no writer"))
+        }
     }
 }
 
@@ -203,9 +207,16 @@ fn answer_directly(
             Ok(json!({"lines": lines}))
         }
         Request::Backup { to, with_keys, keep } => backup(reader, to, *with_keys, *keep),
+        Request::Rebuild { check } => {
+            crate::segments::rebuild_directly(reader, *check, out)?;
+            Ok(json!({}))
+        }
         other => {
             let answer = act(writer, other, identity)?;
             reader.purge()?;
+            if matches!(request, Request::Erase { .. } | Request::Retain { .. }) {
+                crate::segments::forget_directly(reader)?;
+            }
             Ok(answer)
         }
     }
@@ -309,12 +320,17 @@ impl Server {
             Request::Info => Ok(Some(self.info.clone())),
             Request::Backup { to, with_keys, keep } => backup(reader, to, *with_keys, *keep).map(Some),
             Request::Export { .. } => self.export(request, identity, runtime, out).map(|()| None),
+            Request::Rebuild { check } => {
+                let begun = out.write_all(format!("{}\n", json!({"rebuild": true})).as_bytes());
+                begun.map_err(|e| Error::unavailable(e.to_string()))?;
+                crate::segments::rebuild(&self.projection, *check, out).map(|()| None)
+            }
             other => {
                 let (other, identity) = (other.clone(), identity.to_owned());
                 let answer = self.command(runtime, move |writer| act(writer, &other, &identity))?;
                 if matches!(request, Request::Erase { .. } | Request::Retain { .. }) {
                     reader.purge()?;
-                    self.projection.forget();
+                    crate::segments::forget(&self.projection)?;
                 }
                 Ok(Some(answer))
             }

@@ -11,6 +11,7 @@ mod recording;
 mod redact;
 mod remote;
 mod replay;
+mod segments;
 mod select;
 mod serve;
 mod source;
@@ -53,6 +54,7 @@ enum Command {
     Backup(keep::Backup),
     Restore(keep::Restore),
     Repair(keep::Repair),
+    Rebuild(segments::Rebuild),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Backup(command) => ("backup", command.run()),
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
+        Command::Rebuild(command) => ("rebuild", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),

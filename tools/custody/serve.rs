@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
@@ -114,6 +115,8 @@ pub struct Serve {
     redact: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    segments: SegmentFlags,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -157,7 +160,8 @@ async fn retain(sequencer: custody_ingest::Sequencer, projection: Arc<Projection
         if records > 0 {
             tracing::info!(records, "content older than --retain was erased");
             let projection = Arc::clone(&projection);
-            let purged = tokio::task::spawn_blocking(move || projection.reader().purge().map(|()| projection.forget()));
+            let purge = move || projection.reader().purge().and_then(|()| forget(&projection));
+            let purged = tokio::task::spawn_blocking(purge);
             if let Ok(Err(error)) = purged.await {
                 tracing::error!(%error, "erased content may still lie in files; a restart purges it");
             }
@@ -192,6 +196,10 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    segment_rows_max: Option<u64>,
+    segment_bytes_max: Option<usize>,
+    segment_seconds_max: Option<u64>,
+    segment_merge_rows_max: Option<u64>,
 }
 
 impl Serve {
@@ -245,6 +253,12 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            segments: self.segments.or(SegmentFlags {
+                segment_rows_max: file.segment_rows_max,
+                segment_bytes_max: file.segment_bytes_max,
+                segment_seconds_max: file.segment_seconds_max,
+                segment_merge_rows_max: file.segment_merge_rows_max,
+            }),
             config: self.config,
         })
     }
@@ -273,7 +287,8 @@ impl Serve {
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let bound = receivers.bound().map_err(Failure::unable)?;
-        let (projection, follower) = Projection::follow(reader.clone()).map_err(Failure::unable)?;
+        let (projection, follower) =
+            Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some());
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());

@@ -13,8 +13,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use datafusion::arrow::array::{BooleanArray, StringArray, UInt64Array};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::array::{Array as _, UInt64Array};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use super::{Served, problem};
 use crate::error::Error;
 use crate::format;
 use crate::projection::Snapshot;
+use crate::segments::{Table, Wanted};
 
 const LIMIT_DEFAULT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
@@ -52,33 +52,22 @@ pub(crate) struct Page {
 pub(crate) fn page(snapshot: &Snapshot, from: u64, limit: usize, kinds: &[String]) -> Result<Page, Error> {
     let mut events: Vec<Map<String, Json>> = Vec::new();
     let mut last = None;
-    for batch in &snapshot.events {
-        let column = |name| batch.column_by_name(name);
-        let seqs = column("seq").and_then(|c| c.as_any().downcast_ref::<UInt64Array>());
-        let names = column("kind").and_then(|c| c.as_any().downcast_ref::<StringArray>());
-        let (Some(seqs), Some(names)) = (seqs, names) else { continue };
-        if seqs.values().last().is_none_or(|last| *last < from) {
-            continue;
-        }
-        if events.len() >= limit && seqs.values().first().copied() != last {
-            break;
-        }
-        let mut taken = events.len();
-        let mut wanted = |i: usize| {
-            let seq = seqs.value(i);
-            let fits = seq >= from && (kinds.is_empty() || kinds.iter().any(|k| k == names.value(i)));
-            // A seq that has begun is finished, also beyond the limit.
-            let take = fits && (taken < limit || last == Some(seq));
-            if take {
-                taken += 1;
-                last = Some(seq);
-            }
-            take
-        };
-        let mask: BooleanArray = (0..batch.num_rows()).map(|i| Some(wanted(i))).collect();
-        let found = filter_record_batch(batch, &mask).map_err(|e| Error::internal(e.to_string()))?;
-        events.extend(format::rows(&[found])?.into_iter().map(plain));
+    let mut wanted = Wanted::all(Table::Events).seqs(from..snapshot.size);
+    if !kinds.is_empty() {
+        wanted = wanted.only("kind", kinds.iter().map(String::as_str));
     }
+    snapshot.read(&wanted, |batch| {
+        let seqs = batch.column(0).as_any().downcast_ref::<UInt64Array>();
+        let seqs = seqs.map_or(&[][..], |seqs| seqs.values());
+        // A seq that has begun is finished, also beyond the limit.
+        let room = limit.saturating_sub(events.len());
+        let more =
+            |i: &usize| *i < room || i.checked_sub(1).map_or(last, |before| Some(seqs[before])) == Some(seqs[*i]);
+        let taken = (0..seqs.len()).take_while(more).count();
+        last = seqs[..taken].last().copied().or(last);
+        events.extend(format::rows(&[batch.slice(0, taken)])?.into_iter().map(plain));
+        Ok(taken == seqs.len())
+    })?;
     let full = events.len() >= limit;
     let next = if full { last.map_or(from, |last| last + 1) } else { snapshot.size.max(from) };
     Ok(Page { events, next, has_more: full && next < snapshot.size })
@@ -183,7 +172,10 @@ async fn next_page(served: &Served, from: u64, limit: usize, kinds: &[String], w
     loop {
         visible.borrow_and_update();
         let snapshot = served.engine.projection().snapshot();
-        let page = page(&snapshot, from, limit, kinds)?;
+        let kinds = kinds.to_vec();
+        // Reading segments blocks.
+        let read = tokio::task::spawn_blocking(move || page(&snapshot, from, limit, &kinds));
+        let page = read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))??;
         if !page.events.is_empty() || Instant::now() >= until {
             return Ok(page);
         }
@@ -258,7 +250,7 @@ mod tests {
         let row =
             |seq: &u64| EventRow { seq: *seq, kind: kind(seq).into(), attributes: "{}".into(), ..EventRow::default() };
         let rows: Vec<EventRow> = seqs.iter().map(row).collect();
-        Snapshot { size, events: rows.chunks(7).map(EventRow::batch).collect(), ..Snapshot::default() }
+        Snapshot::of_events(rows.chunks(7).map(EventRow::batch).collect(), size)
     }
 
     proptest! {

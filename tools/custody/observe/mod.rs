@@ -176,6 +176,10 @@ impl Observed {
                 lag.seconds,
             ),
         ];
+        let (segments, bytes, in_memory) = self.projection.snapshot().extent();
+        out.push(gauge("custody_segments", "Ranges of the log whose rows are sealed", segments as f64));
+        out.push(gauge("custody_segment_bytes", "Bytes of the files of sealed rows", bytes as f64));
+        out.push(gauge("custody_rows_in_memory_bytes", "Bytes of rows that are not sealed, about", in_memory as f64));
         if let Some(time) = signed.time {
             let time = time as f64;
             let (stamp, age) = ("custody_checkpoint_timestamp_seconds", "custody_checkpoint_age_seconds");

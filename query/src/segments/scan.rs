@@ -1,0 +1,145 @@
+//! The tables as SQL sees them: sealed rows by DataFusion's own Parquet source, and
+//! the rows in memory beside them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
+use datafusion::datasource::file_format::FileFormat as _;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
+
+use super::{Place, Segment, SegmentFile, Table};
+use crate::projection::Snapshot;
+
+/// The files of a table, with the segments that they are of.
+type Files<'a> = Vec<(&'a Segment, &'a SegmentFile)>;
+
+/// One table over one snapshot.
+#[derive(Debug)]
+pub(crate) struct SealedTable {
+    snapshot: Arc<Snapshot>,
+    table: Table,
+}
+
+impl SealedTable {
+    /// A table over a snapshot.
+    pub(crate) fn new(snapshot: &Arc<Snapshot>, table: Table) -> Self {
+        Self { snapshot: Arc::clone(snapshot), table }
+    }
+
+    /// The files of the table, apart by place.
+    fn files(&self) -> Vec<(&Arc<Place>, Files<'_>)> {
+        let mut out: Vec<(&Arc<Place>, Files<'_>)> = Vec::new();
+        for segment in self.snapshot.segments.iter() {
+            let Some(file) = segment.file(self.table) else { continue };
+            match out.iter_mut().find(|(place, _)| Arc::ptr_eq(place, &file.place)) {
+                Some((_, files)) => files.push((segment, file)),
+                None => out.push((&file.place, vec![(segment, file)])),
+            }
+        }
+        out
+    }
+
+    /// What is known of a file without reading it: how many rows, and between which seqs.
+    fn statistics(&self, from: u64, to: u64, rows: u64, bytes: u64) -> Statistics {
+        let mut columns = vec![ColumnStatistics::new_unknown(); self.schema().fields().len()];
+        if let Some(seq) = columns.first_mut() {
+            seq.null_count = Precision::Exact(0);
+            // Bounds, not the least and greatest seq that there are.
+            seq.min_value = Precision::Inexact(ScalarValue::UInt64(Some(from)));
+            seq.max_value = Precision::Inexact(ScalarValue::UInt64(Some(to.saturating_sub(1))));
+        }
+        Statistics {
+            num_rows: Precision::Exact(rows as usize),
+            total_byte_size: Precision::Inexact(bytes as usize),
+            column_statistics: columns,
+        }
+    }
+
+    async fn sealed(
+        &self,
+        state: &dyn Session,
+        place: &Place,
+        files: &Files<'_>,
+        asked: (Option<&Vec<usize>>, &[Expr], Option<usize>),
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (projection, filters, limit) = asked;
+        let (mut rows, mut bytes) = (0, 0);
+        let mut group = Vec::new();
+        for (segment, file) in files {
+            let known = self.statistics(segment.from, segment.to, file.entry.rows, file.entry.bytes);
+            let one = PartitionedFile::new(file.entry.path.as_str(), file.entry.bytes);
+            group.push(one.with_statistics(Arc::new(known)));
+            rows += file.entry.rows;
+            bytes += file.entry.bytes;
+        }
+        let (from, to) = (files.first().map_or(0, |f| f.0.from), files.last().map_or(0, |f| f.0.to));
+        let groups = FileGroup::new(group).split_files(state.config().target_partitions());
+        let source = ParquetSource::new(self.schema())
+            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_pushdown_filters(is_lookup(self.table, filters));
+        let config = FileScanConfigBuilder::new(place.url().clone(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_statistics(self.statistics(from, to, rows, bytes))
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        ParquetFormat::default().create_physical_plan(state, config).await
+    }
+}
+
+/// Whether few rows are looked for by their id or seq. Then it pays to test those columns
+/// before the others are read; for aggregates it costs more than it saves.
+fn is_lookup(table: Table, filters: &[Expr]) -> bool {
+    let is_id = |expr: &Expr| match expr {
+        Expr::Column(column) => column.name == "seq" || table.bloomed().contains(&column.name.as_str()),
+        _ => false,
+    };
+    filters.iter().any(|filter| match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => is_id(left) || is_id(right),
+        Expr::InList(list) => !list.negated && is_id(&list.expr),
+        _ => false,
+    })
+}
+
+#[async_trait]
+impl TableProvider for SealedTable {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Filters leave out files, row groups and pages; each row is looked at again above.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut plans = Vec::new();
+        for (place, files) in self.files() {
+            plans.push(self.sealed(state, place, &files, (projection, filters, limit)).await?);
+        }
+        let in_memory: Vec<_> = self.snapshot.in_memory().map(|tail| tail.of(self.table).to_vec()).collect();
+        if plans.is_empty() || in_memory.iter().any(|batches| !batches.is_empty()) {
+            plans.push(MemTable::try_new(self.schema(), in_memory)?.scan(state, projection, &[], limit).await?);
+        }
+        UnionExec::try_new(plans)
+    }
+}
