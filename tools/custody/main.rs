@@ -25,6 +25,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// RocksDB, DataFusion and the receivers share it: what one gives back another can have.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// An immutable provenance ledger and tracing backend for AI agents.
 ///
 /// Point any OTLP exporter at `custody serve`; ask with `custody sql` and
