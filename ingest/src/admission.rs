@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::Refusal;
 use crate::stats::Stats;
@@ -76,7 +76,7 @@ impl Admission {
         if let Some(known) = clients.get(&identity).and_then(Weak::upgrade) {
             return known;
         }
-        let work = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from));
+        let work = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)));
         let client = Arc::new(Client {
             identity: identity.clone(),
             admission: Arc::clone(self),
@@ -112,7 +112,7 @@ pub(crate) struct Client {
     requests: AtomicU64,
     /// How much work off the network threads it may have done at once: as much as there
     /// are processors, so that another client's work never queues behind a flood of it.
-    work: Semaphore,
+    work: Arc<Semaphore>,
 }
 
 impl Drop for Client {
@@ -156,9 +156,9 @@ impl Client {
     }
 
     /// Waits for its turn to have work done off the network threads.
-    pub(crate) async fn work(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn work(&self) -> Option<OwnedSemaphorePermit> {
         // It is never closed; without a permit the work would still be right.
-        self.work.acquire().await.ok()
+        Arc::clone(&self.work).acquire_owned().await.ok()
     }
 
     fn refusal(&self, all: bool, what: &str, flag: &str, max: u64) -> Refusal {

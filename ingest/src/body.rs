@@ -150,9 +150,13 @@ pub(crate) async fn decompressed(
         return decompress(body, compression, max, held);
     }
     let client = std::sync::Arc::clone(held.client());
-    let _turn = client.work().await;
+    let turn = client.work().await;
     let mut own = client.hold();
-    let work = move || decompress(body, compression, max, &mut own).map(|body| (body, own));
+    let work = move || {
+        // Given back when the work is done, also if its client has hung up by then.
+        let _turn = turn;
+        decompress(body, compression, max, &mut own).map(|body| (body, own))
+    };
     let done = tokio::task::spawn_blocking(work).await;
     let (body, own) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
     held.absorb(own);

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::{HeaderMap, HeaderName};
+use prost::Message as _;
 
 use crate::Refusal;
 use crate::status::Reason;
@@ -50,11 +51,12 @@ impl Gate {
         }
     }
 
-    /// Looks at the resources of a request: a collector between takes the header away,
-    /// but not the id in the resource.
+    /// Looks at the resources of a request for traces: a collector between takes the header
+    /// away, but not the attribute `service.instance.id` of the resource.
     pub(crate) fn own<'a>(&self, resources: impl Iterator<Item = &'a [u8]>) -> Own {
         let Some(own) = &self.instance else { return Own::None };
-        let is_own = |resource: &[u8]| resource.windows(own.len()).any(|part| part == own.as_bytes());
+        let attribute = instance_attribute(own);
+        let is_own = |resource: &[u8]| resource.windows(attribute.len()).any(|part| part == attribute);
         let (mut some, mut all) = (false, true);
         for resource in resources {
             let is_own = is_own(resource);
@@ -67,6 +69,13 @@ impl Gate {
             (true, false) => Own::Some,
         }
     }
+}
+
+/// The attribute as every encoder writes it: `KeyValue` with its key, then its text.
+fn instance_attribute(id: &str) -> Vec<u8> {
+    use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
+    let value = Some(AnyValue { value: Some(Value::StringValue(id.to_owned())) });
+    KeyValue { key: "service.instance.id".into(), value, ..Default::default() }.encode_to_vec()
 }
 
 #[cfg(test)]
@@ -83,7 +92,8 @@ mod tests {
         assert_eq!(Gate::default().admit(&headers), Ok(()));
         headers.insert(OWN, http::HeaderValue::from_static("0123-id"));
         assert_eq!(gate.admit(&headers), Err(Refusal::Own));
-        let (ours, other): (&[u8], &[u8]) = (b"xx0123-idxx", b"0123-i");
+        let ours = [&b"xx"[..], &instance_attribute("0123-id"), b"xx"].concat();
+        let (ours, other): (&[u8], &[u8]) = (&ours, b"a text that names 0123-id");
         assert_eq!(gate.own([other].into_iter()), Own::None);
         assert_eq!(gate.own([].into_iter()), Own::None);
         assert_eq!(gate.own([ours, other].into_iter()), Own::Some);

@@ -122,8 +122,12 @@ impl Core {
             self.rules.read(signal, encoding, body, &sender, &mut held)?
         } else {
             let (rules, client) = (Arc::clone(&self.rules), Arc::clone(held.client()));
-            let _turn = client.work().await;
-            let work = move || rules.read(signal, encoding, body, &sender, &mut held).map(|read| (read, held));
+            let turn = client.work().await;
+            let work = move || {
+                // Given back when the work is done, also if its client has hung up by then.
+                let _turn = turn;
+                rules.read(signal, encoding, body, &sender, &mut held).map(|read| (read, held))
+            };
             let done = tokio::task::spawn_blocking(work).await;
             let stopping = |_| Refusal::unavailable("the server is stopping", 1).because(Reason::Draining);
             let (read, given_back) = done.map_err(stopping)??;
@@ -204,6 +208,8 @@ impl Rules {
         let mut payload = match encoding {
             Encoding::Protobuf => body,
             Encoding::Json => {
+                // While it is transcoded both are there, and what is nested twice.
+                held.add(body.len() as u64)?;
                 let payload = json::transcode_within(signal, &body, self.limits.body_bytes_max).map_err(invalid)?;
                 held.add(payload.len() as u64)?;
                 payload.into()
@@ -220,7 +226,7 @@ impl Rules {
         let resources = scanned.groups.iter().map(|group| group.resource);
         let resources =
             resources.map(|r| payload.get(r.at as usize..r.at as usize + r.len as usize).unwrap_or_default());
-        let own = match self.gate.own(resources) {
+        let own = match if signal == Signal::Traces { self.gate.own(resources) } else { Own::None } {
             Own::All => return Err(Refusal::Own),
             own => own == Own::Some,
         };

@@ -113,7 +113,8 @@ impl Sequencer {
         let (queue, jobs) = channel();
         let (failure, failed) = watch::channel(None);
         let own_stats = Arc::clone(&stats);
-        let commit = Commit { log, settings, stats, unsigned_since: None, signed_at: None };
+        let pause = settings.checkpoint_interval;
+        let commit = Commit { log, settings, stats, unsigned_since: None, signed_at: None, pause };
         let run = move || {
             if let Err(error) = commit.run(&jobs) {
                 tracing::error!(%error, "the log failed; the server stops so that a restart can recover it");
@@ -217,6 +218,8 @@ struct Commit<L> {
     stats: Arc<Stats>,
     unsigned_since: Option<Instant>,
     signed_at: Option<Instant>,
+    /// How long until the next checkpoint is signed.
+    pause: Duration,
 }
 
 impl<L: Log> Commit<L> {
@@ -236,13 +239,17 @@ impl<L: Log> Commit<L> {
 
     /// Signs; a signer elsewhere that does not answer now is asked again.
     fn sign(&mut self) -> Result<(), Error> {
+        let asked = Instant::now();
         match self.log.checkpoint() {
             Ok(()) => {
                 self.stats.signed(true);
                 self.unsigned_since = None;
+                self.pause = self.settings.checkpoint_interval;
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 self.stats.signed(false);
+                // Appends wait while it is asked: so not often, if asking takes long.
+                self.pause = self.settings.checkpoint_interval.max(asked.elapsed() * 5);
                 tracing::warn!(%error, "the newest records are durable, but not signed yet");
             }
             Err(error) => return Err(error),
@@ -257,7 +264,7 @@ impl<L: Log> Commit<L> {
             return Duration::from_secs(3600);
         }
         let waited = self.signed_at.map_or(Duration::MAX, |at| at.elapsed());
-        self.settings.checkpoint_interval.saturating_sub(waited)
+        self.pause.saturating_sub(waited)
     }
 
     /// Work between two groups. If it left the writer dead, signing says so.

@@ -28,7 +28,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes_max: 64 << 20,
-            records_max: 1 << 20,
+            records_max: 1 << 19,
             expanded_bytes_max: 256 << 20,
             record_bytes_max: 32 << 20,
             record_values_max: 1 << 18,

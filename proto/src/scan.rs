@@ -111,23 +111,31 @@ impl Scanner<'_> {
     /// may stand behind its scopes, so the scopes are read in a second round.
     fn scopes(&mut self, body: Range, message: &'static Message) -> Result<(), Invalid> {
         let (mut resource, mut values) = (Pieces::default(), 0);
-        let mut scopes = Vec::new();
         let mut cursor = Cursor::of(self.request, body);
         while let Some(key) = cursor.key(message)? {
             match (key.number, message.field(key.number).map(|f| f.kind)) {
                 (1, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
                     values += check(self.request, range, inner, self.limits.depth_max - 2)?.values;
-                    resource.add(range);
+                    resource.add(range).map_err(|what| cursor.error(message, what))?;
                 }
-                (2, Some(Kind::Message(inner))) => scopes.push((cursor.message(key, message, inner)?, inner)),
+                (2, Some(Kind::Message(inner))) => cursor.message(key, message, inner).map(drop)?,
                 _ => cursor.known(key, message, self.limits.depth_max - 1)?,
             }
         }
         let range = resource.join(self.request, &mut self.out.annex);
         let resource = Shared { range, excess: self.limits.excess("resource", range.len as usize, values) };
-        for (body, inner) in scopes {
-            self.records(body, inner, &resource)?;
+        // Another look at the same fields, and no list of them: an empty one has two bytes.
+        let mut cursor = Cursor::of(self.request, body);
+        while let Some(key) = cursor.key(message)? {
+            match (key.number, message.field(key.number).map(|f| f.kind)) {
+                (2, Some(Kind::Message(inner))) => {
+                    let scope = cursor.message(key, message, inner)?;
+                    self.records(scope, inner, &resource)?;
+                }
+                (1, Some(Kind::Message(inner))) => cursor.message(key, message, inner).map(drop)?,
+                _ => cursor.known(key, message, self.limits.depth_max - 1)?,
+            }
         }
         Ok(())
     }
@@ -143,7 +151,7 @@ impl Scanner<'_> {
                 (1, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
                     values += check(self.request, range, inner, self.limits.depth_max - 3)?.values;
-                    scope.add(range);
+                    scope.add(range).map_err(|what| cursor.error(message, what))?;
                 }
                 (2, Some(Kind::Message(inner))) => {
                     let range = cursor.message(key, message, inner)?;
@@ -310,6 +318,9 @@ fn wrong_id(record: &str, field: &str, len: usize, got: &[u8]) -> String {
     format!("{record}.{field} has {what}; it needs {len} bytes that are not all zero")
 }
 
+/// No encoder makes more pieces of one message than one; hostile ones cost memory.
+const PIECES_MAX: usize = 1000;
+
 /// The occurrences of a message field, to be merged as protobuf merges them.
 #[derive(Default)]
 struct Pieces {
@@ -318,12 +329,15 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn add(&mut self, range: Range) {
+    fn add(&mut self, range: Range) -> Result<(), &'static str> {
         if self.first.is_none() {
             self.first = Some(range);
+        } else if self.more.len() == PIECES_MAX {
+            return Err("begins one more piece of a message that is in a thousand pieces");
         } else {
             self.more.push(range);
         }
+        Ok(())
     }
 
     fn join(self, request: &[u8], annex: &mut Vec<u8>) -> Range {
@@ -685,6 +699,18 @@ mod tests {
         let scanned = scan(Signal::Traces, &request(spans).encode_to_vec(), &Limits::default()).unwrap();
         assert_eq!((scanned.records.len(), scanned.rejected), (2, 2));
         assert!(scanned.rejection.unwrap().contains("Span.Link with an id of the wrong length"));
+    }
+
+    #[test]
+    fn a_resource_in_very_many_pieces_is_refused() {
+        let request = |pieces: usize| {
+            let body = [0x0a, 0].repeat(pieces);
+            let mut request = vec![0x0a];
+            prost::encoding::encode_varint(body.len() as u64, &mut request);
+            scan(Signal::Traces, &[request, body].concat(), &Limits::default())
+        };
+        assert!(request(PIECES_MAX + 1).is_ok());
+        assert!(request(PIECES_MAX + 2).unwrap_err().message().contains("thousand pieces"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::commit::random;
 use crate::note::{Algorithm, Line, Note, VerifierKey};
 
 /// How long another process may take to sign.
-const SIGNER_TIMEOUT: Duration = Duration::from_secs(10);
+const SIGNER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the signing keys are.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ use crate::{Clock, Error};
 const CLOCK_JUMP_NS: u64 = 5_000_000_000;
 
 /// Of one span id, this many versions are compared with what comes: the first ones.
-const VERSIONS_COMPARED: usize = 64;
+const VERSIONS_COMPARED: usize = 16;
 
 /// What became of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,10 +141,16 @@ impl Writer {
             stage.commit()?;
             Ok(receipts)
         })?;
+        // A signer that does not answer is asked once for all of a group: others wait behind it.
+        let mut failed: Option<String> = None;
         for (receipt, digest) in receipts.iter_mut().zip(wanted) {
-            if let Some(digest) = digest {
-                receipt.signed = Some(self.sign_receipt(receipt, &digest).map_err(|e| e.to_string()));
-            }
+            let Some(digest) = digest else { continue };
+            let signed = match &failed {
+                Some(why) => Err(why.clone()),
+                None => self.sign_receipt(receipt, &digest).map_err(|e| e.to_string()),
+            };
+            failed = signed.as_ref().err().cloned();
+            receipt.signed = Some(signed);
         }
         Ok(receipts)
     }
@@ -343,6 +349,8 @@ struct Stage<'a> {
 struct Versions {
     first: Option<u64>,
     more: Vec<u64>,
+    /// New blocks that hold a copy. They take no place among what is compared.
+    copies: Vec<u64>,
     /// How many of them are in the log.
     stored: usize,
 }
@@ -350,7 +358,7 @@ struct Versions {
 impl Versions {
     fn stored(seqs: impl Iterator<Item = u64>) -> Self {
         let mut versions = Self::default();
-        seqs.for_each(|seq| versions.add(seq));
+        seqs.for_each(|seq| versions.push(seq));
         versions.stored = versions.len();
         versions
     }
@@ -368,14 +376,18 @@ impl Versions {
     }
 
     fn add(&mut self, seq: u64) {
+        if seq & COPY_BIT == 0 { self.push(seq) } else { self.copies.push(seq) }
+    }
+
+    fn push(&mut self, seq: u64) {
         match self.first {
             None => self.first = Some(seq),
             Some(_) => self.more.push(seq),
         }
     }
 
-    /// Puts what is new into the write. The first ones share a row; the others, which are
-    /// not compared with what comes, have one each, so that no row grows.
+    /// Puts what is new into the write. The first ones share a row; the others and copies,
+    /// which are not compared with what comes, have one each, so that no row grows.
     fn put(&self, key: &[u8; 25], mut put: impl FnMut(&[u8], &[u8])) {
         if self.stored < VERSIONS_COMPARED && self.stored < self.len() {
             match (self.first, &self.more[..]) {
@@ -383,7 +395,8 @@ impl Versions {
                 _ => put(key, &self.seqs().take(VERSIONS_COMPARED).flat_map(u64::to_be_bytes).collect::<Vec<u8>>()),
             }
         }
-        for seq in self.seqs().skip(self.stored.max(VERSIONS_COMPARED)) {
+        let further = self.seqs().skip(self.stored.max(VERSIONS_COMPARED));
+        for seq in further.chain(self.copies.iter().copied()) {
             put(&[&key[..], &seq.to_be_bytes()].concat(), &[]);
         }
     }

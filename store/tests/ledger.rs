@@ -78,6 +78,27 @@ fn a_retry_in_another_batch_appends_only_what_is_new() {
     assert!(matches!(verify(dir.path(), &Default::default(), |_, _| ()).unwrap(), Verdict::Sound(_)));
 }
 
+/// Copies in other batches take no place among the versions that what comes is compared with.
+#[test]
+fn a_span_that_is_sent_again_and_again_and_then_ends_is_there_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _) = open_log(dir.path());
+    let running = || span(1, "running");
+    for other in 0..70 {
+        let receipt = writer.append(vec![traces(vec![running(), span(100 + other, "other")])]).unwrap().remove(0);
+        assert_eq!((receipt.appended, receipt.duplicates), if other == 0 { (2, 0) } else { (1, 1) });
+    }
+    for other in 0..3 {
+        let receipt =
+            writer.append(vec![traces(vec![span(1, "ended"), span(200 + other, "other")])]).unwrap().remove(0);
+        assert_eq!((receipt.appended, receipt.conflicts), if other == 0 { (2, 1) } else { (1, 0) });
+    }
+    drop(writer);
+    let (mut writer, _) = open_log(dir.path());
+    let receipt = writer.append(vec![traces(vec![running(), span(1, "ended"), span(300, "other")])]).unwrap().remove(0);
+    assert_eq!((receipt.appended, receipt.duplicates), (1, 2));
+}
+
 #[test]
 fn the_same_span_id_with_other_content_is_kept_and_flagged() {
     let dir = tempfile::tempdir().unwrap();

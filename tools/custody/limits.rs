@@ -17,7 +17,7 @@ use crate::Failure;
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
-    /// Most records in one request [default: 1048576].
+    /// Most records in one request [default: 524288].
     #[arg(long, value_name = "N")]
     request_records_max: Option<usize>,
     /// Most bytes of a request's records with the resource and scope of each [default: 268435456].
