@@ -126,7 +126,7 @@ fn counts_are_exact() {
         ("custody_ingest_records_total{signal=log,transport=http}", 2.0),
         ("custody_ingest_records_total{signal=span,transport=grpc}", 2.0),
         ("custody_ingest_records_total{signal=metric,transport=grpc}", 0.0),
-        ("custody_ingest_rejected_records_total{reason=invalid_id,signal=span}", 2.0),
+        ("custody_ingest_rejected_records_total{reason=invalid,signal=span}", 2.0),
         ("custody_ingest_duplicate_records_total{signal=span}", 3.0),
         ("custody_ingest_conflicting_spans_total", 1.0),
         ("custody_ingest_refused_requests_total{reason=invalid,transport=http}", 1.0),

@@ -264,8 +264,8 @@ impl Stats {
 
     fn record_families(&self) -> Vec<Family> {
         let rejected = SIGNALS.iter().zip(&self.rejected).map(|(signal, counter)| {
-            // So far there is one reason to reject a record of a request that is accepted.
-            (vec![("signal", (*signal).to_owned()), ("reason", "invalid_id".to_owned())], count(counter))
+            // Of a wrong id, or above a limit: the partial success says which.
+            (vec![("signal", (*signal).to_owned()), ("reason", "invalid".to_owned())], count(counter))
         });
         let rejected = rejected.collect();
         let duplicates = SIGNALS.into_iter().zip(&self.duplicates);

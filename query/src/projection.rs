@@ -157,15 +157,12 @@ impl Projection {
         }
     }
 
-    /// Projects all that the reader has and that is not sealed, then follows the log in a
-    /// thread of its own until the handle is dropped. Only for the one process that writes
-    /// the log: segments are written to its directory.
+    /// Projects what the reader has and that is not sealed, and follows the log, in a thread
+    /// of its own until the handle is dropped. Who must not see less than what was there at
+    /// the start waits for [`Self::visible`]. Only for the one process that writes the log:
+    /// segments are written to its directory.
     pub fn follow(reader: Reader, limits: SegmentLimits) -> Result<(Arc<Self>, Follower), Error> {
-        let projection = apart(|| {
-            let projection = Self::open_own(reader, limits)?;
-            projection.catch_up()?;
-            Ok(Arc::new(projection))
-        })?;
+        let projection = apart(|| Self::open_own(reader, limits).map(Arc::new))?;
         let own = Arc::clone(&projection);
         let thread = std::thread::Builder::new().name("projection".into()).spawn(move || own.run());
         let thread = thread.map_err(|e| Error::internal(format!("the projection's thread does not start: {e}")))?;

@@ -62,7 +62,9 @@ impl Replay {
         let batches = steps(&self.from.open()?, &id, self.as_of.as_deref())?;
         let steps: Vec<StepRow> = batches.iter().flat_map(StepRow::read).collect();
         if steps.is_empty() {
-            return Err(Failure::wrong(format!("nothing in this ledger is known by the id {id}")));
+            return Err(Failure::wrong(format!(
+                "no provenance event in this ledger is known by the id {id}; plain spans of a trace: custody sql \"SELECT * FROM spans WHERE trace_id = '{id}'\""
+            )));
         }
         match self.format {
             Output::Tree => print(&tree::render(&steps, std::io::stdout().is_terminal())),

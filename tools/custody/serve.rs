@@ -294,6 +294,7 @@ impl Serve {
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
+        let catching_up = Arc::clone(&projected);
         let served = Served::new(engine, QueryLimits::default(), observed);
         let addresses = Addresses {
             otlp: bound,
@@ -320,8 +321,16 @@ impl Serve {
         }
         let stop = watch.stopping(stop_signal()?);
         announce(self.log_format.unwrap_or_default(), &dir, &addresses, &reader);
-        if let Some(path) = &self.ready_file {
-            write_ready_file(path, &dir, &addresses, &reader)?;
+        if let Some(path) = self.ready_file.clone() {
+            let (dir, reader) = (dir.clone(), reader.clone());
+            tokio::spawn(async move {
+                // Records are taken meanwhile; queries see all that was there before.
+                let (size, mut visible) = (reader.head().size, catching_up.visible());
+                let _ = visible.wait_for(|visible| *visible >= size).await;
+                if let Err(error) = write_ready_file(&path, &dir, &addresses, &reader) {
+                    tracing::error!(?error, "the ready file could not be written");
+                }
+            });
         }
         let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
         let result = receivers.run(stop).await;

@@ -56,6 +56,7 @@ impl Watch {
         tokio::spawn(disk::guard(Arc::from(reader.dir()), self.disk_free_min, Arc::clone(&self.gate)));
         Arc::new(Observed {
             stats: receivers.stats(),
+            start_size: reader.head().size,
             redactor: receivers.redactor(),
             queries: Arc::clone(engine.stats()),
             sequencer: receivers.sequencer(),
@@ -89,6 +90,8 @@ impl Watch {
 pub struct Observed {
     /// What the receivers and the sequencer count.
     stats: Arc<Stats>,
+    /// How many records there were at the start: with fewer, queries are not ready.
+    start_size: u64,
     /// Counts what it replaces.
     redactor: Option<Arc<Redactor>>,
     /// What queries count.
@@ -245,6 +248,10 @@ impl Observer for Observed {
         }
         if !self.projection.is_well() {
             reasons.push("the projection stopped: queries see the log only up to there; restart".into());
+        }
+        let visible = self.projection.snapshot().size;
+        if visible < self.start_size {
+            reasons.push(format!("queries are catching up with the log: {visible} of {} records", self.start_size));
         }
         if !room {
             reasons.push(format!("the disk is nearly full: less than {} bytes are free", self.disk_free_min));

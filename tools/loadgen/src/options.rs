@@ -116,7 +116,7 @@ pub struct Options {
 
 const EXAMPLES: &str = "Examples:
   custody-loadgen --check http://127.0.0.1:4680
-  custody-loadgen --steps 10k,50k,100k --step-seconds 30 --server-pid $(pidof custody) --json -
+  custody-loadgen --steps 10k,50k,100k --step-seconds 30 --server-pid PID --json -
   custody-loadgen --protocol http --gzip --concurrency 16 --duration 5m
   custody-loadgen --signals traces --payload-bytes 2048 --spread 0 --batch 1 --rate 2k
   custody-loadgen --dry-run --count 5m --payload-bytes 500 --spread 0";
