@@ -244,9 +244,9 @@ fn with_shut_window(target: &Target, answers: u32) -> TcpStream {
 #[test]
 fn answers_that_a_shut_window_holds_are_given_up() {
     let page = "https://app.example.com";
-    let flags = ["--requests-max", "4", "--write-timeout", "4", "--cors-origin", page];
+    let flags = ["--requests-max", "8", "--write-timeout", "4", "--cors-origin", page];
     let mut target = Target::start(&flags);
-    let mut shut = with_shut_window(&target, 3);
+    let mut shut = with_shut_window(&target, 6);
     // It has all that one client may have. The page that is refused may read why.
     let post = |target: &Target| target.post(&format!("{PROTOBUF}Origin: {page}\r\n"), b"");
     let refused = post(&target);
@@ -257,7 +257,7 @@ fn answers_that_a_shut_window_holds_are_given_up() {
     assert!(frames::parse(&came).iter().all(|(kind, ..)| *kind != 0), "{came:x?}");
     until(|| post(&target).status == 200);
     let metrics = target.server.get("/metrics").1;
-    let counted = "\ncustody_ingest_refused_requests_total{transport=\"http\",reason=\"unsupported\"} 3\n";
+    let counted = "\ncustody_ingest_refused_requests_total{transport=\"http\",reason=\"unsupported\"} 6\n";
     assert!(metrics.contains(counted), "paths that are not served are counted: {metrics}");
     target.finish();
 }
