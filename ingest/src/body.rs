@@ -62,7 +62,7 @@ async fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::
 const LINGER: (u64, Duration) = (256 << 20, Duration::from_secs(5));
 
 /// A body that is thrown away may pause for this long.
-const LINGER_PAUSE: Duration = Duration::from_millis(100);
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads on for a moment. To close an HTTP/1.1 connection on a client that is still
 /// sending would reset it, and what the client is to be told would be lost with it.

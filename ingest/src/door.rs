@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Refusal;
-use crate::pulse::{Pulse, Tail, Timer, Watched};
+use crate::pulse::{Answer, Pulse, Timer, Watched};
 
 /// Bounds on connections and on what one may do.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,7 @@ pub struct ConnectionLimits {
     pub header_timeout: Duration,
     /// A connection without requests is closed after this long.
     pub idle_timeout: Duration,
-    /// A connection whose client takes nothing of an answer for this long is closed.
+    /// A connection whose client takes nothing of an answer that waits for it, for this long, is closed.
     pub write_timeout: Duration,
     /// An HTTP/2 client is pinged, and TCP asks whether the peer lives, this often.
     pub keep_alive_interval: Duration,
@@ -244,7 +244,7 @@ impl Door {
         let service = service_fn(move |request| {
             let beat = Pulse::begin(&counted);
             let answer = service.call(request);
-            async move { answer.await.map(|answer| answer.map(|body| Tail::new(body, beat))) }
+            async move { answer.await.map(|answer| answer.map(|body| Answer::new(body, beat))) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
         let builder = self.builder();

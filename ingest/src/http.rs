@@ -36,10 +36,8 @@ pub(crate) fn signal_of(path: &str) -> Option<Signal> {
 /// Answers one request, and lets a page read the answer if it may send.
 pub(crate) async fn handle(core: &Core, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<Body> {
     let mut response = respond(core, client, &mut request).await;
-    // HTTP/2 resets a stream alone; and who asks first (`Expect`) has sent nothing yet.
-    let alone = request.version() >= http::Version::HTTP_2 || request.headers().contains_key(header::EXPECT);
-    if !response.status().is_success() && !alone {
-        body::discard(request.body_mut()).await;
+    if !response.status().is_success() {
+        hear_out(&mut request).await;
     }
     if request.method() == Method::HEAD {
         // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
@@ -49,11 +47,23 @@ pub(crate) async fn handle(core: &Core, client: &Arc<Client>, mut request: Reque
     response
 }
 
+/// Lets a client that is refused send on for a moment, so that it comes to read why. HTTP/2
+/// resets a stream alone; and who asks first (`Expect`) has sent nothing yet.
+pub(crate) async fn hear_out(request: &mut Request<Incoming>) {
+    let alone = request.version() >= http::Version::HTTP_2 || request.headers().contains_key(header::EXPECT);
+    if !alone {
+        body::discard(request.body_mut()).await;
+    }
+}
+
 async fn respond(core: &Core, client: &Arc<Client>, request: &mut Request<Incoming>) -> Response<Body> {
     let encoding = content_type(request.headers());
     // What cannot be told in the request's encoding is told in JSON.
     let told_in = *encoding.as_ref().unwrap_or(&Encoding::Json);
-    let refuse = |status, code, message: &str| answer(status, told_in, status::body(code, message, told_in));
+    let refuse = |status, code, message: &str| {
+        core.refused(Transport::Http, &Refusal::Unsupported(message.to_owned()));
+        answer(status, told_in, status::body(code, message, told_in))
+    };
     let (method, path) = (request.method(), request.uri().path());
     let Some(signal) = signal_of(path) else {
         let message = format!("{path} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics");

@@ -4,12 +4,14 @@
 //! The stream and the service only count; the connection's own task looks at the
 //! counts each time it has been polled, so that no message can be forgotten.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -24,6 +26,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// window, which a client may have used before it hears of a refusal, is as much.
 const ASIDE_BYTES_MAX: u64 = 17 << 20;
 
+/// Most bytes of an answer that are handed out at once: so many a client must take within the
+/// write timeout. HTTP/2 has frames of as much, unless the client asks for larger ones.
+const PIECE_BYTES_MAX: usize = 16 << 10;
+
+/// A piece of an answer that its client has not taken: since when, and a number of its own.
+type Offer = (Instant, u64);
+
 /// What one connection counts.
 #[derive(Default)]
 pub(crate) struct Pulse {
@@ -34,13 +43,26 @@ pub(crate) struct Pulse {
     write_blocked: AtomicU64,
     active: AtomicUsize,
     ended: AtomicU64,
+    /// Pieces of answers that wait for the client: over HTTP/2 it may leave its window shut
+    /// while TCP flows.
+    offers: Mutex<BTreeSet<Offer>>,
+    offered: AtomicU64,
 }
 
 impl Pulse {
     /// A request begins; it ends when what this gives is dropped.
     pub(crate) fn begin(pulse: &Arc<Self>) -> Beat {
         pulse.active.fetch_add(1, Relaxed);
-        Beat(Arc::clone(pulse))
+        Beat { pulse: Arc::clone(pulse), offer: None }
+    }
+
+    fn offers(&self) -> MutexGuard<'_, BTreeSet<Offer>> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when the piece waits that has waited for longest.
+    fn waits_since(&self) -> Option<Instant> {
+        self.offers().first().map(|(since, _)| *since)
     }
 
     fn is_http2(&self) -> bool {
@@ -60,12 +82,88 @@ impl Pulse {
 }
 
 /// A request under way.
-pub(crate) struct Beat(Arc<Pulse>);
+pub(crate) struct Beat {
+    pulse: Arc<Pulse>,
+    offer: Option<Offer>,
+}
+
+impl Beat {
+    /// There is something for the client to take, from now on.
+    fn offer(&mut self) {
+        let offer = (Instant::now(), self.pulse.offered.fetch_add(1, Relaxed));
+        self.took();
+        self.pulse.offers().insert(offer);
+        self.offer = Some(offer);
+    }
+
+    /// The client took it.
+    fn took(&mut self) {
+        if let Some(offer) = self.offer.take() {
+            self.pulse.offers().remove(&offer);
+        }
+    }
+}
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Relaxed);
-        self.0.active.fetch_sub(1, Relaxed);
+        self.took();
+        self.pulse.ended.fetch_add(1, Relaxed);
+        self.pulse.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An answer, handed out in small pieces. While one waits for the client the connection
+/// knows it; a body that has nothing to send yet waits for nobody.
+///
+/// hyper asks for the next piece when there was room for the last one, and not before.
+pub(crate) struct Answer<B> {
+    body: B,
+    /// Of the body's last piece, what was not handed out.
+    rest: Bytes,
+    beat: Beat,
+}
+
+impl<B> Answer<B> {
+    pub(crate) fn new(body: B, mut beat: Beat) -> Self {
+        beat.offer();
+        Self { body, rest: Bytes::new(), beat }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.beat.took();
+        if self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let len = self.rest.len().min(PIECE_BYTES_MAX);
+        let piece = self.rest.split_to(len);
+        if !piece.is_empty() {
+            self.beat.offer();
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 
@@ -216,8 +314,17 @@ impl Timer {
                 return Poll::Ready(Err("its client takes nothing of the answers (--write-timeout)"));
             }
         }
+        if let Some(since) = self.pulse.waits_since()
+            && self.is_past(since + self.write_timeout, cx)
+        {
+            return Poll::Ready(Err("its client leaves an answer waiting (--write-timeout)"));
+        }
         let timeout = match self.phase {
-            Phase::Busy => return Poll::Pending,
+            Phase::Busy => {
+                // An answer that begins to wait later wakes nobody: look again.
+                let _ = self.is_past(Instant::now() + self.write_timeout / 4, cx);
+                return Poll::Pending;
+            }
             Phase::Quiet => self.idle_timeout,
             Phase::Opening | Phase::Heading | Phase::Leaving => self.header_timeout,
         };
@@ -273,5 +380,99 @@ impl Timer {
             self.sleep.as_mut().reset(deadline);
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    /// A body that gives these pieces, then has nothing to send for ever.
+    struct Feed(VecDeque<Bytes>);
+
+    impl Body for Feed {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.pop_front().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+        }
+    }
+
+    const WRITE: Duration = Duration::from_millis(500);
+
+    fn connection(pieces: &[&'static [u8]]) -> (Answer<Feed>, Timer) {
+        let pulse = Arc::<Pulse>::default();
+        let limits = ConnectionLimits { write_timeout: WRITE, ..ConnectionLimits::default() };
+        let timer = Timer::new(Arc::clone(&pulse), &limits);
+        let feed = Feed(pieces.iter().map(|piece| Bytes::from_static(piece)).collect());
+        (Answer::new(feed, Pulse::begin(&pulse)), timer)
+    }
+
+    /// What the client takes: the length of the next piece, or nothing if there is none yet.
+    async fn take(answer: &mut Answer<Feed>) -> Option<usize> {
+        tokio::time::timeout(Duration::ZERO, answer.frame())
+            .await
+            .ok()?
+            .map(|frame| frame.unwrap().into_data().unwrap().len())
+    }
+
+    /// How the connection ends within this time, if it does.
+    async fn ends(timer: &mut Timer, within: Duration) -> Option<Result<(), &'static str>> {
+        tokio::time::timeout(within, poll_fn(|cx| timer.poll(cx))).await.ok()
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_nothing_to_send_may_wait() {
+        let (mut answer, mut timer) = connection(&[b"event"]);
+        assert_eq!(take(&mut answer).await, Some(5));
+        assert_eq!(take(&mut answer).await, None, "the client took the event, and asks for more");
+        assert_eq!(ends(&mut timer, 3 * WRITE).await, None);
+        answer.body.0.push_back(Bytes::from_static(b"another"));
+        assert_eq!(take(&mut answer).await, Some(7));
+        // The client takes it no more; the connection's task hears of it by itself.
+        assert!(matches!(ends(&mut timer, 15 * WRITE).await, Some(Err(why)) if why.contains("--write-timeout")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_begins_to_wait_is_found_by_who_sleeps() {
+        let (mut answer, mut timer) = connection(&[]);
+        assert_eq!(take(&mut answer).await, None);
+        let later = async {
+            tokio::time::sleep(2 * WRITE).await;
+            answer.body.0.push_back(Bytes::from_static(b"event"));
+            assert_eq!(take(&mut answer).await, Some(5));
+            std::future::pending::<()>().await;
+        };
+        let begin = Instant::now();
+        let ended = tokio::select! {
+            ended = ends(&mut timer, 15 * WRITE) => ended,
+            () = later => None,
+        };
+        assert!(matches!(ended, Some(Err(_))), "{ended:?}");
+        assert!(begin.elapsed() >= 3 * WRITE, "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_client_has_time_for_each_piece() {
+        let (mut answer, mut timer) = connection(&[&[0; 88 << 10]]);
+        for kib in [16, 16, 16, 16, 16, 8] {
+            assert_eq!(take(&mut answer).await, Some(kib << 10));
+            assert_eq!(ends(&mut timer, WRITE / 4).await, None);
+        }
+        drop(answer);
+        assert_eq!(ends(&mut timer, 3 * WRITE).await, None, "what ended waits no more");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_never_asked_for_ends_the_connection() {
+        let (_answer, mut timer) = connection(&[b"x"]);
+        assert!(matches!(ends(&mut timer, 15 * WRITE).await, Some(Err(_))));
     }
 }

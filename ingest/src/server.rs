@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use custody_proto::Limits;
 use custody_store::Encoding;
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use opentelemetry::context::FutureExt as _;
@@ -25,7 +25,7 @@ use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::{Stats, Transport};
 use crate::status::Refusal;
 use crate::trace::{self, Sampler};
-use crate::{Gate, body, grpc, http as otlp_http, identity};
+use crate::{Gate, grpc, http as otlp_http, identity};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -226,8 +226,10 @@ async fn answer(
         Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
         Err(refusal) => {
             let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);
-            body::discard(request.body_mut()).await;
-            (otlp_http::refused(&core, &refusal, encoding), None)
+            otlp_http::hear_out(&mut request).await;
+            let mut answer = otlp_http::refused(&core, &refusal, encoding);
+            core.cors.mark(request.headers().get(header::ORIGIN), answer.headers_mut());
+            (answer, None)
         }
     };
     Ok(answer.map(|body| Tail::new(body, begun)))

@@ -15,7 +15,8 @@ use prost::Message;
 pub enum Reason {
     /// It can never be accepted.
     Invalid,
-    /// A content type or encoding that is not spoken here.
+    /// A content type or encoding that is not spoken here, a path or method that is not served, a
+    /// page that may not send.
     Unsupported,
     /// Larger than the limit.
     TooLarge,

@@ -2,12 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use base64::Engine as _;
 use bytes::Bytes;
 
 use crate::harness::frames::{frame, goaway, header, message, opening};
-use crate::harness::{Target, connect, frames, read_to_end, request};
+use crate::harness::{HANGS, PROTOBUF, Target, connect, frames, read_to_end, request};
+use crate::support::until;
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -214,4 +216,57 @@ fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
     assert!(of(3).len() >= 16, "streams above the limit are reset: {came:?}");
     assert!(of(3).iter().all(|n| *n > 8), "{came:?}");
     target.finish();
+}
+
+/// A connection with this many answers waiting, of which it takes nothing: its window is shut
+/// (RFC 9113, 6.9.2), while it reads what TCP brings.
+fn with_shut_window(target: &Target, answers: u32) -> TcpStream {
+    let mut stream = connect(1, &target.server.otlp_http);
+    let get = [("method", "GET"), ("scheme", "http"), ("path", "/nowhere"), ("authority", "x")];
+    let get: Vec<u8> = get.iter().flat_map(|(name, value)| header(&format!(":{name}"), value)).collect();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let mut bytes = [opening(), frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    for n in 0..answers {
+        bytes.extend(frame(1, 5, 2 * n + 1, &get));
+    }
+    stream.write_all(&bytes).unwrap();
+    let (mut came, mut piece) = (Vec::new(), [0; 4096]);
+    // The headers of the answers come.
+    while frames::parse(&came).iter().filter(|(kind, ..)| *kind == 1).count() < answers as usize {
+        let len = stream.read(&mut piece).unwrap();
+        assert!(len > 0, "{came:x?}");
+        came.extend_from_slice(&piece[..len]);
+    }
+    assert!(frames::parse(&came).iter().all(|(kind, ..)| *kind != 0), "DATA beyond the window: {came:x?}");
+    stream
+}
+
+#[test]
+fn answers_that_a_shut_window_holds_are_given_up() {
+    let page = "https://app.example.com";
+    let flags = ["--requests-max", "8", "--write-timeout", "4", "--cors-origin", page];
+    let mut target = Target::start(&flags);
+    let mut shut = with_shut_window(&target, 6);
+    // It has all that one client may have. The page that is refused may read why.
+    let post = |target: &Target| target.post(&format!("{PROTOBUF}Origin: {page}\r\n"), b"");
+    let refused = post(&target);
+    refused.is_unavailable("--requests-max");
+    assert!(refused.head.contains(&format!("access-control-allow-origin: {page}")), "{refused:?}");
+    target.serves_another();
+    let came = read_to_end(&mut shut);
+    assert!(frames::parse(&came).iter().all(|(kind, ..)| *kind != 0), "{came:x?}");
+    until(|| post(&target).status == 200);
+    let metrics = target.server.get("/metrics").1;
+    let counted = "\ncustody_ingest_refused_requests_total{transport=\"http\",reason=\"unsupported\"} 6\n";
+    assert!(metrics.contains(counted), "paths that are not served are counted: {metrics}");
+    target.finish();
+}
+
+#[test]
+fn a_stopping_server_does_not_wait_for_a_shut_window() {
+    let mut target = Target::start(&["--write-timeout", "1", "--drain-timeout", "600"]);
+    let _shut = with_shut_window(&target, 3);
+    let begin = Instant::now();
+    assert_eq!(target.server.stop_and_verify()["records"], target.records);
+    assert!(begin.elapsed() < HANGS, "{:?}", begin.elapsed());
 }
