@@ -286,6 +286,7 @@ impl Serve {
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
+        let _finish = Finish(receivers.sequencer());
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
@@ -409,6 +410,16 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
         }
         tracing::info!("stopping: finishing what was accepted");
     })
+}
+
+/// Ends the thread that appends, also when the start fails later on: the process must not
+/// end under it.
+struct Finish(custody_ingest::Sequencer);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let _ = self.0.finish();
+    }
 }
 
 /// What is listened on.
