@@ -233,3 +233,7 @@ impl Rules {
         Ok(Read { request, outcome, own })
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -175,7 +175,7 @@ fn secrets_in_the_endpoint_are_sent_and_not_logged() {
     let flags = ["--trace-endpoint", &endpoint, "--trace-ratio", "1", "--log-format", "json", "--log-level", "debug"];
     let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
     assert_eq!(post_spans(&server, &request(vec![span(1, 1, "a")])), 200);
-    let asked = std::thread::spawn(move || {
+    let asked = std::thread::Builder::new().name("collector".into()).spawn(move || {
         let (mut stream, _) = collector.accept().unwrap();
         let mut line = String::new();
         BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
@@ -183,7 +183,7 @@ fn secrets_in_the_endpoint_are_sent_and_not_logged() {
         line
     });
     server.stop();
-    assert_eq!(asked.join().unwrap(), "POST /in?token=hunter3 HTTP/1.1\r\n");
+    assert_eq!(asked.unwrap().join().unwrap(), "POST /in?token=hunter3 HTTP/1.1\r\n");
     let log = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
     assert!(log.contains(&format!("\"http://{address}/in\"")), "{log}");
     assert!(!log.contains("hunter") && !log.contains("emma"), "{log}");
