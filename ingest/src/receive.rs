@@ -220,6 +220,8 @@ impl Rules {
         if let Some(redactor) = &self.redactor
             && let Some(redacted) = redactor.apply(signal, &payload, &self.limits).map_err(invalid)?
         {
+            // Both are counted: the one that came goes only now.
+            held.add(redacted.len() as u64)?;
             payload = redacted.into();
             scanned = scan(signal, &payload, &self.limits).map_err(invalid)?;
         }
@@ -237,3 +239,7 @@ impl Rules {
         Ok(Read { request, outcome, own })
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

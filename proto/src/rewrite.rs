@@ -138,7 +138,7 @@ impl<'a, E: Editor> Pass<'a, E> {
             };
             let spot = if is_value(message) { spot } else { Spot { message: message.name, field: known.name, ..spot } };
             grown += match known.kind {
-                Kind::Message(inner) if std::ptr::eq(inner, &schema::ENTITY_REF) => 0,
+                _ if names_attributes(message, known.name) => 0,
                 Kind::Message(inner) => self.nested(&field, inner, spot, depth)?,
                 Kind::Text | Kind::Bytes => self.text(&field, matches!(known.kind, Kind::Text), spot)?,
                 _ => 0,
@@ -252,6 +252,11 @@ fn at(spot: Spot, path: &str) -> At<'_> {
 fn is_value(message: &'static Message) -> bool {
     let values = [&schema::ANY_VALUE, &schema::KEY_VALUE, &schema::KEY_VALUE_LIST, &schema::ARRAY_VALUE];
     values.iter().any(|value| std::ptr::eq(*value, message))
+}
+
+/// Fields that hold keys of the resource's attributes: to change one would make it name nothing.
+fn names_attributes(message: &'static Message, field: &str) -> bool {
+    std::ptr::eq(message, &schema::ENTITY_REF) && matches!(field, "idKeys" | "descriptionKeys")
 }
 
 fn is_record(message: &'static Message) -> bool {

@@ -266,6 +266,27 @@ fn says_where_a_text_stands() {
 }
 
 #[test]
+fn of_a_reference_to_an_entity_only_the_keys_of_attributes_stay() {
+    let build = |url: &[u8], kind: &[u8]| {
+        let (mut entity, mut resource, mut spans, mut request) = (vec![], vec![], vec![], vec![]);
+        for (field, text) in [(1, url), (2, kind), (3, b"id.x"), (4, b"description.x")] {
+            put(&mut entity, field, text);
+        }
+        put(&mut resource, 3, &entity);
+        put(&mut spans, 1, &resource);
+        put(&mut request, 1, &spans);
+        request
+    };
+    let (url, kind) = (b"https://u:x@h".as_slice(), b"x".as_slice());
+    let before = build(url, kind);
+    crate::scan(Signal::Traces, &before, &Limits::default()).expect("the scanner takes it");
+    assert_eq!(rewritten(Signal::Traces, &before), build(&mark(url).unwrap(), &mark(kind).unwrap()));
+    let mut seen = Marks::default();
+    rewrite(Signal::Traces, &before, &Limits::default(), &mut seen).unwrap();
+    assert_eq!(seen.0, ["None EntityRef schemaUrl ", "None EntityRef type "]);
+}
+
+#[test]
 fn the_attributes_of_metrics_are_reached() {
     let attribute = |key: &str| KeyValue {
         key: key.into(),

@@ -1,5 +1,6 @@
 //! Traces of our own: to another server, and never into ourselves.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Command;
 
 use custody_store::Reader;
@@ -154,11 +155,36 @@ fn what_cannot_be_exported_by_is_refused_at_the_start() {
     for (arguments, variables, what) in [
         (&["--trace-endpoint", "https://example.com"][..], &[][..], "over http:// only"),
         (&["--trace-endpoint", "nonsense"], &[], "over http:// only"),
+        (&["--trace-endpoint", "https://u:hunter2@h/p?token=hunter2"], &[], "--trace-endpoint https://h/p: "),
+        (&["--trace-endpoint", "http://u:hunter2@h /"], &[], "--trace-endpoint: this is no URL"),
         (&["--trace-endpoint", "http://127.0.0.1:9", "--trace-ratio", "2"], &[], "between 0 and 1"),
         (&[], &[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], "must be http/protobuf"),
         (&[], &[endpoint, ("OTEL_TRACES_SAMPLER", "xray")], "is not known here"),
     ] {
         let stderr = start(arguments, variables);
         assert!(stderr.contains(what) && stderr.lines().count() == 1, "{what}: {stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
     }
+}
+
+#[test]
+fn secrets_in_the_endpoint_are_sent_and_not_logged() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap();
+    let endpoint = format!("http://emma:hunter2@{address}/in?token=hunter3");
+    let flags = ["--trace-endpoint", &endpoint, "--trace-ratio", "1", "--log-format", "json", "--log-level", "debug"];
+    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
+    assert_eq!(post_spans(&server, &request(vec![span(1, 1, "a")])), 200);
+    let asked = std::thread::Builder::new().name("collector".into()).spawn(move || {
+        let (mut stream, _) = collector.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        line
+    });
+    server.stop();
+    assert_eq!(asked.unwrap().join().unwrap(), "POST /in?token=hunter3 HTTP/1.1\r\n");
+    let log = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
+    assert!(log.contains(&format!("\"http://{address}/in\"")), "{log}");
+    assert!(!log.contains("hunter") && !log.contains("emma"), "{log}");
 }

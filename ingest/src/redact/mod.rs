@@ -27,7 +27,7 @@ use regex::RegexSet;
 
 use files::Set;
 pub use marker::Action;
-use marker::{is_marker, marker, markers};
+use marker::{Names, marker};
 use rule::Rule;
 
 /// The name of the built-in rules.
@@ -42,6 +42,7 @@ const PATHS_MAX: usize = 4096;
 /// The rules in force. Applied to requests of all connections at once.
 pub struct Redactor {
     rules: Vec<Rule>,
+    names: Names,
     sets: Vec<String>,
     /// The rules that name a key, by their place in `key_rules`.
     keys: RegexSet,
@@ -116,12 +117,9 @@ impl Redactor {
     fn of(sets: Vec<Set>) -> Result<Self, String> {
         let says = sets.iter().map(|set| set.says.clone()).collect();
         let rules: Vec<Rule> = sets.into_iter().flat_map(|set| set.rules).collect();
-        let mut names = HashMap::new();
-        for rule in &rules {
-            if names.insert(&rule.name, ()).is_some() {
-                return Err(format!("two rules have the name {:?}; rename one, or give the file once", rule.name));
-            }
-        }
+        let names = Names::new(rules.iter().map(|rule| (rule.name.as_str(), rule.action)));
+        let names =
+            names.map_err(|name| format!("two rules have the name {name:?}; rename one, or give the file once"))?;
         let key_rules: Vec<usize> = (0..rules.len()).filter(|i| rules[*i].key.is_some()).collect();
         let keys = RegexSet::new(key_rules.iter().filter_map(|i| rules[*i].key.as_ref()));
         let keys = keys.map_err(|e| format!("the keys of the rules are too many or too large together: {e}"))?;
@@ -146,7 +144,19 @@ impl Redactor {
         let keywords = keywords.build(&words).map_err(|e| format!("the rules have too many keywords: {e}"))?;
         let counts = rules.iter().map(|_| AtomicU64::new(0)).collect();
         let (secret, requests) = ([0; 32], AtomicU64::new(0));
-        Ok(Self { rules, sets: says, keys, key_rules, keywords, keyword_rules, always, secret, counts, requests })
+        Ok(Self {
+            rules,
+            names,
+            sets: says,
+            keys,
+            key_rules,
+            keywords,
+            keyword_rules,
+            always,
+            secret,
+            counts,
+            requests,
+        })
     }
 
     /// Gives the secret under which values are hashed.
@@ -276,7 +286,7 @@ impl<'a> Pass<'a> {
             if hits.is_empty() {
                 break;
             }
-            let hits = outside_of_markers(whole_characters(hits, now, is_text), &markers(now));
+            let hits = outside_of_markers(whole_characters(hits, now, is_text), &self.redactor.names.markers(now));
             let Some((_, first)) = hits.first() else { break };
             let whole = hits.iter().find(|(_, rule)| self.redactor.rules[*rule].action == Action::Drop);
             let whole = whole.map(|(_, rule)| *rule).or((round >= ROUNDS_MAX).then_some(*first));
@@ -324,7 +334,7 @@ impl Editor for Pass<'_> {
         let mut rules = of_key.iter().copied();
         let rule = rules.find(|i| redactor.rules[*i].is_of_key() && redactor.rules[*i].is_of(self.signal))?;
         match value.text {
-            Some(text) if is_marker(text.as_bytes()) => None,
+            Some(text) if redactor.names.is_marker(text.as_bytes()) => None,
             Some(text) => Some(self.replace(at, rule, text.as_bytes())),
             None => Some(self.replace(at, rule, value.wire)),
         }

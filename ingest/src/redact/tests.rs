@@ -213,7 +213,7 @@ fn own_rules_do_what_they_say() {
     .unwrap()
     .with_secret([9; 32]);
     let Any::StringValue(one) = value(&redactor, "customer.id", Any::StringValue("emma".into())) else { panic!() };
-    assert!(marker::is_marker(one.as_bytes()) && one.starts_with("[hashed: customer: "), "{one}");
+    assert!(redactor.names.is_marker(one.as_bytes()) && one.starts_with("[hashed: customer: "), "{one}");
     assert_eq!(value(&redactor, "customer.id", Any::StringValue("emma".into())), Any::StringValue(one));
     let iban = body(&redactor, "to DE89370400440532013000 and DE89370400440532013000");
     let hashes: Vec<_> = iban.match_indices("DE89[hashed: iban: ").map(|(at, _)| &iban[at..at + 52]).collect();
@@ -244,8 +244,34 @@ fn a_rule_that_matches_its_own_outcome_ends() {
     let redactor = own("[[rule]]\nname='a'\nvalue='a(?:$|\\[)'\n").unwrap();
     let once = body(&redactor, &"a".repeat(2000));
     assert_eq!(once, "[redacted: a]");
-    let greedy = own("[[rule]]\nname='a'\nvalue='secret=(?P<secret>.+)'\n").unwrap();
+    let greedy = "[[rule]]\nname='a'\nvalue='secret=(?P<secret>.+)'\n[[rule]]\nname='b'\nkey='b'\n";
+    let greedy = own(greedy).unwrap();
     assert_eq!(body(&greedy, "secret=x [redacted: b] y"), "secret=[redacted: a][redacted: b][redacted: a]");
+    assert_eq!(body(&greedy, "secret=x [redacted: c] y"), "secret=[redacted: a]");
+}
+
+/// What looks like a marker, but names no rule in force, is a place to hide a secret in.
+#[test]
+fn a_secret_in_the_place_of_a_rules_name_is_replaced() {
+    let redactor = secrets();
+    let key = ["AKIA", "QYLPMN5HFIQR7XYA"].concat();
+    for word in ["redacted", "dropped"] {
+        assert_eq!(body(&redactor, &format!("[{word}: {key}]")), format!("[{word}: [redacted: aws-access-token]]"));
+    }
+    let want = Any::StringValue("[redacted: sensitive-attribute]".into());
+    for text in [
+        "[redacted: hunter2-MyPassw0rd]",
+        "[dropped: hunter2-MyPassw0rd]",
+        "[hashed: hunter2: 00112233445566778899aabbccddeeff]",
+        // No built-in rule hashes.
+        "[hashed: sensitive-attribute: 00112233445566778899aabbccddeeff]",
+        "[redacted: sensitive-attribute] hunter2",
+    ] {
+        assert_eq!(value(&redactor, "password", Any::StringValue(text.into())), want, "{text}");
+    }
+    // A marker of any rule in force stays.
+    let marker = Any::StringValue("[redacted: url-password]".into());
+    assert_eq!(value(&redactor, "password", marker.clone()), marker);
 }
 
 #[test]
@@ -332,6 +358,10 @@ fn texts() -> impl Strategy<Value = String> {
         Just("password".to_owned()),
         Just("\":\"".to_owned()),
         Just("[redacted: word]".to_owned()),
+        Just("[redacted: ".to_owned()),
+        Just("[hashed: hashed: ".to_owned()),
+        Just("[redacted: hunter2]".to_owned()),
+        Just("[hashed: word: 00112233445566778899aabbccddeeff]".to_owned()),
         Just("[hashed: hashed: 00112233445566778899aabbccddeeff]".to_owned()),
         Just("://u:p@h".to_owned()),
         Just("xyz".to_owned()),

@@ -71,14 +71,23 @@ pub fn settings(endpoint: Option<&str>, ratio: Option<f64>) -> Result<Option<Set
         (None, None, Some(url)) => (all, format!("{}/v1/traces", url.trim_end_matches('/'))),
         (None, None, None) => return Ok(None),
     };
-    let wrong = |why: &str| Failure::unable(format!("{source} {url}: {why}"));
-    let mut uri: Uri = url.parse().map_err(|e| wrong(&format!("this is no URL: {e}")))?;
+    // Where no URL can be read, it cannot be told what of it is a secret.
+    let no_url = |e| Failure::unable(format!("{source}: this is no URL: {e}"));
+    let mut uri: Uri = url.parse().map_err(no_url)?;
+    let shown = shown(&uri);
+    let wrong = |why: &str| Failure::unable(format!("{source} {shown}: {why}"));
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
         return Err(wrong("this version exports over http:// only: name a collector or proxy on this machine"));
     }
     if source == "--trace-endpoint" && uri.path() == "/" {
-        let whole = format!("{}/v1/traces", url.trim_end_matches('/'));
-        uri = whole.parse().map_err(|e| wrong(&format!("this is no URL: {e}")))?;
+        let whole = match url.split_once(['?', '#']) {
+            Some((base, _)) => {
+                let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+                format!("{}/v1/traces{query}", base.trim_end_matches('/'))
+            }
+            None => format!("{}/v1/traces", url.trim_end_matches('/')),
+        };
+        uri = whole.parse().map_err(no_url)?;
     }
     let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
     if protocol.as_deref().is_some_and(|p| p != "http/protobuf") && source != "--trace-endpoint" {
@@ -88,6 +97,13 @@ pub fn settings(endpoint: Option<&str>, ratio: Option<f64>) -> Result<Option<Set
     }
     let sampling = sampling(variable("OTEL_TRACES_SAMPLER"), variable("OTEL_TRACES_SAMPLER_ARG"), ratio)?;
     Ok(Some(Settings { endpoint: uri, source, instance: instance(), sampling }))
+}
+
+/// Scheme, host, port and path: user, password and query are for the server there only.
+fn shown(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().map(|scheme| format!("{scheme}://")).unwrap_or_default();
+    let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}{}{port}{}", uri.host().unwrap_or_default(), uri.path())
 }
 
 /// The samplers of OpenTelemetry's specification ("Environment Variable Specification").
@@ -164,7 +180,8 @@ impl Settings {
                 return Err(Failure::unable(format!(
                     "{} {} is this server itself ({own}): traces of itself would make more of themselves without end; \
                      name another server, or another port for this one",
-                    self.source, self.endpoint
+                    self.source,
+                    shown(&self.endpoint)
                 )));
             }
         }
@@ -173,13 +190,15 @@ impl Settings {
 
     /// Starts to export.
     pub fn start(&self) -> Result<Exporting, Failure> {
-        let unable = |e: &dyn std::fmt::Display| Failure::unable(format!("{} {}: {e}", self.source, self.endpoint));
-        let client = Client::new(&self.instance).map_err(|e| unable(&e))?;
+        let endpoint = shown(&self.endpoint);
+        let unable = |e: &dyn std::fmt::Display| Failure::unable(format!("{} {endpoint}: {e}", self.source));
+        let client = Client::new(&self.instance, self.endpoint.clone()).map_err(|e| unable(&e))?;
         let exporter = Otlp::builder()
             .with_http()
             .with_http_client(client)
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(self.endpoint.to_string())
+            // It logs where it could not send to; the client knows the whole.
+            .with_endpoint(endpoint.as_str())
             .build()
             .map_err(|e| unable(&e))?;
         let mut resource = Resource::builder();
@@ -197,7 +216,7 @@ impl Settings {
             .with_batch_exporter(Ours(exporter))
             .build();
         global::set_tracer_provider(provider.clone());
-        let (endpoint, instance) = (self.endpoint.to_string(), self.instance.as_str());
+        let instance = self.instance.as_str();
         tracing::info!(endpoint, instance, ingest_ratio = self.sampling.ingest, "traces of this server are exported");
         Ok(Exporting(provider))
     }
@@ -231,17 +250,18 @@ fn is_local(ip: IpAddr) -> bool {
 #[derive(Debug)]
 struct Client {
     agent: ureq::Agent,
+    endpoint: Uri,
     mark: axum::http::HeaderValue,
 }
 
 impl Client {
-    fn new(instance: &str) -> Result<Self, axum::http::header::InvalidHeaderValue> {
+    fn new(instance: &str, endpoint: Uri) -> Result<Self, axum::http::header::InvalidHeaderValue> {
         let timeout = variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| variable("OTEL_EXPORTER_OTLP_TIMEOUT"));
         let timeout = timeout.and_then(|ms| ms.parse().ok()).map_or(Duration::from_secs(10), Duration::from_millis);
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout));
         // A redirection could lead anywhere, also here.
         let agent = config.max_redirects(0).max_redirects_will_error(false).build().new_agent();
-        Ok(Self { agent, mark: instance.parse()? })
+        Ok(Self { agent, endpoint, mark: instance.parse()? })
     }
 }
 
@@ -249,6 +269,7 @@ impl Client {
 impl HttpClient for Client {
     async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         request.headers_mut().insert(OWN, self.mark.clone());
+        *request.uri_mut() = self.endpoint.clone();
         let (head, body) = request.into_parts();
         let answer = self.agent.run(Request::from_parts(head, body.to_vec()))?;
         let (head, body) = answer.into_parts();
@@ -303,6 +324,21 @@ mod tests {
                 Settings { endpoint: url.parse().unwrap(), source: "--trace-endpoint", instance: instance(), sampling };
             assert_eq!(settings.refuse_self(&listeners).is_err(), is_own, "{url}");
         }
+    }
+
+    #[test]
+    fn user_password_and_query_are_not_shown() {
+        for (url, want) in [
+            ("http://user:pass@host:4318/path?token=X", "http://host:4318/path"),
+            ("http://user@[::1]/?token=X", "http://[::1]/"),
+            ("user:pass@host:1", "host:1"),
+            ("/path?token=X", "/path"),
+        ] {
+            assert_eq!(shown(&url.parse().unwrap()), want);
+        }
+        let endpoint = |url| settings(Some(url), None).ok().flatten().unwrap().endpoint.to_string();
+        assert_eq!(endpoint("http://u:p@host?token=a/"), "http://u:p@host/v1/traces?token=a/");
+        assert_eq!(endpoint("http://host/"), "http://host/v1/traces");
     }
 
     #[test]
