@@ -29,11 +29,16 @@ pub struct From {
     data_dir: Option<PathBuf>,
 }
 
+/// How often a directory is looked at anew when a file was merged away: merging comes to an end.
+const LOOKS_MAX: usize = 8;
+
 /// An API to ask.
 pub struct Source {
     url: String,
     agent: ureq::Agent,
     live: bool,
+    /// The directory that is served to this process alone.
+    dir: Option<PathBuf>,
     _own: Option<tokio::runtime::Runtime>,
 }
 
@@ -77,7 +82,7 @@ impl Source {
     pub fn at(url: String) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
-        Self { url, agent, live: true, _own: None }
+        Self { url, agent, live: true, dir: None, _own: None }
     }
 
     /// Serves a data directory to this process alone.
@@ -91,7 +96,12 @@ impl Source {
         let address = listener.local_addr().map_err(Failure::unable)?;
         let served = Served::new(engine, QueryLimits::default(), Arc::new(Unobserved));
         runtime.spawn(axum::serve(listener, router(served)).into_future());
-        Ok(Self { live: false, _own: Some(runtime), ..Self::at(format!("http://{address}")) })
+        Ok(Self {
+            live: false,
+            dir: Some(dir.to_owned()),
+            _own: Some(runtime),
+            ..Self::at(format!("http://{address}"))
+        })
     }
 
     /// Whether new records can come.
@@ -104,8 +114,23 @@ impl Source {
         self.read(self.agent.get(format!("{}{path}", self.url)).call())
     }
 
-    /// Runs a query. `id` goes in as `$1` where the text has it.
+    /// Runs a query. `id` goes in as `$1` where the text has it. Beside a running server a
+    /// file of a directory may be merged away while it is read: then the directory is looked
+    /// at anew.
     pub fn sql(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {
+        let mut answer = self.sql_once(query);
+        for _ in 0..LOOKS_MAX {
+            match (&answer, &self.dir) {
+                (Err(error), Some(dir)) if error.is_about_a_segment() => {
+                    answer = Self::of_directory(dir)?.sql_once(query);
+                }
+                _ => break,
+            }
+        }
+        answer
+    }
+
+    fn sql_once(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {
         let mut query = query.clone();
         query["format"] = "arrow".into();
         let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
