@@ -110,7 +110,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
-        self.message.starts_with("a segment file cannot be read")
+        self.message.contains("segment file") && self.message.contains("cannot be read")
     }
 
     /// The question was wrong, or the answer is no: status 1.
