@@ -17,6 +17,8 @@ pub const OWN: HeaderName = HeaderName::from_static("custody-self");
 pub struct Gate {
     /// The id that this server's own traces carry, if it exports any.
     instance: Option<String>,
+    /// The attribute with that id as it stands in a resource; empty without one.
+    attribute: Vec<u8>,
     disk_low: AtomicBool,
 }
 
@@ -31,7 +33,8 @@ pub(crate) enum Own {
 impl Gate {
     /// A gate for a server whose own traces carry this id.
     pub fn new(instance: Option<String>) -> Self {
-        Self { instance, ..Self::default() }
+        let attribute = instance.as_deref().map(instance_attribute).unwrap_or_default();
+        Self { instance, attribute, ..Self::default() }
     }
 
     /// Shuts the gate while there is too little room on the disk.
@@ -54,9 +57,10 @@ impl Gate {
     /// Looks at the resources of a request for traces: a collector between takes the header
     /// away, but not the attribute `service.instance.id` of the resource.
     pub(crate) fn own<'a>(&self, resources: impl Iterator<Item = &'a [u8]>) -> Own {
-        let Some(own) = &self.instance else { return Own::None };
-        let attribute = instance_attribute(own);
-        let is_own = |resource: &[u8]| resource.windows(attribute.len()).any(|part| part == attribute);
+        if self.attribute.is_empty() {
+            return Own::None;
+        }
+        let is_own = |resource: &[u8]| resource.windows(self.attribute.len()).any(|part| part == self.attribute);
         let (mut some, mut all) = (false, true);
         for resource in resources {
             let is_own = is_own(resource);
