@@ -7,6 +7,7 @@
 pub mod alerts;
 pub mod attributes;
 pub mod authority;
+pub mod caller;
 mod catalog;
 pub mod checks;
 mod engine;
@@ -18,6 +19,7 @@ pub mod mapping;
 pub mod metrics;
 mod projection;
 mod proofs;
+mod recorder;
 pub mod replay;
 pub mod rows;
 mod segments;
@@ -28,8 +30,10 @@ pub mod survival;
 pub mod tables;
 pub mod tree;
 
+pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
 pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};
 pub use projection::{AsOf, Follower, Projection, Snapshot};
+pub use recorder::{Recorder, Said};
 pub use segments::{Rebuilt, SegmentLimits};
 pub use stats::QueryStats;

@@ -16,6 +16,11 @@ use crate::{Error, Reader};
 
 /// The identity under which the ledger itself appends.
 pub const SYSTEM_IDENTITY: &str = "system:custody";
+/// The identity under which checks append their alerts. No sender can have an identity that begins
+/// with `system:`.
+pub const CHECKS_IDENTITY: &str = "system:checks";
+/// The identity under which it is recorded who asked, exported, logged in or changed something.
+pub const AUDIT_IDENTITY: &str = "system:audit";
 
 /// Event names of the ledger's own records.
 pub mod event {
@@ -117,6 +122,17 @@ impl SystemRecord {
 
     /// The request that appends it. `time` is in ns since the Unix epoch.
     pub(crate) fn prepare(&self, time: u64) -> Result<Prepared, Error> {
+        self.prepare_as(SYSTEM_IDENTITY, time)
+    }
+
+    /// The request that appends what a part of the server, or a person through it, has to say: an
+    /// alert of a check, a query that was asked, an acknowledgement. `identity` is who says it:
+    /// [`CHECKS_IDENTITY`], [`AUDIT_IDENTITY`] or a person that was authenticated.
+    ///
+    /// # Errors
+    ///
+    /// If the record is larger than a record may be.
+    pub fn prepare_as(&self, identity: &str, time: u64) -> Result<Prepared, Error> {
         let pair = |(key, value): &(String, Attribute)| attribute(key, value);
         let record = LogRecord {
             time_unix_nano: time,
@@ -132,7 +148,7 @@ impl SystemRecord {
         let resource_logs = vec![ResourceLogs { resource: Some(resource), scope_logs, ..Default::default() }];
         let payload = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
         let scan = scan(Signal::Logs, &payload, &Limits::default()).map_err(|e| Error::invalid(e.message()))?;
-        Ok(Prepared::new(Signal::Logs, Encoding::Protobuf, payload.into(), scan, SYSTEM_IDENTITY))
+        Ok(Prepared::new(Signal::Logs, Encoding::Protobuf, payload.into(), scan, identity))
     }
 }
 

@@ -296,7 +296,8 @@ impl Serve {
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let served = Served::new(engine, QueryLimits::default(), observed);
+        let recorder = Arc::new(crate::record::Appender(sequencer.clone()));
+        let served = Served::new(engine, QueryLimits::default(), observed).with_recorder(recorder);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,

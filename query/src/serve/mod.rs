@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 
 use crate::engine::{Engine, QueryLimits};
 use crate::error::{Error, ErrorKind};
+use crate::recorder::Recorder;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -23,12 +24,24 @@ pub struct Served {
     engine: Engine,
     limits: QueryLimits,
     observer: Arc<dyn observe::Observer>,
+    recorder: Option<Arc<dyn Recorder>>,
 }
 
 impl Served {
     /// Serves an engine. The observer knows how the whole server is.
     pub fn new(engine: Engine, limits: QueryLimits, observer: Arc<dyn observe::Observer>) -> Self {
-        Self { engine, limits, observer }
+        Self { engine, limits, observer, recorder: None }
+    }
+
+    /// With a way to append what is said through this port.
+    pub fn with_recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = Some(recorder);
+        self
+    }
+
+    /// The way to append; without one the server can only be read.
+    pub fn recorder(&self) -> Option<&Arc<dyn Recorder>> {
+        self.recorder.as_ref()
     }
 }
 
