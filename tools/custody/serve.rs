@@ -215,7 +215,7 @@ impl Serve {
 
     fn with_file(self) -> Result<Self, Failure> {
         let Some(path) = &self.config else { return Ok(self) };
-        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("{}: {e}", path.display()));
+        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("--config {}: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
         let file: File = toml::from_str(&text).map_err(|e| wrong(&e.to_string().replace('\n', " ")))?;
         let place = path.display().to_string();
