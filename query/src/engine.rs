@@ -17,6 +17,7 @@ use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
 use tokio::runtime::Runtime;
 
+use crate::caller::{Caller, Role};
 use crate::catalog;
 use crate::error::{Error, ErrorKind};
 use crate::projection::{Projection, Snapshot};
@@ -113,15 +114,28 @@ impl Engine {
         &self.projection
     }
 
+    /// The newest state of the log, with the rows that a caller may see. Whatever is answered is
+    /// made of this, and of nothing else.
+    pub fn view(&self, caller: &Caller) -> Arc<Snapshot> {
+        self.projection.snapshot().seen_by(&caller.rows)
+    }
+
     /// What queries and event streams count.
     pub fn stats(&self) -> &Arc<QueryStats> {
         &self.stats
     }
 
     /// Runs one query. Dropping the future cancels it.
-    pub async fn sql(&self, text: &str, params: Vec<ScalarValue>, limits: QueryLimits) -> Result<Answer, Error> {
+    pub async fn sql(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Vec<ScalarValue>,
+        limits: QueryLimits,
+    ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let snapshot = self.projection.snapshot();
+        caller.require(&[Role::Read], "asking")?;
+        let snapshot = self.view(caller);
         let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
         let work = async move { run(&projection, snapshot, &text, params, &limits).await };
         let (running, span) = (self.stats.begin(), observe::child("custody.query"));
@@ -136,8 +150,9 @@ impl Engine {
     }
 
     /// The columns that a query would have.
-    pub async fn describe(&self, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
-        let snapshot = self.projection.snapshot();
+    pub async fn describe(&self, caller: &Caller, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
+        caller.require(&[Role::Read], "asking")?;
+        let snapshot = self.view(caller);
         let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
         let work = async move {
             let context = session(&projection, &snapshot, &limits).await?;

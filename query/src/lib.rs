@@ -7,6 +7,7 @@
 pub mod alerts;
 pub mod attributes;
 pub mod authority;
+mod authorize;
 pub mod caller;
 mod catalog;
 pub mod checks;

@@ -21,6 +21,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::caller::RowFilter;
 use crate::event::EventBuilder;
 use crate::mapping::{RecordContext, map_log, map_span};
 use crate::metrics::{MetricBuilder, metric_row};
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub(crate) frozen: Option<Arc<Tail>>,
     /// The newest rows.
     pub(crate) tail: Tail,
+    /// Which of the rows are shown: see [`Self::seen_by`].
+    pub(crate) visible: RowFilter,
 }
 
 /// What an answer shall be limited to: what the ledger knew then.

@@ -30,8 +30,17 @@ const TIMES: &[u64] = &[
 ];
 
 /// What queries end with when they do not succeed.
-const REASONS: [&str; 7] =
-    ["invalid_query", "read_only", "timeout", "resources_exhausted", "unavailable", "internal", "cancelled"];
+const REASONS: [&str; 9] = [
+    "invalid_query",
+    "read_only",
+    "timeout",
+    "resources_exhausted",
+    "unavailable",
+    "internal",
+    "cancelled",
+    "forbidden",
+    "too_many_queries",
+];
 
 /// `cancelled`: the one who asked has gone.
 const CANCELLED: usize = 6;
@@ -100,6 +109,8 @@ fn reason(kind: ErrorKind) -> usize {
         ErrorKind::Resources => 3,
         ErrorKind::Unavailable => 4,
         ErrorKind::Internal => 5,
+        ErrorKind::Forbidden => 7,
+        ErrorKind::Busy => 8,
     }
 }
 
