@@ -6,6 +6,7 @@
 
 pub mod alerts;
 pub mod attributes;
+pub mod audit;
 pub mod authority;
 mod authorize;
 pub mod caller;
@@ -15,6 +16,8 @@ mod engine;
 mod error;
 pub mod event;
 pub mod format;
+mod functions;
+mod gate;
 pub mod grants;
 pub mod mapping;
 pub mod metrics;
@@ -27,14 +30,21 @@ mod segments;
 pub mod serve;
 pub mod spans;
 mod stats;
+mod streamed;
 pub mod survival;
 pub mod tables;
+mod tenancy;
 pub mod tree;
+mod views;
 
+pub use audit::{Audit, AuditMode, Redaction};
 pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
 pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};
+pub use gate::Concurrency;
 pub use projection::{AsOf, Follower, Projection, Snapshot};
 pub use recorder::{Recorder, Said};
 pub use segments::{Rebuilt, SegmentLimits};
 pub use stats::QueryStats;
+pub use streamed::Streamed;
+pub use tenancy::Bindings;

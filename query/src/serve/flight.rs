@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
@@ -41,6 +42,10 @@ use crate::error::{Error, ErrorKind};
 const CATALOG: &str = "datafusion";
 const SCHEMA: &str = "public";
 
+/// Rows and time of one query.
+const ROWS_MAX: usize = 50_000_000;
+const TIMEOUT: Duration = Duration::from_secs(300);
+
 type DataStream = <Flight as FlightService>::DoGetStream;
 
 /// The service behind a Flight SQL port.
@@ -51,8 +56,14 @@ pub struct Flight {
 }
 
 /// The gRPC service of an engine. The observer knows which requests are traced.
-pub fn service(engine: Engine, observer: Arc<dyn Observer>) -> FlightServiceServer<Flight> {
-    let limits = QueryLimits { rows_max: 50_000_000, timeout: Duration::from_secs(300), ..QueryLimits::default() };
+pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits) -> FlightServiceServer<Flight> {
+    // Rows are not kept here, but sent as they come: there may be more of them, and for longer.
+    let limits = QueryLimits {
+        rows_max: ROWS_MAX,
+        timeout: TIMEOUT.min(limits.timeout_max),
+        answer_bytes_max: usize::MAX,
+        ..limits.clone()
+    };
     FlightServiceServer::new(Flight { engine, limits, observer })
 }
 
@@ -107,8 +118,19 @@ impl Flight {
 
     async fn answer(&self, caller: &Caller, statement: Statement) -> Result<Response<DataStream>, Status> {
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
-        let answer = self.engine.sql(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)?;
-        Ok(data(answer.schema, answer.batches))
+        let rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)?;
+        let schema = Arc::clone(&rows.schema);
+        let batches = stream::try_unfold(rows, async |mut rows| match rows.next().await {
+            Ok(Some(batch)) => Ok(Some((batch, rows))),
+            Ok(None) if rows.truncated => {
+                let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
+                Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
+        });
+        let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+        Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
     }
 
     /// Names of the tables, in order.
@@ -147,7 +169,7 @@ fn info(
     Ok(Response::new(info.with_endpoint(endpoint).with_descriptor(request.into_inner())))
 }
 
-fn built(batch: Result<RecordBatch, arrow_flight::error::FlightError>) -> Result<Response<DataStream>, Status> {
+fn built(batch: Result<RecordBatch, FlightError>) -> Result<Response<DataStream>, Status> {
     let batch = batch.map_err(|e| Status::internal(e.to_string()))?;
     Ok(data(batch.schema(), vec![batch]))
 }
@@ -236,7 +258,7 @@ impl FlightSqlService for Flight {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let mut statement = Statement::decode(&query.prepared_statement_handle)?;
-        let data = request.into_inner().map_err(arrow_flight::error::FlightError::from);
+        let data = request.into_inner().map_err(FlightError::from);
         let mut batches = arrow_flight::decode::FlightRecordBatchStream::new_from_flight_data(data);
         let batch = batches.next().await.transpose().map_err(|e| Status::invalid_argument(e.to_string()))?;
         let batch = batch.filter(|b| b.num_rows() == 1);

@@ -15,10 +15,6 @@ use crate::engine::{Answer, QueryLimits};
 use crate::error::Error;
 use crate::format;
 
-/// The largest `timeout_ms` and `max_rows` that a request may ask for.
-const TIMEOUT_MAX: Duration = Duration::from_secs(600);
-const ROWS_MAX: usize = 1_000_000;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
@@ -67,8 +63,8 @@ pub(super) async fn answer(State(served): State<Served>, caller: Caller, headers
 
 async fn run(served: &Served, caller: &Caller, query: Query) -> Result<Response, Error> {
     let limits = QueryLimits {
-        timeout: query.timeout_ms.map_or(served.limits.timeout, Duration::from_millis).min(TIMEOUT_MAX),
-        rows_max: query.max_rows.unwrap_or(served.limits.rows_max).min(ROWS_MAX),
+        timeout: query.timeout_ms.map_or(served.limits.timeout, Duration::from_millis).min(served.limits.timeout_max),
+        rows_max: query.max_rows.unwrap_or(served.limits.rows_max).min(served.limits.rows_most),
         ..served.limits.clone()
     };
     let params = query.params.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
