@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use custody_store::system::{AUDIT_IDENTITY, SystemRecord};
 use tokio::sync::{mpsc, oneshot};
@@ -148,6 +148,38 @@ impl Audit {
                 runtime.spawn(async move { sender.send(waiting).await });
             }
         }
+    }
+}
+
+impl Audit {
+    /// Records that a stream (of events, of an export) begins, and at its end how much it gave.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::say`]: the stream must not begin.
+    pub async fn begin_stream(&self, caller: &Caller, what: &str) -> Result<StreamWatch, Error> {
+        let start = Instant::now();
+        self.say(caller, self.with_text(self.act(caller, "stream_begin"), what)).await?;
+        Ok(StreamWatch { audit: self.clone(), caller: caller.clone(), what: what.to_owned(), start, rows: 0 })
+    }
+}
+
+/// A stream that is being given; its end is recorded when this is dropped.
+pub struct StreamWatch {
+    audit: Audit,
+    caller: Caller,
+    what: String,
+    start: Instant,
+    /// How many rows were given.
+    pub rows: u64,
+}
+
+impl Drop for StreamWatch {
+    fn drop(&mut self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let record = self.audit.with_text(self.audit.act(&self.caller, "stream_end"), &self.what);
+        let record = record.with("custody.audit.rows", self.rows).with("custody.audit.elapsed_ns", elapsed);
+        self.audit.tell(&self.caller, record);
     }
 }
 

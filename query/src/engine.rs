@@ -345,6 +345,7 @@ impl Asked {
 
     async fn rows(&self, context: &SessionContext, snapshot: &Snapshot) -> Result<SendableRecordBatchStream, Error> {
         let (state, plan) = self.frame(context).await?.into_parts();
+        is_small_enough(&plan)?;
         tells_nothing_hidden(&plan, snapshot)?;
         let plan = state.optimize(&plan).map_err(|e| Error::query(&e))?;
         let rows_max = batch_rows(&plan);
@@ -355,6 +356,22 @@ impl Asked {
         let task = task.with_session_config(config.with_batch_size(rows_max));
         execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
     }
+}
+
+/// A query that names itself over and over is short and has a plan without end: what is shared while
+/// it is read is copied when it is planned.
+fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
+    const NODES_MAX: usize = 20_000;
+    let mut nodes = 0;
+    let walked = plan.apply_with_subqueries(|node| {
+        nodes += 1 + node.expressions().len() / 64;
+        Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    if walked.is_err() || nodes > NODES_MAX {
+        let message = format!("the plan of this query has more than {NODES_MAX} steps; ask for less at once");
+        return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
 }
 
 /// What EXPLAIN counts, it counts before rows are hidden.

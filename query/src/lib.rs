@@ -37,7 +37,7 @@ mod tenancy;
 pub mod tree;
 mod views;
 
-pub use audit::{Audit, AuditMode, Redaction};
+pub use audit::{Audit, AuditMode, Redaction, StreamWatch};
 pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
 pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};

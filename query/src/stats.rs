@@ -132,6 +132,11 @@ impl QueryStats {
         self.errors[reason(error.kind)].fetch_add(1, Relaxed);
     }
 
+    /// Queries that run, in any thread.
+    pub fn running(&self) -> u64 {
+        self.running.load(Relaxed)
+    }
+
     pub(crate) fn page(&self) {
         self.event_pages.fetch_add(1, Relaxed);
     }

@@ -129,7 +129,8 @@ fn at_least(flag: &str, value: Option<usize>, least: usize, default: usize) -> R
 fn redaction(redactor: Arc<Redactor>) -> Redaction {
     Arc::new(move |text| {
         let body = Some(AnyValue { value: Some(Value::StringValue(text.to_owned())) });
-        let scope_logs = vec![ScopeLogs { log_records: vec![LogRecord { body, ..Default::default() }], ..Default::default() }];
+        let scope_logs =
+            vec![ScopeLogs { log_records: vec![LogRecord { body, ..Default::default() }], ..Default::default() }];
         let resource_logs = vec![ResourceLogs { scope_logs, ..Default::default() }];
         let request = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
         match redactor.apply(Signal::Logs, &request, &Limits::default()) {

@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json, json};
 use tokio::time::Instant;
 
 use super::{Served, problem};
+use crate::audit::StreamWatch;
 use crate::caller::Caller;
 use crate::error::Error;
 use crate::format;
@@ -151,7 +152,11 @@ pub(super) async fn answer(
         Some(Err(message)) => return bad(message),
     };
     if streams {
-        return stream(served, caller, cursors, from, kinds).into_response();
+        let what = format!("events after {from}, kinds {}", kinds.join(","));
+        return match served.engine.audit().begin_stream(&caller, &what).await {
+            Ok(watch) => stream(served, caller, watch, cursors, from, kinds).into_response(),
+            Err(error) => error.into_response(),
+        };
     }
     served.engine.stats().page();
     match next_page(&served, &caller, from, limit, &kinds, wait).await {
@@ -230,19 +235,27 @@ fn whole(
 
 /// The same as server-sent events, with the cursor as their id. A slow reader
 /// holds one page, and nobody else up.
-fn stream(served: Served, caller: Caller, cursors: Cursors, from: u64, kinds: Vec<String>) -> impl IntoResponse {
+fn stream(
+    served: Served,
+    caller: Caller,
+    watch: StreamWatch,
+    cursors: Cursors,
+    from: u64,
+    kinds: Vec<String>,
+) -> impl IntoResponse {
     let open = served.engine.stats().stream();
     let pages = futures::stream::unfold(
-        (served, caller, cursors, from, kinds, open),
-        |(served, caller, cursors, from, kinds, open)| async move {
+        (served, caller, watch, cursors, from, kinds, open),
+        |(served, caller, mut watch, cursors, from, kinds, open)| async move {
             let page = next_page(&served, &caller, from, LIMIT_DEFAULT, &kinds, WAIT_MAX).await.ok()?;
             let next = page.next;
+            watch.rows += page.events.len() as u64;
             let event = |e: Map<String, Json>| {
                 let seq = e.get("seq").and_then(Json::as_u64).unwrap_or(next);
                 Ok::<_, Infallible>(Event::default().id(cursors.encode(seq + 1)).data(Json::Object(e).to_string()))
             };
             let events: Vec<_> = page.events.into_iter().map(event).collect();
-            Some((futures::stream::iter(events), (served, caller, cursors, next, kinds, open)))
+            Some((futures::stream::iter(events), (served, caller, watch, cursors, next, kinds, open)))
         },
     );
     Sse::new(futures::StreamExt::flatten(pages)).keep_alive(KeepAlive::default())
