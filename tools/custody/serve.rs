@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
-use custody_query::{Engine, Projection, QueryLimits};
+use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::queries::QueryFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -116,6 +117,8 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    queries: QueryFlags,
+    #[command(flatten)]
     segments: SegmentFlags,
 }
 
@@ -196,6 +199,7 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    queries: QueryFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
     segment_seconds_max: Option<u64>,
@@ -253,6 +257,7 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            queries: self.queries.or(file.queries),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
                 segment_bytes_max: file.segment_bytes_max,
@@ -283,6 +288,7 @@ impl Serve {
         let options = self.options();
         let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
+        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
@@ -291,13 +297,15 @@ impl Serve {
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
+        let engine = self.queries.apply(engine, recorder.clone(), redactor)?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some());
-        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
+        let limits = self.queries.limits()?;
+        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let recorder = Arc::new(crate::record::Appender(sequencer.clone()));
-        let served = Served::new(engine, QueryLimits::default(), observed).with_recorder(recorder);
+        let served = Served::new(engine, limits, observed).with_recorder(recorder);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
