@@ -191,6 +191,9 @@ pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Res
     if let Some(seconds) = refusal.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds);
     }
+    if let Some(challenge) = refusal.challenge() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
     response
 }
 
