@@ -21,6 +21,7 @@ mod gate;
 pub mod grants;
 pub mod mapping;
 pub mod metrics;
+pub mod ocsf;
 mod projection;
 mod proofs;
 mod recorder;
