@@ -23,7 +23,8 @@ use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::checks::violations_sql;
-use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::grant_table::GrantTable;
+use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay::{StepRow, replay};
@@ -62,7 +63,7 @@ pub(crate) async fn register(
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
     }
     if let Some(records) = context.deregister_table("spans")? {
-        context.register_table("spans", Arc::new(Spans::new(records)))?;
+        context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
     let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
     context
@@ -71,7 +72,7 @@ pub(crate) async fn register(
         let snapshot = Arc::clone(snapshot);
         context.register_table(name, Arc::new(Lazy::new(schema, move || make(&snapshot, now))))
     };
-    lazy("grants", GrantRow::schema(), |s, now| Ok(GrantRow::batch(Grants::of(s, AsOf::Now, now)?.rows())))?;
+    context.register_table("grants", Arc::new(GrantTable::new(snapshot, now)))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
     lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
     lazy("dwell_time", DwellRow::schema(), |s, now| {
@@ -90,7 +91,7 @@ pub(crate) async fn register(
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::of(s, as_of, now)?.chain(id))),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, now)?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),

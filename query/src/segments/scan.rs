@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat as _;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
@@ -17,6 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 
 use super::{Place, Segment, SegmentFile, Table};
+use crate::lookup;
 use crate::projection::Snapshot;
 
 /// The files of a table, with the segments that they are of.
@@ -132,6 +133,14 @@ impl TableProvider for SealedTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if filters.iter().any(|filter| lookup::is_lookup(self.table, filter)) {
+            let (snapshot, table, asked) = (Arc::clone(&self.snapshot), self.table, filters.to_vec());
+            let found = tokio::task::spawn_blocking(move || snapshot.lookup(table, &asked)).await;
+            let found = found.map_err(|e| DataFusionError::Execution(format!("ids cannot be looked up: {e}")))?;
+            if let Some(rows) = found.map_err(|e| DataFusionError::External(Box::new(e)))? {
+                return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
+            }
+        }
         let mut plans = Vec::new();
         for (place, files) in self.files() {
             plans.push(self.sealed(state, place, &files, (projection, filters, limit)).await?);
