@@ -27,7 +27,7 @@ use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
-use crate::replay::{StepRow, replay};
+use crate::replay_table::ReplayFunction;
 use crate::rows::{Cell, Time};
 use crate::segments::{SealedTable, Table};
 use crate::spans::Spans;
@@ -96,14 +96,7 @@ pub(crate) async fn register(
             "delegation_chain('<grant id>')",
         ),
     );
-    context.register_udtf(
-        "replay",
-        function(
-            |s, id, as_of, now| Ok(StepRow::batch(&replay(s, id, as_of, now)?)),
-            StepRow::schema(),
-            "replay('<trace, grant, agent, conversation or alert id>')",
-        ),
-    );
+    context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
     for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
@@ -178,16 +171,22 @@ impl fmt::Debug for Function {
     }
 }
 
+/// The arguments of such a function.
+pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str) -> Result<(String, AsOf)> {
+    let (id, as_of) = match args.exprs() {
+        [id] => (id, AsOf::Now),
+        [id, as_of] => (id, read_as_of(as_of)?),
+        _ => return plan_err!("{what} takes an id and, optionally, a seq or a time"),
+    };
+    let Some(id) = text(id) else {
+        return plan_err!("{what} takes its id as a text literal, such as 'abc'");
+    };
+    Ok((id, as_of))
+}
+
 impl TableFunctionImpl for Function {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let (id, as_of) = match args.exprs() {
-            [id] => (id, AsOf::Now),
-            [id, as_of] => (id, read_as_of(as_of)?),
-            _ => return plan_err!("{} takes an id and, optionally, a seq or a time", self.what),
-        };
-        let Some(id) = text(id) else {
-            return plan_err!("{} takes its id as a text literal, such as 'abc'", self.what);
-        };
+        let (id, as_of) = id_and_as_of(&args, self.what)?;
         let (snapshot, make, now) = (Arc::clone(&self.snapshot), self.make, self.now);
         Ok(Arc::new(Lazy::new(Arc::clone(&self.schema), move || make(&snapshot, &id, as_of, now))))
     }

@@ -25,6 +25,7 @@ mod projection;
 mod proofs;
 mod recorder;
 pub mod replay;
+mod replay_table;
 pub mod rows;
 mod segments;
 pub mod serve;

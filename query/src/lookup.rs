@@ -143,7 +143,11 @@ impl Snapshot {
     }
 
     /// The events of some records, in seq order, for those who want few.
-    pub(crate) fn few_events<'a>(&'a self, seqs: &[u64], blocks: Option<&mut Blocks<'a>>) -> Result<Vec<EventRow>, Error> {
+    pub(crate) fn few_events<'a>(
+        &'a self,
+        seqs: &[u64],
+        blocks: Option<&mut Blocks<'a>>,
+    ) -> Result<Vec<EventRow>, Error> {
         if let (Some(reader), true) = (&self.log.0, seqs.len() <= RECORDS_MAX) {
             let mut own = Blocks::new(reader);
             if let Some(batch) = blocks.unwrap_or(&mut own).rows(Table::Events, seqs)? {
@@ -151,6 +155,24 @@ impl Snapshot {
             }
         }
         self.events_at(&seqs.iter().copied().collect::<BTreeSet<u64>>())
+    }
+
+    /// Columns of the rows of some records, a batch at a time in seq order: of few from the log,
+    /// with all other columns too, of many from segments.
+    pub(crate) fn records(
+        &self,
+        table: Table,
+        columns: &[&str],
+        seqs: &[u64],
+        each: &mut dyn FnMut(&RecordBatch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let (Some(reader), true) = (&self.log.0, seqs.len() <= RECORDS_MAX)
+            && let Some(batch) = Blocks::new(reader).rows(table, seqs)?
+        {
+            return each(&batch);
+        }
+        let wanted = Wanted::all(table).columns(columns).at(&seqs.iter().copied().collect());
+        self.read(&wanted, |batch| each(batch).map(|()| true))
     }
 
     /// Blocks of the log, kept while one question is answered.
@@ -203,6 +225,12 @@ pub(crate) fn ids(filter: &Expr) -> Option<(&str, Vec<String>)> {
             }
             _ => None,
         },
+        // A short list is planned as alternatives.
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let ((column, mut some), (other, more)) = (ids(left)?, ids(right)?);
+            some.extend(more);
+            (column == other && some.len() <= VALUES_MAX).then_some((column, some))
+        }
         Expr::InList(list) if !list.negated && list.list.len() <= VALUES_MAX => match list.expr.as_ref() {
             Expr::Column(column) => Some((column.name.as_str(), list.list.iter().map(text).collect::<Option<_>>()?)),
             _ => None,

@@ -45,9 +45,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
-    pub(crate) const ALL: [Self; 4] = [Self::Grant, Self::Agent, Self::Conversation, Self::Correlation];
-
     /// The columns of `events` whose values are such ids.
     pub(crate) fn columns(self) -> &'static [&'static str] {
         match self {
