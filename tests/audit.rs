@@ -61,7 +61,7 @@ fn query_threads_give_way_to_others() {
         let niceness: i64 = rest.split_whitespace().nth(16).unwrap().parse().unwrap();
         nice.push((name.rsplit_once('(').unwrap().1.to_owned(), niceness));
     }
-    assert!(nice.iter().any(|(name, n)| name == "query" && *n == 19), "{nice:?}");
-    assert!(nice.iter().all(|(name, n)| (name == "query") == (*n == 19)), "{nice:?}");
+    assert!(nice.iter().any(|(name, n)| name == "query" && *n == 12), "{nice:?}");
+    assert!(nice.iter().all(|(name, n)| (name == "query") == (*n == 12)), "{nice:?}");
     server.stop_and_verify();
 }

@@ -1,5 +1,7 @@
 //! A query on its way to a plan: what is refused before it costs anything.
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::common::ParamValues;
@@ -10,6 +12,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit as _, Visitor, visit_relations};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -35,6 +39,10 @@ impl Asked {
             return Err(Error::invalid(message));
         }
         is_shallow_enough(&self.text)?;
+        let state = context.state();
+        let dialect = state.config().options().sql_parser.dialect;
+        let statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
+        is_short_enough(&statement)?;
         let frame = context.sql_with_options(&self.text, options()).await.map_err(|e| read_only(&self.text, &e))?;
         match &self.params {
             Some(params) if !params.is_empty() => {
@@ -81,8 +89,61 @@ fn is_shallow_enough(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A query that names itself over and over is short and has a plan without end: what is shared while
-/// it is read is copied when it is planned.
+/// A query of parts that name each other over and over is short, and without end when it is written
+/// out, which planning does: so it is counted before.
+fn is_short_enough(statement: &Statement) -> Result<(), Error> {
+    const NAMES_MAX: u64 = 2000;
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return is_short_enough(&explain.statement),
+        _ => return Ok(()),
+    };
+    let mut parts: HashMap<String, u64> = HashMap::new();
+    let plain = |name: String| name.replace('"', "").to_lowercase();
+    let written_out = |parts: &HashMap<String, u64>, node: &dyn Fn(&mut dyn FnMut(&ObjectName))| {
+        let mut names = 0u64;
+        node(&mut |named| names = names.saturating_add(parts.get(&plain(named.to_string())).copied().unwrap_or(1)));
+        names
+    };
+    let mut each = |query: &Query| {
+        for part in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let names = written_out(&parts, &|each| {
+                let _ = visit_relations(&part.query, |named| {
+                    each(named);
+                    ControlFlow::<()>::Continue(())
+                });
+            });
+            let known = parts.entry(plain(part.alias.name.to_string())).or_default();
+            *known = (*known).max(names.saturating_add(1));
+        }
+    };
+    let _ = statement.visit(&mut Queries(&mut each));
+    let names = written_out(&parts, &|each| {
+        let _ = visit_relations(statement, |named| {
+            each(named);
+            ControlFlow::<()>::Continue(())
+        });
+    });
+    if names > NAMES_MAX {
+        let message = format!("written out, the query names more than {NAMES_MAX} tables; name each part less often");
+        return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
+}
+
+/// Looks at every query within a statement, the outer ones first.
+struct Queries<'a>(&'a mut dyn FnMut(&Query));
+
+impl Visitor for Queries<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        (self.0)(query);
+        ControlFlow::Continue(())
+    }
+}
+
+/// What is shared while a query is read is copied when it is planned.
 fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
     const NODES_MAX: usize = 20_000;
     let mut nodes = 0;
