@@ -9,6 +9,8 @@ use axum::http::Method;
 
 use crate::caller::{Caller, Role, RowFilter};
 use crate::error::{Error, ErrorKind};
+use crate::ids::Ids;
+use crate::lookup::Log;
 use crate::projection::Snapshot;
 
 impl Caller {
@@ -49,7 +51,8 @@ impl Snapshot {
         if rows.is_open() {
             return Arc::clone(self);
         }
-        Arc::new(Self { visible: rows.clone(), ..Self::clone(self) })
+        // The index and the log know of all rows: what is made for this caller is read off those that he may see.
+        Arc::new(Self { visible: rows.clone(), ids: Ids::default(), log: Log::default(), ..Self::clone(self) })
     }
 
     /// Which of its rows are shown.

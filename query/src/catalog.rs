@@ -24,10 +24,11 @@ use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
 use crate::checks::violations_sql;
-use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::grant_table::GrantTable;
+use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
-use crate::replay::{StepRow, replay};
+use crate::replay_table::ReplayFunction;
 use crate::rows::{Cell, Time};
 use crate::segments::{SealedTable, Table};
 use crate::spans::Spans;
@@ -68,7 +69,7 @@ pub(crate) async fn register(
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
     }
     if let Some(records) = context.deregister_table("spans")? {
-        context.register_table("spans", Arc::new(Spans::new(records)))?;
+        context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
     let ledger = Ledger { reader: reader.clone(), size: snapshot.size, rows: snapshot.visible().clone() };
     context
@@ -77,7 +78,7 @@ pub(crate) async fn register(
         let snapshot = Arc::clone(snapshot);
         context.register_table(name, Arc::new(Lazy::new(schema, move || make(&snapshot, now))))
     };
-    lazy("grants", GrantRow::schema(), |s, now| Ok(GrantRow::batch(Grants::of(s, AsOf::Now, now)?.rows())))?;
+    context.register_table("grants", Arc::new(GrantTable::new(snapshot, now)))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
     lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
     lazy("dwell_time", DwellRow::schema(), |s, now| {
@@ -96,19 +97,12 @@ pub(crate) async fn register(
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::of(s, as_of, now)?.chain(id))),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, now)?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),
     );
-    context.register_udtf(
-        "replay",
-        function(
-            |s, id, as_of, now| Ok(StepRow::batch(&replay(s, id, as_of, now)?)),
-            StepRow::schema(),
-            "replay('<trace, grant, agent, conversation or alert id>')",
-        ),
-    );
+    context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
     for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
@@ -183,16 +177,22 @@ impl fmt::Debug for Function {
     }
 }
 
+/// The arguments of such a function.
+pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str) -> Result<(String, AsOf)> {
+    let (id, as_of) = match args.exprs() {
+        [id] => (id, AsOf::Now),
+        [id, as_of] => (id, read_as_of(as_of)?),
+        _ => return plan_err!("{what} takes an id and, optionally, a seq or a time"),
+    };
+    let Some(id) = text(id) else {
+        return plan_err!("{what} takes its id as a text literal, such as 'abc'");
+    };
+    Ok((id, as_of))
+}
+
 impl TableFunctionImpl for Function {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let (id, as_of) = match args.exprs() {
-            [id] => (id, AsOf::Now),
-            [id, as_of] => (id, read_as_of(as_of)?),
-            _ => return plan_err!("{} takes an id and, optionally, a seq or a time", self.what),
-        };
-        let Some(id) = text(id) else {
-            return plan_err!("{} takes its id as a text literal, such as 'abc'", self.what);
-        };
+        let (id, as_of) = id_and_as_of(&args, self.what)?;
         let (snapshot, make, now) = (Arc::clone(&self.snapshot), self.make, self.now);
         Ok(Arc::new(Lazy::new(Arc::clone(&self.schema), move || make(&snapshot, &id, as_of, now))))
     }

@@ -302,26 +302,6 @@ impl Snapshot {
         self.events(&Wanted::all(Table::Events).known_by(as_of).only(column, values), as_of)
     }
 
-    /// The traces of the events whose text in a column is one of these.
-    pub(crate) fn traces_where<S: Into<String>>(
-        &self,
-        column: &str,
-        values: impl IntoIterator<Item = S>,
-        as_of: AsOf,
-    ) -> Result<HashSet<String>, Error> {
-        let columns = ["seq", "ingest_time", "trace_id"];
-        let wanted = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only(column, values);
-        let mut out = HashSet::new();
-        self.read(&wanted, |batch| {
-            let [seq, ingest_time, trace] = batch.columns() else { return Ok(true) };
-            let known = |&i: &usize| as_of.holds(<u64 as Cell>::read(seq, i), <Time as Cell>::read(ingest_time, i));
-            let traces = (0..batch.num_rows()).filter(known).filter_map(|i| <Option<String> as Cell>::read(trace, i));
-            out.extend(traces);
-            Ok(true)
-        })?;
-        Ok(out)
-    }
-
     /// The events of some seqs.
     pub(crate) fn events_at(&self, seqs: &BTreeSet<u64>) -> Result<Vec<EventRow>, Error> {
         self.events(&Wanted::all(Table::Events).at(seqs), AsOf::Now)

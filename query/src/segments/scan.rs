@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat as _;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
@@ -18,6 +18,7 @@ use datafusion::physical_plan::union::UnionExec;
 
 use super::visible::{VisibleExec, pruning, widened};
 use super::{Place, Segment, SegmentFile, Table};
+use crate::lookup;
 use crate::projection::Snapshot;
 
 /// The files of a table, with the segments that they are of.
@@ -141,6 +142,14 @@ impl TableProvider for SealedTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.snapshot.visible();
+        if rows.is_open() && filters.iter().any(|filter| lookup::is_lookup(self.table, filter)) {
+            let (snapshot, table, asked) = (Arc::clone(&self.snapshot), self.table, filters.to_vec());
+            let found = tokio::task::spawn_blocking(move || snapshot.lookup(table, &asked)).await;
+            let found = found.map_err(|e| DataFusionError::Execution(format!("ids cannot be looked up: {e}")))?;
+            if let Some(rows) = found.map_err(|e| DataFusionError::External(Box::new(e)))? {
+                return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
+            }
+        }
         let columns = if rows.is_open() { None } else { Some(widened(&self.schema(), projection)?) };
         // A limit counts visible rows.
         let limit = limit.filter(|_| rows.is_open());
