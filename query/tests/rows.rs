@@ -114,6 +114,7 @@ async fn check(case: &Case, filter: &RowFilter) {
     functions(case, &caller, &innocent).await;
     counted(case, &caller, &shown).await;
     case::over_http(case, &caller, &innocent).await;
+    case::over_flight(case, &caller, &innocent).await;
 }
 
 /// Every table and view that there is, as the schema lists them.
