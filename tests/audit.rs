@@ -92,7 +92,7 @@ fn send(server: &Server, tenant: &str) {
 
 #[test]
 fn a_policy_limits_rows_and_roles_and_has_all_questions_recorded() {
-    let mut server = under("actor = \"workload\"\nroles = [\"write\", \"read\"]\ntenants = [\"acme\"]");
+    let mut server = under("roles = [\"write\", \"read\"]\ntenants = [\"acme\"]");
     send(&server, "globex");
     send(&server, "acme");
     let ask = |sql: &str| server.custody(&["sql", sql, "--format", "json"]);

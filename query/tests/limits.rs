@@ -53,10 +53,10 @@ fn peak_mib() -> u64 {
 fn around_the_pool() -> Vec<String> {
     let million = million();
     let long = "x".repeat(100_000);
-    let doubled = (0..40).fold("SELECT 'xxxxxxxx' AS s".to_owned(), |sql, i| {
+    let doubled = (0..20).fold("SELECT 'xxxxxxxx' AS s".to_owned(), |sql, i| {
         format!("SELECT {} AS s FROM ({sql}) AS t{i}", ["concat(s, s)", "s || s"][i % 2])
     });
-    let lists = (0..40).fold("SELECT [1, 2] AS s".to_owned(), |sql, i| {
+    let lists = (0..20).fold("SELECT [1, 2] AS s".to_owned(), |sql, i| {
         format!("SELECT {} AS s FROM ({sql}) AS t{i}", ["array_concat(s, s)", "s || s", "[s, s]"][i % 2])
     });
     let ctes = (1..40).fold("WITH c0 AS (SELECT 1 AS x)".to_owned(), |sql, i| {
