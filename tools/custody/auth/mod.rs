@@ -49,6 +49,8 @@ pub struct Login {
     pub caller: Caller,
     /// In seconds since the Unix epoch; a token ends.
     until: u64,
+    /// Whether a key of the log vouches for it, which may be rotated at any time.
+    own: bool,
 }
 
 /// Why somebody does not come in.
@@ -305,6 +307,9 @@ impl Auth {
             }
         }
         let login = Arc::new(self.verify(in_force, token, believes, now)?);
+        if login.own {
+            return Ok(login);
+        }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.retain(|_, known| known.generation == generation && now < known.login.until);
@@ -381,7 +386,7 @@ impl Auth {
             return Err(Denied::Stranger { identity });
         }
         let caller = Caller { identity: identity.into(), actor: granted.actor, roles, rows };
-        Ok(Login { caller, until: granted.until })
+        Ok(Login { caller, until: granted.until, own: true })
     }
 
     /// What there is to say in metrics.
@@ -449,7 +454,7 @@ fn admit(rule: &Rule, identity: &str, until: u64) -> Result<Login, Denied> {
         return Err(Denied::Stranger { identity: identity.to_owned() });
     }
     let caller = Caller { identity: identity.into(), actor: rule.actor, roles: rule.roles, rows: rule.rows.clone() };
-    Ok(Login { caller, until })
+    Ok(Login { caller, until, own: false })
 }
 
 /// The roles that are in both.

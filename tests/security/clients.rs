@@ -1,0 +1,113 @@
+//! Clients that we did not write, and our own commands, with TLS and identities.
+
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use crate::harness::{Identity, Running, Site};
+use crate::support::{CUSTODY, python};
+
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+fn ok(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Writes a client's files; gives their paths.
+fn files(site: &Site, identity: &Identity) -> [String; 3] {
+    let ca = site.path("ca.pem").to_str().unwrap().to_owned();
+    [ca, site.write("client.pem", &identity.chain), site.write("client.key", &identity.key)]
+}
+
+#[test]
+fn the_python_sdk_with_a_certificate_and_with_a_token() {
+    let site = Site::new();
+    let running = site.start();
+    let [ca, certificate, key] = files(&site, &site.authority.workload("spiffe://example.com/agents/python"));
+    let token = running.token(&["--identity", "python", "--role", "write"]);
+    for (protocol, address) in [("grpc", &running.server.grpc), ("http", &running.server.otlp_http)] {
+        let mut command = Command::new(python());
+        command.args([&format!("{HERE}/sdk.py"), protocol]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://{address}"));
+        command.env("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca);
+        let mut with_token = Command::new(command.get_program());
+        with_token.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        with_token.env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{token}"));
+        command.env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate).env("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key);
+        ok(&mut command);
+        ok(&mut with_token);
+    }
+    let sql = "SELECT submitter, json_get_str(attributes, 'protocol') AS p, count(*) AS n FROM spans GROUP BY 1, 2 ORDER BY 1, 2";
+    let expected =
+        ["jwt:example.com/log#python", "spiffe://example.com/agents/python"].into_iter().flat_map(|submitter| {
+            ["grpc", "http"].map(|protocol| json!({"submitter": submitter, "p": protocol, "n": 600}))
+        });
+    assert_eq!(running.rows(sql), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn flight_sql_with_a_token_and_not_without() {
+    let site = Site::new();
+    let running = site.start();
+    let token = site.issuer.ann(|_| ());
+    let [ca, ..] = files(&site, &site.authority.named("x"));
+    let script = format!("{HERE}/adbc_tls.py");
+    let url = format!("grpc+tls://{}", running.server.flight_sql);
+    ok(Command::new(python()).args([&script, &url, &ca, &token]));
+    let refused = Command::new(python()).args([&script, &url, &ca, "a.b.c"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).to_lowercase();
+    assert!(!refused.status.success() && said.contains("unauthenticated"), "{said}");
+}
+
+/// A command of ours against the server.
+fn custody(running: &Running<'_>, args: &[&str], credentials: &[&str]) -> Output {
+    let url = format!("https://{}", running.server.http);
+    let mut command = Command::new(CUSTODY);
+    command.env_remove("CUSTODY_TOKEN").args(args).args(["--url", &url]).args(credentials).output().unwrap()
+}
+
+#[test]
+fn our_commands_come_with_certificates_and_tokens() {
+    let site = Site::new();
+    let running = site.start();
+    let [ca, certificate, key] = files(&site, &site.authority.named("reader"));
+    let token = site.write("token", &format!("{}\n", site.issuer.ann(|_| ())));
+    let agent = running.with(&site.authority.workload("spiffe://example.com/agents/a"));
+    assert_eq!(running.send(&agent, None).0, 200);
+    let vkey = running.server.data_dir().join("log.vkey").to_str().unwrap().to_owned();
+    let by_certificate = ["--ca", &ca, "--cert", &certificate, "--key", &key];
+    let by_token = ["--ca", &ca, "--token-file", &token];
+    let commands: [&[&str]; 3] =
+        [&["sql", "SELECT count(*) AS n FROM logs", "--format", "json"], &["events"], &["verify", "--vkey", &vkey]];
+    for credentials in [&by_certificate[..], &by_token] {
+        for args in commands {
+            let output = custody(&running, args, credentials);
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let output = custody(&running, &["replay", "--trace", "0123"], credentials);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no provenance event"), "it was answered");
+    }
+    let said = |output: Output| {
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let sql = ["sql", "SELECT 1"];
+    assert!(said(custody(&running, &sql, &["--ca", &ca])).contains("come with a client certificate or a bearer token"));
+    assert!(said(custody(&running, &sql, &by_token[2..])).contains("does not answer"), "the authority is not known");
+    assert!(said(custody(&running, &sql, &by_certificate[..4])).contains("--key"));
+    // A token is not for everybody on the way to read.
+    let clear =
+        Command::new(CUSTODY).args(["sql", "SELECT 1", "--url", "http://192.0.2.1:1"]).args(&by_token[2..]).output();
+    assert!(said(clear.unwrap()).contains("is not sent to http://192.0.2.1:1 in the clear"));
+    // What goes through the control socket reads the directory, and needs no token.
+    let export = Command::new(CUSTODY)
+        .args(["export", "--sql", "SELECT seq FROM logs WHERE body = 'sent'", "--reason", "test", "-o"])
+        .arg(site.path("evidence.custody"))
+        .arg("--data-dir")
+        .arg(running.server.data_dir())
+        .output()
+        .unwrap();
+    assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+}
