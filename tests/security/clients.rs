@@ -32,8 +32,11 @@ fn the_python_sdk_with_a_certificate_and_with_a_token() {
         command.args([&format!("{HERE}/sdk.py"), protocol]);
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://{address}"));
         command.env("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca);
+        // Python's requests would heed these before the exporter's own setting.
+        command.env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE");
         let mut with_token = Command::new(command.get_program());
         with_token.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        with_token.env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE");
         with_token.env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{token}"));
         command.env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate).env("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key);
         ok(&mut command);

@@ -1,6 +1,6 @@
 //! Keys behind a URL: fetched when they are needed, and never from anywhere else.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

@@ -69,6 +69,8 @@ impl Authority {
         let serial = rcgen::SerialNumber::from(serial.to_vec());
         params.serial_number = Some(serial.clone());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        // Python is strict about it.
+        params.use_authority_key_identifier_extension = true;
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -79,6 +81,7 @@ impl Authority {
     pub fn server(&self) -> Identity {
         self.issue(|params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            params.not_after = date_time_ymd(2100, 1, 1);
             params.subject_alt_names = vec![
                 SanType::DnsName("localhost".try_into().unwrap()),
                 SanType::IpAddress("127.0.0.1".parse().unwrap()),

@@ -269,14 +269,15 @@ impl Auth {
                 let why = "X-Pomerium-Jwt-Assertion is believed from a configured proxy only";
                 return Err(Denied::unknown("forged_assertion", why));
             }
-            return self.by_token(&in_force, assertion, &trusted);
+            return self.by_token(&in_force, assertion, &trusted, false);
         }
         if let Some(value) = only(headers, &header::AUTHORIZATION)? {
             let bearer = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
             let Some((_, token)) = bearer else {
                 return Err(Denied::unknown("scheme", "Authorization must be: Bearer TOKEN"));
             };
-            return self.by_token(&in_force, token.trim(), &|issuer| issuer.settings.proxies.is_empty());
+            let believes = |issuer: &Issuer| issuer.settings.proxies.is_empty();
+            return self.by_token(&in_force, token.trim(), &believes, true);
         }
         let address = peer.identity();
         let subject = Subject { identity: certificate.unwrap_or(&address), token: None };
@@ -287,12 +288,14 @@ impl Auth {
         }
     }
 
-    /// Who a token says one is. Tokens that were verified are remembered by their digest.
+    /// Who a token says one is, which an issuer that is believed here signed, or the log itself
+    /// (no proxy brings tokens of ours). What was verified is remembered by the token's digest.
     fn by_token(
         &self,
         in_force: &InForce,
         token: &str,
         believes: &dyn Fn(&Issuer) -> bool,
+        or_own: bool,
     ) -> Result<Arc<Login>, Denied> {
         let (generation, now) = (self.generation.load(Relaxed), now());
         let kind = in_force.issuers.iter().map(|issuer| u8::from(believes(issuer))).collect::<Vec<u8>>();
@@ -306,7 +309,7 @@ impl Auth {
                 return Ok(Arc::clone(&known.login));
             }
         }
-        let login = Arc::new(self.verify(in_force, token, believes, now)?);
+        let login = Arc::new(self.verify(in_force, token, believes, or_own)?);
         if login.own {
             return Ok(login);
         }
@@ -326,16 +329,17 @@ impl Auth {
         in_force: &InForce,
         token: &str,
         believes: &dyn Fn(&Issuer) -> bool,
-        now: u64,
+        or_own: bool,
     ) -> Result<Login, Denied> {
+        let now = now();
         let flawed = |flaw: Flaw| Denied::unknown(flaw.name(), flaw.message());
         let token = Unverified::read(token).map_err(flawed)?;
         let issuer = token.issuer().unwrap_or_default().to_owned();
         let known = in_force.issuers.iter().enumerate();
         let mut known = known.filter(|(_, issuer_at)| issuer_at.settings.issuer == issuer && believes(issuer_at));
         let Some((index, issuer_at)) = known.next() else {
-            // No proxy brings tokens of ours.
-            let is_own = issuer == self.reader.origin() && token.typ.as_deref() == Some(custody_store::TOKEN_TYPE);
+            let is_own =
+                or_own && issuer == self.reader.origin() && token.typ.as_deref() == Some(custody_store::TOKEN_TYPE);
             return match is_own {
                 true => self.own(in_force, token, now),
                 false => Err(flawed(Flaw::UnknownIssuer)),
