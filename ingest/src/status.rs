@@ -22,6 +22,8 @@ pub enum Reason {
     TooLarge,
     /// Too many bytes wait for the log.
     Memory,
+    /// Too many requests are under way.
+    Requests,
     /// The body broke off or stopped coming.
     Body,
     /// The server is stopping.
@@ -42,11 +44,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Invalid,
         Self::Unsupported,
         Self::TooLarge,
         Self::Memory,
+        Self::Requests,
         Self::Body,
         Self::Draining,
         Self::LogFailed,
@@ -64,6 +67,7 @@ impl Reason {
             Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
             Self::Memory => "memory",
+            Self::Requests => "requests",
             Self::Body => "body",
             Self::Draining => "draining",
             Self::LogFailed => "log_failed",

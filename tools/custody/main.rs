@@ -9,6 +9,7 @@ mod evidence;
 mod keep;
 mod limits;
 mod observe;
+mod queries;
 mod record;
 mod recording;
 mod redact;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
-use custody_query::{Engine, Projection, QueryLimits};
+use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use crate::auth::layer;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::queries::QueryFlags;
 use crate::security::SecurityFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
@@ -116,6 +117,8 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    queries: QueryFlags,
+    #[command(flatten)]
     segments: SegmentFlags,
     #[command(flatten)]
     security: SecurityFlags,
@@ -198,6 +201,7 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    queries: QueryFlags,
     security: SecurityFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
@@ -218,7 +222,7 @@ impl Serve {
 
     fn with_file(self) -> Result<Self, Failure> {
         let Some(path) = &self.config else { return Ok(self) };
-        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("{}: {e}", path.display()));
+        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("--config {}: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
         let file: File = toml::from_str(&text).map_err(|e| wrong(&e.to_string().replace('\n', " ")))?;
         let place = path.display().to_string();
@@ -256,6 +260,7 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            queries: self.queries.or(file.queries),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
                 segment_bytes_max: file.segment_bytes_max,
@@ -289,6 +294,7 @@ impl Serve {
         let options = self.options();
         let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
+        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
         let guards = self.security.guards(config.tls.clone(), &reader).await?;
@@ -299,14 +305,16 @@ impl Serve {
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
+        guards.begin(recorder.clone()).map_err(Failure::unable)?;
+        let engine = self.queries.apply(engine, recorder.clone(), redactor)?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
-        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
+        let limits = self.queries.limits()?;
+        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let recorder = Arc::new(crate::record::Appender(sequencer.clone()));
-        guards.begin(recorder.clone()).map_err(Failure::unable)?;
-        let served = Served::new(engine, QueryLimits::default(), observed).with_recorder(recorder);
+        let served = Served::new(engine, limits, observed).with_recorder(recorder);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
