@@ -1,7 +1,11 @@
 //! Clients that we did not write, and our own commands, with TLS and identities.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::harness::{Identity, Running, Site};
@@ -13,6 +17,71 @@ fn ok(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Calls a method over HTTP/2 with TLS: status and headers of the answer.
+fn call(site: &Site, address: &str, path: &str, identity: Option<&Identity>, headers: &[(&str, &str)]) -> http::HeaderMap {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(site.authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            let chain = vec![CertificateDer::from_pem_slice(identity.chain.as_bytes()).unwrap()];
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut request = http::Request::post(format!("https://{address}{path}")).header("content-type", "application/grpc");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.header("te", "trailers").body(Full::new(Bytes::from_static(&[0; 5]))).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "gRPC tells it in its own status");
+        let (head, body) = answer.into_parts();
+        let trailers = body.collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        head.headers.into_iter().chain(trailers).filter_map(|(name, value)| Some((name?, value))).collect()
+    })
+}
+
+#[test]
+fn grpc_calls_are_refused_in_the_words_of_grpc() {
+    let site = Site::new();
+    let running = site.start();
+    let export = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+    let get = "/arrow.flight.protocol.FlightService/ListFlights";
+    let (agent, reader) = (site.authority.workload("spiffe://example.com/agents/a"), site.authority.named("reader"));
+    let (grpc, flight) = (running.server.grpc.as_str(), running.server.flight_sql.as_str());
+    let status = |found: &http::HeaderMap| found["grpc-status"].to_str().unwrap().to_owned();
+    let sent = call(&site, grpc, export, Some(&agent), &[]);
+    assert_eq!(status(&sent), "0", "{sent:?}");
+    for (address, path) in [(grpc, export), (flight, get)] {
+        let refused = call(&site, address, path, None, &[]);
+        assert_eq!(status(&refused), "16", "UNAUTHENTICATED: {refused:?}");
+        assert_eq!(refused["www-authenticate"], "Bearer realm=\"custody\"");
+        let refused = call(&site, address, path, Some(&site.authority.named("nobody")), &[]);
+        assert_eq!(status(&refused), "7", "PERMISSION_DENIED: {refused:?}");
+        let bearer = format!("Bearer {}", site.issuer.ann(|claims| claims["exp"] = 1.into()));
+        let refused = call(&site, address, path, Some(&agent), &[("authorization", &bearer)]);
+        assert_eq!(status(&refused), "16", "a good certificate does not make up for it: {refused:?}");
+    }
+    let refused = call(&site, grpc, export, Some(&reader), &[]);
+    assert_eq!(status(&refused), "7", "it has no role write: {refused:?}");
 }
 
 /// Writes a client's files; gives their paths.

@@ -137,3 +137,25 @@ fn policy_check_says_what_a_file_grants() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.starts_with(&format!("custody policy: {broken}:2: identity: identities are spiffe://")), "{said}");
 }
+
+#[test]
+fn the_bill_of_materials_names_what_is_built_in() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/packaging/sbom.py");
+    let output = Command::new(crate::support::python()).arg(script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bill: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((bill["bomFormat"].as_str(), bill["specVersion"].as_str()), (Some("CycloneDX"), Some("1.6")));
+    assert_eq!(bill["metadata"]["component"]["name"], "custody");
+    let components = bill["components"].as_array().unwrap();
+    let named = |name: &str| components.iter().find(|component| component["name"] == name);
+    for name in ["rustls", "aws-lc-rs", "librocksdb-sys", "datafusion", "custody-store"] {
+        assert!(named(name).is_some(), "{name}");
+    }
+    assert!(named("rcgen").is_none(), "what only tests need is not built in");
+    let rustls = named("rustls").unwrap();
+    assert!(rustls["purl"].as_str().unwrap().starts_with("pkg:cargo/rustls@0.23."), "{rustls}");
+    assert_eq!(rustls["hashes"][0]["content"].as_str().unwrap().len(), 64, "{rustls}");
+    assert!(components.iter().all(|component| component["licenses"].is_array()), "each has its license");
+    let refs: std::collections::BTreeSet<&str> = components.iter().map(|c| c["bom-ref"].as_str().unwrap()).collect();
+    assert_eq!(refs.len(), components.len());
+}

@@ -65,9 +65,7 @@ async fn serve(
         return TowerToHyperService::new(router).call(request).await;
     };
     if tongue == Tongue::Http && OPEN.contains(&request.uri().path()) {
-        let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
-        request.extensions_mut().insert(Caller { roles, rows, ..Caller::local(Some(peer.address())) });
-        return TowerToHyperService::new(router).call(request).await;
+        return Ok(open(&auth, &peer, router, request).await);
     }
     let generation = auth.generation.load(Relaxed);
     match auth.login(&peer, request.headers()).await {
@@ -83,6 +81,24 @@ async fn serve(
             let standing = Standing { auth, peer, headers, login, generation, asked: Instant::now() };
             let answer = TowerToHyperService::new(router).call(request).await?;
             Ok(answer.map(|body| Body::new(Watched { body, standing })))
+        }
+    }
+}
+
+/// Whether the server lives and takes requests: to who is known with its reasons, to others as a status.
+async fn open(auth: &Auth, peer: &Peer, router: Router, mut request: Request<Incoming>) -> Response<Body> {
+    let known = auth.attempt(peer, request.headers());
+    let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
+    let nobody = || Caller { roles, rows, ..Caller::local(Some(peer.address())) };
+    request.extensions_mut().insert(known.as_ref().map_or_else(|_| nobody(), |login| login.caller.clone()));
+    let Ok(answer) = TowerToHyperService::new(router).call(request).await;
+    match known {
+        Ok(_) => answer,
+        Err(_) => {
+            let said = if answer.status().is_success() { "ok\n" } else { "not ready\n" };
+            let mut short = Response::new(Body::from(said));
+            *short.status_mut() = answer.status();
+            short
         }
     }
 }
