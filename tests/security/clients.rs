@@ -20,7 +20,13 @@ fn ok(command: &mut Command) {
 }
 
 /// Calls a method over HTTP/2 with TLS: status and headers of the answer.
-fn call(site: &Site, address: &str, path: &str, identity: Option<&Identity>, headers: &[(&str, &str)]) -> http::HeaderMap {
+fn call(
+    site: &Site,
+    address: &str,
+    path: &str,
+    identity: Option<&Identity>,
+    headers: &[(&str, &str)],
+) -> http::HeaderMap {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let mut roots = rustls::RootCertStore::empty();
@@ -32,11 +38,14 @@ fn call(site: &Site, address: &str, path: &str, identity: Option<&Identity>, hea
         None => config.with_no_client_auth(),
         Some(identity) => {
             let chain = vec![CertificateDer::from_pem_slice(identity.chain.as_bytes()).unwrap()];
-            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap()).unwrap()
+            config
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap())
+                .unwrap()
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let mut request = http::Request::post(format!("https://{address}{path}")).header("content-type", "application/grpc");
+    let mut request =
+        http::Request::post(format!("https://{address}{path}")).header("content-type", "application/grpc");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

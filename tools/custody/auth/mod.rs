@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod command;
+mod denied;
 mod jwks;
 mod key;
 pub mod layer;
@@ -24,13 +25,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use custody_ingest::{Admitting, Guard, Peer, Reason, Refusal};
+use custody_ingest::{Admitting, Guard, Peer, Refusal};
 use custody_query::{ActorType, Caller, Role, Roles, RowFilter};
 use custody_store::Reader;
 use custody_store::measure::{Family, Value};
 use http::{HeaderMap, HeaderName, header};
 
 use audit::Audit;
+use denied::Denied;
 use jwks::Issuer;
 pub use jwks::check_url;
 use policy::{KeysAt, Policy, Rule, Subject};
@@ -51,57 +53,6 @@ pub struct Login {
     until: u64,
     /// Whether a key of the log vouches for it, which may be rotated at any time.
     own: bool,
-}
-
-/// Why somebody does not come in.
-#[derive(Clone, Debug)]
-pub enum Denied {
-    /// What he shows is not good, or he shows nothing.
-    Unknown {
-        /// As what it is counted and recorded.
-        reason: &'static str,
-        /// For himself.
-        message: String,
-    },
-    /// It is known who he is, and no rule lets him in.
-    Stranger {
-        /// Who.
-        identity: String,
-    },
-    /// Keys are needed that could not be fetched yet.
-    Unavailable(String),
-    /// The same, and they should be fetched: which issuer's.
-    Keys(usize, Flaw),
-}
-
-impl Denied {
-    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
-        Self::Unknown { reason, message: message.into() }
-    }
-
-    /// As what it is counted.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Unknown { reason, .. } => reason,
-            Self::Stranger { .. } => "no_rule",
-            Self::Unavailable(_) => "keys_unavailable",
-            Self::Keys(_, flaw) => flaw.name(),
-        }
-    }
-
-    /// What he is told, in the words of the receivers.
-    pub fn refusal(&self) -> Refusal {
-        match self {
-            Self::Unknown { message, .. } => Refusal::Unauthenticated(message.clone()),
-            Self::Stranger { identity } => Refusal::Forbidden(format!("no rule of the policy lets {identity} in")),
-            Self::Unavailable(message) => Refusal::Unavailable {
-                message: message.clone(),
-                retry_after: std::time::Duration::from_secs(5),
-                reason: Reason::Unavailable,
-            },
-            Self::Keys(_, flaw) => Refusal::Unauthenticated(flaw.message()),
-        }
-    }
 }
 
 /// The policy, with its issuers as they are at work.
@@ -246,8 +197,9 @@ impl Auth {
             Err(denied @ Denied::Unavailable(_)) => ("unavailable", denied.reason()),
         };
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
-        if let Err(denied) = &tried {
-            self.note(denied, peer);
+        match &tried {
+            Ok(login) => tracing::trace!(identity = %login.caller.identity, ?peer, "somebody came in"),
+            Err(denied) => self.note(denied, peer),
         }
         tried
     }

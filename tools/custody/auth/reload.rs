@@ -31,6 +31,8 @@ pub struct Guards {
     pub audit: Arc<Audit>,
     /// Reloads that were done, and that failed.
     pub reloads: Arc<[AtomicU64; 2]>,
+    /// A file that was changed after this may have been read before.
+    pub begun: SystemTime,
 }
 
 /// A file as it was seen: when it was changed, how long it is, which inode.
@@ -42,6 +44,8 @@ impl Guards {
     fn watch(self) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut seen = self.look();
+        let begun = self.begun;
+        seen.iter_mut().for_each(|(_, seen)| *seen = seen.filter(|(changed, ..)| *changed < begun));
         tokio::spawn(async move {
             loop {
                 let asked = tokio::select! {
