@@ -10,6 +10,7 @@ mod keep;
 mod limits;
 mod observe;
 mod queries;
+mod ready;
 mod record;
 mod recording;
 mod redact;

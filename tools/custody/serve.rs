@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
+use custody_ingest::{Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
@@ -19,6 +19,7 @@ use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
 use crate::queries::QueryFlags;
+use crate::ready::{Addresses, announce, write_ready_file};
 use crate::security::SecurityFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
@@ -276,6 +277,7 @@ impl Serve {
         // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
         crate::security::no_core_dumps();
+        let begun = std::time::SystemTime::now();
         let watch = Watch::new(self.trace_endpoint.as_deref(), self.trace_ratio, self.disk_free_min)?;
         let mut config = self.receivers()?;
         watch.configure(&mut config);
@@ -297,17 +299,17 @@ impl Serve {
         let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
-        let guards = self.security.guards(config.tls.clone(), &reader).await?;
+        let guards = self.security.guards(config.tls.clone(), &reader, begun).await?;
         config.guard = guards.auth.clone().map(|auth| auth as Arc<dyn custody_ingest::Guard>);
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let _finish = Finish(receivers.sequencer());
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
-        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
-        let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.clone())?;
+        let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
         let limits = self.queries.limits()?;
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
@@ -443,61 +445,11 @@ impl Drop for Finish {
     }
 }
 
-/// What is listened on.
-struct Addresses {
-    otlp: Bound,
-    http: SocketAddr,
-    flight_sql: SocketAddr,
-}
-
 /// Binds an address; the error names the flag.
 pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|e| {
         Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
     })
-}
-
-fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader, scheme: &str) {
-    if format == LogFormat::Json {
-        return log_start(dir, addresses, reader);
-    }
-    eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
-    eprintln!("  public key      {}", reader.vkey());
-    eprintln!("  OTLP gRPC       {}", addresses.otlp.grpc);
-    eprintln!("  OTLP HTTP       {scheme}://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
-    eprintln!("  API and page    {scheme}://{}/", addresses.http);
-    eprintln!("  Flight SQL      {}", addresses.flight_sql);
-}
-
-/// The same as [`announce`], for programs.
-fn log_start(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        data_dir = %dir.display(),
-        records = reader.head().size,
-        origin = reader.origin(),
-        vkey = reader.vkey(),
-        otlp_grpc = %addresses.otlp.grpc,
-        otlp_http = %addresses.otlp.http,
-        http = %addresses.http,
-        flight_sql = %addresses.flight_sql,
-        "started"
-    );
-}
-
-fn write_ready_file(
-    path: &Path,
-    dir: &Path,
-    addresses: &Addresses,
-    reader: &custody_store::Reader,
-) -> Result<(), Failure> {
-    let ready = serde_json::json!({
-        "otlp_grpc": addresses.otlp.grpc.to_string(), "otlp_http": addresses.otlp.http.to_string(),
-        "http": addresses.http.to_string(), "flight_sql": addresses.flight_sql.to_string(),
-        "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
-    });
-    replace(path, &format!("{ready}\n"))
 }
 
 /// Writes a small file that others wait for: it is there whole, or not.
