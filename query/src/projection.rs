@@ -118,6 +118,8 @@ pub struct Projection {
     pub(crate) books: Mutex<Books>,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
+    /// The newest events, encoded for all who follow them.
+    pub(crate) recent: crate::serve::events::Recent,
     pub(crate) stop: AtomicBool,
 }
 
@@ -153,6 +155,7 @@ impl Projection {
             books: Mutex::default(),
             current: RwLock::default(),
             visible: watch::channel(0).0,
+            recent: crate::serve::events::Recent::default(),
             stop: AtomicBool::new(false),
         }
     }

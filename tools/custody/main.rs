@@ -2,6 +2,7 @@
 
 mod control;
 mod demo;
+mod event_flags;
 mod events;
 mod evidence;
 mod keep;
@@ -109,6 +110,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether it may go well another time.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.status == 2
+    }
+
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
         self.message.contains("segment file") && self.message.contains("cannot be read")

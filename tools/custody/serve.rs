@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::event_flags::EventFlags;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
@@ -116,6 +117,8 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    events: EventFlags,
+    #[command(flatten)]
     segments: SegmentFlags,
 }
 
@@ -196,6 +199,7 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    events: EventFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
     segment_seconds_max: Option<u64>,
@@ -253,6 +257,7 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            events: self.events.or(file.events),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
                 segment_bytes_max: file.segment_bytes_max,
@@ -298,6 +303,8 @@ impl Serve {
         let catching_up = Arc::clone(&projected);
         let recorder = Arc::new(crate::record::Appender(sequencer.clone()));
         let served = Served::new(engine, QueryLimits::default(), observed).with_recorder(recorder);
+        let served = served.with_events(self.events.events(&dir, sequencer.clone())?);
+        let event_export = self.events.export(&served)?;
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
@@ -305,8 +312,10 @@ impl Serve {
         };
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
+        let event_service = custody_query::serve::events::grpc::service(served.clone());
         let api_service = router(served);
-        let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
+        let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);
+        let flight_service = flight_service.prepare().into_axum_router();
         let readers = tokio::spawn({
             let door = Arc::clone(&door);
             async move {
@@ -339,6 +348,7 @@ impl Serve {
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
         witnesses.inspect(|task| task.abort());
+        event_export.inspect(|task| task.abort());
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
         readers.abort();

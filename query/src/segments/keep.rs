@@ -251,6 +251,7 @@ impl Projection {
             let tails = next.frozen.as_mut().map(Arc::make_mut).into_iter().chain([&mut next.tail]);
             tails.for_each(|tail| tail.forget(&erased));
         })?;
+        self.recent.clear();
         if erased.is_empty() || replaced.is_empty() { Ok(()) } else { self.clear() }
     }
 
