@@ -17,6 +17,7 @@ pub mod format;
 pub mod grants;
 pub mod mapping;
 pub mod metrics;
+pub mod ocsf;
 mod projection;
 mod proofs;
 mod recorder;
