@@ -94,6 +94,11 @@ pub fn encode(format: Format, row: &EventRow, context: &Context<'_>, out: &mut S
     }
 }
 
+/// How severe an event is, as OCSF's `severity_id`: 0 to 6, or 99 for what its source alone knows.
+pub(crate) fn severity(row: &EventRow) -> u32 {
+    class::severity(row, &told::Told::of(row)).0
+}
+
 /// The stable id of an event, by which a reader drops doubles: `origin:seq:kind`.
 fn uid(row: &EventRow, context: &Context<'_>) -> String {
     format!("{}:{}:{}", context.origin, row.seq, row.kind)

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::event::EventRow;
+use crate::ocsf;
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,16 +15,29 @@ pub enum Format {
     /// The row of the table `events`, as JSON.
     #[default]
     Raw,
+    /// OCSF, JSON.
+    Ocsf,
+    /// Elastic Common Schema, JSON.
+    Ecs,
+    /// Common Event Format, text.
+    Cef,
 }
 
 impl Format {
     /// All of them.
-    pub(crate) const ALL: [Self; 1] = [Self::Raw];
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Ocsf, Self::Ecs, Self::Cef];
 
     /// Its name in requests.
     pub fn name(self) -> &'static str {
+        self.mapped().map_or("raw", ocsf::Format::name)
+    }
+
+    fn mapped(self) -> Option<ocsf::Format> {
         match self {
-            Self::Raw => "raw",
+            Self::Raw => None,
+            Self::Ocsf => Some(ocsf::Format::Ocsf),
+            Self::Ecs => Some(ocsf::Format::Ecs),
+            Self::Cef => Some(ocsf::Format::Cef),
         }
     }
 
@@ -31,14 +45,12 @@ impl Format {
     pub fn parse(name: Option<&str>) -> Result<Self, String> {
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(Self::default()) };
         let found = Self::ALL.into_iter().find(|format| format.name() == name);
-        found.ok_or_else(|| format!("format must be {}", Self::ALL.map(Self::name).join(", ")))
+        found.ok_or_else(|| format!("format must be one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 
     /// Whether a line is a JSON object.
     pub(crate) fn is_json(self) -> bool {
-        match self {
-            Self::Raw => true,
-        }
+        self.mapped().is_none_or(ocsf::Format::is_json)
     }
 }
 
@@ -77,42 +89,24 @@ pub(crate) fn uid(origin: &str, seq: u64, kind: &str) -> String {
 /// The names of severities, least first.
 pub(crate) const SEVERITIES: [&str; 7] = ["unknown", "informational", "low", "medium", "high", "critical", "fatal"];
 
-/// How severe an event is: what its source says, or else by its kind and outcome.
+/// How severe an event is, by the same rules in every format.
 fn severity(row: &EventRow) -> &'static str {
-    if row.attributes.contains("\"security.alert.severity\"")
-        && let Ok(attributes) = serde_json::from_str::<serde_json::Value>(&row.attributes)
-        && let Some(said) = attributes["security.alert.severity"].as_str()
-    {
-        let said = match said.to_ascii_lowercase().as_str() {
-            "info" => "informational".to_owned(),
-            "moderate" => "medium".to_owned(),
-            other => other.to_owned(),
-        };
-        return SEVERITIES.into_iter().find(|name| *name == said).unwrap_or("unknown");
-    }
-    let denied = row.kind == "grant_denied"
-        || row.decision.as_deref().is_some_and(|d| matches!(d, "deny" | "denied" | "rejected" | "blocked"));
-    match row.kind.as_str() {
-        "alert" | "alert_acknowledged" | "investigation" | "containment_decision" => "unknown",
-        _ if !row.invalid_reasons.is_empty() || denied => "medium",
-        "erasure" => "medium",
-        "grant_revoked" | "authority_change" => "low",
-        _ if row.status.as_deref() == Some("error") => "low",
-        _ => "informational",
-    }
+    SEVERITIES.get(ocsf::severity(row) as usize).copied().unwrap_or("unknown")
 }
 
 /// Encodes the rows of a batch of the table `events`.
 pub(crate) fn encode(format: Format, origin: &str, batch: &RecordBatch, out: &mut Vec<Line>) -> Result<(), Error> {
     let rows = EventRow::read(batch);
-    let Format::Raw = format;
-    let texts = raw(batch)?;
+    let texts = match format.mapped() {
+        None => raw(batch)?,
+        Some(mapped) => rows.iter().map(|row| one(mapped, origin, row)).collect(),
+    };
     if texts.len() != rows.len() {
         return Err(Error::internal("an event takes more than a line"));
     }
     for (row, text) in rows.into_iter().zip(texts) {
         let severity = severity(&row);
-        let text = with_metadata(origin, severity, &row, &text);
+        let text = if format == Format::Raw { with_metadata(origin, severity, &row, &text) } else { text };
         out.push(Line {
             seq: row.seq,
             severity,
@@ -126,6 +120,12 @@ pub(crate) fn encode(format: Format, origin: &str, batch: &RecordBatch, out: &mu
         });
     }
     Ok(())
+}
+
+fn one(format: ocsf::Format, origin: &str, row: &EventRow) -> String {
+    let mut out = String::new();
+    ocsf::encode(format, row, &ocsf::Context::of(origin), &mut out);
+    out
 }
 
 /// The columns but `attributes`, a JSON object a row.
