@@ -42,7 +42,10 @@ fn json_of(server: &Server, path: &str) -> Value {
 }
 
 fn seqs(lines: &str) -> Vec<u64> {
-    lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["sequence"].as_u64().unwrap()).collect()
+    lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["sequence"].as_u64().unwrap())
+        .collect()
 }
 
 /// A server with some recorded requests.

@@ -29,9 +29,17 @@ fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
     let context = |resource: &Option<Resource>, scope: &Option<InstrumentationScope>, seq: usize| {
         (resource.clone().unwrap_or(none.clone()), scope.clone().unwrap_or(no_scope.clone()), seq as u64)
     };
-    let mut map = |(resource, scope, seq): (Resource, InstrumentationScope, u64), map: &dyn Fn(&RecordContext<'_>) -> Vec<EventRow>| {
+    let mut map = |(resource, scope, seq): (Resource, InstrumentationScope, u64),
+                   map: &dyn Fn(&RecordContext<'_>) -> Vec<EventRow>| {
         let ingest_time = Time(1_795_165_203_000_000_001);
-        out.extend(map(&RecordContext { seq, record_hash: &hash, ingest_time, submitter: "test", resource: &resource, scope: &scope }));
+        out.extend(map(&RecordContext {
+            seq,
+            record_hash: &hash,
+            ingest_time,
+            submitter: "test",
+            resource: &resource,
+            scope: &scope,
+        }));
     };
     let mut seq = 0;
     if signal == Signal::Traces {

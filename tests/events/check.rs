@@ -35,7 +35,11 @@ fn what_is_missing_doubled_altered_or_foreign_is_named() {
         let file = folder.path().join("stored.ndjson");
         let stored = write(&file, &lines);
         let (status, told) = check(&server, &[&stored]);
-        assert_eq!((status, &told["verdict"], &told["in_ledger"]), (0, &json!("complete"), &json!(lines.len())), "{told}");
+        assert_eq!(
+            (status, &told["verdict"], &told["in_ledger"]),
+            (0, &json!("complete"), &json!(lines.len())),
+            "{told}"
+        );
 
         // The order of lines and of members, and members that the SIEM adds, do not matter.
         let mut shuffled: Vec<String> = lines.iter().rev().cloned().collect();
@@ -132,7 +136,10 @@ fn an_export_is_in_digests_that_chain_and_goes_on_after_a_kill() {
     let mut server = filled(60, &flags);
     let digests = || {
         let mut found: Vec<_> = std::fs::read_dir(folder.path().join("digests")).map_or(vec![], |names| {
-            names.map(|name| name.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "digest")).collect()
+            names
+                .map(|name| name.unwrap().path())
+                .filter(|path| path.extension().is_some_and(|e| e == "digest"))
+                .collect()
         });
         found.sort();
         found.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<String>>()

@@ -42,7 +42,8 @@ impl Reader<'_> {
     /// Server-sent events, until the last one that there is.
     fn stream(&self) -> Vec<u64> {
         let agent = ureq::Agent::new_with_defaults();
-        let answer = agent.get(format!("http://{}/api/v1/events", self.http)).header("Accept", "text/event-stream").call();
+        let answer =
+            agent.get(format!("http://{}/api/v1/events", self.http)).header("Accept", "text/event-stream").call();
         let mut got = Vec::new();
         for line in BufReader::new(answer.unwrap().into_body().into_reader()).lines() {
             let line = line.unwrap();
@@ -78,7 +79,7 @@ fn high_water_bytes(pid: u32) -> u64 {
 
 #[test]
 fn a_hundred_slow_and_fast_readers_see_everything_in_order() {
-    let mut server = Server::start();
+    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &["--event-requests-per-minute", "1000000"]);
     let loadgen: PathBuf = std::path::Path::new(CUSTODY).with_file_name("custody-loadgen");
     let done = AtomicBool::new(false);
     // One that takes nothing at all holds nobody up.

@@ -21,7 +21,9 @@ fn a_reader_in_python_proves_every_page_and_joins_them() {
     let url = format!("http://{}", server.http);
     let all = server.sql("SELECT count(*) AS n, (SELECT max(seq) FROM ledger) AS last FROM events")[0].clone();
     let denied = server.sql("SELECT count(*) AS n FROM events WHERE kind = 'grant_denied'")[0]["n"].clone();
-    for (limit, filter, events) in [("97", "", &all["n"]), ("10000", "", &all["n"]), ("3", "kind=grant_denied", &denied)] {
+    for (limit, filter, events) in
+        [("97", "", &all["n"]), ("10000", "", &all["n"]), ("3", "kind=grant_denied", &denied)]
+    {
         let told: Value = serde_json::from_str(&python_reader(&["pull", &url, limit, filter])).unwrap();
         assert_eq!(&told["events"], events, "{limit} {filter}");
         assert_eq!(told["next_seq"], all["last"].as_u64().unwrap() + 1, "every record is covered");
@@ -50,7 +52,11 @@ fn filters_are_what_sql_says_and_bind_the_cursor() {
     }
     // Severities split the events into parts.
     let all = server.sql("SELECT count(*) AS n FROM events")[0]["n"].as_u64().unwrap();
-    let of = |severity: &str| json_of(&server, &format!("/api/v1/events?limit=10000&severity={severity}"))["range"]["matched"].as_u64().unwrap();
+    let of = |severity: &str| {
+        json_of(&server, &format!("/api/v1/events?limit=10000&severity={severity}"))["range"]["matched"]
+            .as_u64()
+            .unwrap()
+    };
     let parts: Vec<u64> = ["unknown", "informational", "low", "medium", "high", "critical"].map(of).into();
     assert_eq!(parts.iter().sum::<u64>(), all, "{parts:?}");
     assert!(parts[3] > 0 && parts[1] > parts[3], "denials are medium: {parts:?}");
@@ -64,7 +70,17 @@ fn filters_are_what_sql_says_and_bind_the_cursor() {
         let (status, _, body) = get(&server, &format!("/api/v1/events?after={cursor}{other}"), &[]);
         assert!(status == 400 && body.contains("another filter"), "{status} {body}");
     }
-    for wrong in ["limit=0", "limit=10001", "after=x", "format=xml", "severity=bad", "since=never", "proof=1", "wait=x", "cursor=1"] {
+    for wrong in [
+        "limit=0",
+        "limit=10001",
+        "after=x",
+        "format=xml",
+        "severity=bad",
+        "since=never",
+        "proof=1",
+        "wait=x",
+        "cursor=1",
+    ] {
         let (status, _, body) = get(&server, &format!("/api/v1/events?{wrong}"), &[]);
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &body["code"]), (400, &json!("invalid_request")), "{wrong}");
@@ -79,7 +95,8 @@ fn since_is_the_time_of_the_ledger_and_every_format_has_the_same_events() {
     let middle = &rows[rows.len() / 2];
     let time = middle["ingest_time"].as_str().unwrap();
     let (_, _, body) = get(&server, &format!("/api/v1/events?limit=10000&since={time}"), &[]);
-    let want: Vec<u64> = rows.iter().filter(|r| r["ingest_time"].as_str() >= Some(time)).map(|r| r["seq"].as_u64().unwrap()).collect();
+    let want: Vec<u64> =
+        rows.iter().filter(|r| r["ingest_time"].as_str() >= Some(time)).map(|r| r["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs(&body), want);
     assert!(want.len() < rows.len());
     let far = get(&server, "/api/v1/events?since=2100-01-01T00:00:00Z", &[]);
@@ -123,7 +140,8 @@ fn a_full_page_is_the_same_for_ever_and_others_are_not_kept() {
         if headers.is_empty() {
             assert_eq!(same, body, "byte for byte");
         } else {
-            let (same, body): (Value, Value) = (serde_json::from_str(&same).unwrap(), serde_json::from_str(&body).unwrap());
+            let (same, body): (Value, Value) =
+                (serde_json::from_str(&same).unwrap(), serde_json::from_str(&body).unwrap());
             assert_eq!((&same["data"], &same["range"]), (&body["data"], &body["range"]));
         }
     }
@@ -138,7 +156,10 @@ fn a_full_page_is_the_same_for_ever_and_others_are_not_kept() {
     let note = String::from_utf8(note).unwrap();
     let covered: u64 = headers["x-seq-range"].to_str().unwrap().split('-').nth(1).unwrap().parse().unwrap();
     assert!(note.lines().nth(1).unwrap().parse::<u64>().unwrap() > covered, "{note}");
-    let key = custody_store::note::VerifierKey::parse(std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap().lines().next().unwrap()).unwrap();
+    let key = custody_store::note::VerifierKey::parse(
+        std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap().lines().next().unwrap(),
+    )
+    .unwrap();
     assert!(custody_store::Checkpoint::verify(&note, &[key]).is_ok());
     server.stop_and_verify();
 }
@@ -148,7 +169,10 @@ fn who_asks_too_often_is_told_when_to_come_again() {
     let server = filled(1, &["--event-requests-per-minute", "3"]);
     for left in ["2", "1", "0"] {
         let (status, headers, _) = get(&server, "/api/v1/events", &[]);
-        assert_eq!((status, headers["x-rate-limit-limit"].as_bytes(), headers["x-rate-limit-remaining"].as_bytes()), (200, &b"3"[..], left.as_bytes()));
+        assert_eq!(
+            (status, headers["x-rate-limit-limit"].as_bytes(), headers["x-rate-limit-remaining"].as_bytes()),
+            (200, &b"3"[..], left.as_bytes())
+        );
     }
     let (status, headers, body) = get(&server, "/api/v1/events", &[]);
     assert_eq!(status, 429, "{body}");
@@ -217,7 +241,10 @@ fn consumers_lease_commit_and_survive_a_kill() {
     assert_eq!(next(&server, "limit=10000"), ("leased".into(), all[9..].to_vec()), "it knows what it gave out");
     assert_eq!(next(&server, ""), ("leased".into(), vec![]));
     let state = json_of(&server, "/api/v1/consumers");
-    assert_eq!((&state["consumers"][0]["committed_events"], &state["consumers"][0]["redelivered"]), (&json!(all.len()), &json!(1)));
+    assert_eq!(
+        (&state["consumers"][0]["committed_events"], &state["consumers"][0]["redelivered"]),
+        (&json!(all.len()), &json!(1))
+    );
     let (status, _, body) = call(&server, "POST", "/api/v1/consumers/vector.1/next?kind=alert", &[]);
     assert!(status == 400 && body.contains("another filter"), "{body}");
     for wrong in ["/api/v1/consumers/a%2Fb/next", "/api/v1/consumers/x/next?after=x"] {

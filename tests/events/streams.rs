@@ -13,7 +13,8 @@ use crate::support::{CUSTODY, Server, recorded_requests, until};
 /// Reads a stream of events until there are as many; gives seqs and the last id.
 fn listen(server: &Server, query: &str, last_id: Option<&str>, events: usize) -> (Vec<u64>, String) {
     let agent = ureq::Agent::new_with_defaults();
-    let mut request = agent.get(format!("http://{}/api/v1/events?{query}", server.http)).header("Accept", "text/event-stream");
+    let mut request =
+        agent.get(format!("http://{}/api/v1/events?{query}", server.http)).header("Accept", "text/event-stream");
     if let Some(id) = last_id {
         request = request.header("Last-Event-ID", id);
     }
@@ -121,11 +122,13 @@ fn grpc_streams_the_same_on_both_ports() {
     // A call that follows gets what comes.
     runtime.block_on(async {
         let mut client = EventsClient::connect(format!("http://{}", server.http)).await.unwrap();
-        let ask = StreamEventsRequest { follow: true, limit: 10_000, kinds: vec!["request".into()], ..Default::default() };
+        let ask =
+            StreamEventsRequest { follow: true, limit: 10_000, kinds: vec!["request".into()], ..Default::default() };
         let mut pages = client.stream(ask).await.unwrap().into_inner();
         let first = pages.message().await.unwrap().unwrap();
         let grpc = server.grpc.clone();
-        let send = std::thread::spawn(move || Sender(grpc).send(recorded_requests().into_iter().skip(100).take(60).collect()));
+        let send =
+            std::thread::spawn(move || Sender(grpc).send(recorded_requests().into_iter().skip(100).take(60).collect()));
         let second = loop {
             let page = pages.message().await.unwrap().unwrap();
             if !page.events.is_empty() {
@@ -160,8 +163,18 @@ fn follow_goes_on_by_itself_over_a_restart_of_the_server_and_of_its_own() {
     until(|| read() == want);
     until(|| state.exists());
     // The server goes and comes back at the same address; the reader asks again.
-    let addresses: Vec<String> = [&server.grpc, &server.otlp_http, &server.http, &server.flight_sql].map(Clone::clone).into();
-    let flags = ["--otlp-grpc", &addresses[0], "--otlp-http", &addresses[1], "--http", &addresses[2], "--flight-sql", &addresses[3]];
+    let addresses: Vec<String> =
+        [&server.grpc, &server.otlp_http, &server.http, &server.flight_sql].map(Clone::clone).into();
+    let flags = [
+        "--otlp-grpc",
+        &addresses[0],
+        "--otlp-http",
+        &addresses[1],
+        "--http",
+        &addresses[2],
+        "--flight-sql",
+        &addresses[3],
+    ];
     let mut server = Server::start_in(server.kill(), &flags);
     server.send_grpc(recorded_requests().into_iter().skip(60).take(20).collect());
     server.wait_until_visible();

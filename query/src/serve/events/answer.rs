@@ -1,14 +1,25 @@
 //! A page as an HTTP answer: NDJSON or one JSON object, its headers, and conditional requests.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
+use super::held::Held;
 use super::{Page, Position, Request, sealed};
 use crate::error::Error;
 use crate::serve::Served;
+
+/// A body up to this size is made at once.
+const SMALL_BYTES: usize = 1 << 20;
+
+/// Events of a larger one that are written at a time.
+const STEP_LINES: usize = 64;
 
 /// How the reader wants it.
 pub(super) struct Shape<'a> {
@@ -32,7 +43,7 @@ pub(super) async fn page(
     served: &Served,
     request: &Request,
     position: Position,
-    page: &Page,
+    (page, held): (&Arc<Page>, Held),
     shape: Shape<'_>,
 ) -> Result<Response, Error> {
     let reader = served.engine.projection().reader();
@@ -46,29 +57,32 @@ pub(super) async fn page(
             Some(tokio::task::spawn_blocking(prove).await.map_err(|e| Error::internal(e.to_string()))??)
         }
     };
-    let (content_type, body) = match shape.json {
-        true => ("application/json", object(request, page, &cursor, checkpoint.as_deref(), proof.as_ref())),
-        false => (ndjson_type(request), lines(page)),
-    };
+    let content_type = if shape.json { "application/json" } else { ndjson_type(request) };
     // A page that was full with more behind it is the same for ever, but for its checkpoint.
-    let is_final = page.full && page.has_more;
     let mut etag = String::new();
-    if is_final {
-        etag = match shape.json {
-            false => format!("\"{}\"", digest(&[body.as_bytes()])),
-            true => {
-                let fixed = object(request, page, &cursor, None, None);
-                let (proof, note) = (proof.map(|proof| proof.to_string()), checkpoint.clone().unwrap_or_default());
-                let varying = digest(&[note.as_bytes(), proof.unwrap_or_default().as_bytes()]);
-                format!("\"{}.{varying}\"", digest(&[fixed.as_bytes()]))
-            }
-        };
+    if page.has_more && page.lines.len() >= request.limit {
+        let fixed = if shape.json { tail(page, &cursor, None, None) } else { String::new() };
+        etag = digest(page.lines.iter().map(|line| line.text.as_bytes()).chain([fixed.as_bytes()]));
+        if shape.json {
+            let proof = proof.as_ref().map(Json::to_string).unwrap_or_default();
+            let note = checkpoint.as_deref().unwrap_or_default();
+            etag = format!("{etag}.{}", digest([note.as_bytes(), proof.as_bytes()].into_iter()));
+        }
+        etag = format!("\"{etag}\"");
         if let Some(known) = known(shape.headers, &etag) {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
             fill(&mut response, &cursor, page, &shape, checkpoint.as_deref(), &known);
             return Ok(response);
         }
     }
+    let form = match shape.json {
+        true => Form::Object {
+            quoted: !request.format.is_json(),
+            tail: tail(page, &cursor, checkpoint.as_deref(), proof.as_ref()),
+        },
+        false => Form::Lines,
+    };
+    let body = body(Arc::clone(page), form, held);
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     fill(&mut response, &cursor, page, &shape, checkpoint.as_deref(), &etag);
     Ok(response)
@@ -78,48 +92,63 @@ fn ndjson_type(request: &Request) -> &'static str {
     if request.format.is_json() { "application/x-ndjson" } else { "text/plain; charset=utf-8" }
 }
 
-/// A line an event.
-pub(super) fn lines(page: &Page) -> String {
-    let mut body = String::with_capacity(page.lines.iter().map(|line| line.text.len() + 1).sum());
-    for line in &page.lines {
-        body.push_str(&line.text);
-        body.push('\n');
-    }
-    body
+/// How the events of a page become a body.
+pub(super) enum Form {
+    /// A line an event.
+    Lines,
+    /// One object; events that are no JSON are texts in it.
+    Object { quoted: bool, tail: String },
 }
 
-/// `{data, next_cursor, has_more, range, checkpoint}`. The events are written as they are.
-pub(super) fn object(
-    request: &Request,
-    page: &Page,
-    cursor: &str,
-    checkpoint: Option<&str>,
-    proof: Option<&Json>,
-) -> String {
-    let mut body = String::with_capacity(page.bytes + 4096);
-    body.push_str("{\"data\":[");
-    for (i, line) in page.lines.iter().enumerate() {
-        if i > 0 {
-            body.push(',');
+/// The body of a page. A large one is made as it is sent: a slow reader holds the page, which he may
+/// share with others, and no copy.
+pub(super) fn body(page: Arc<Page>, form: Form, held: Held) -> Body {
+    let (head, tail, quoted) = match form {
+        Form::Lines => ("", String::new(), None),
+        Form::Object { quoted, tail } => ("{\"data\":[", tail, Some(quoted)),
+    };
+    let is_small = page.bytes <= SMALL_BYTES;
+    let step = if is_small { page.lines.len().max(1) } else { STEP_LINES };
+    let bytes = page.bytes;
+    let steps = (0..page.lines.len()).step_by(step).map(move |at| {
+        let _ = &held;
+        let mut out = String::new();
+        for (i, line) in page.lines.iter().enumerate().skip(at).take(step) {
+            match quoted {
+                None => out.push_str(&line.text),
+                Some(_) if i > 0 => out.push(','),
+                Some(_) => {}
+            }
+            match quoted {
+                None => out.push('\n'),
+                Some(false) => out.push_str(&line.text),
+                Some(true) => out.push_str(&Json::String(line.text.clone()).to_string()),
+            }
         }
-        match request.format.is_json() {
-            true => body.push_str(&line.text),
-            false => body.push_str(&Json::String(line.text.clone()).to_string()),
-        }
+        out
+    });
+    let parts = std::iter::once(head.to_owned()).chain(steps).chain([tail]);
+    if is_small {
+        let mut whole = String::with_capacity(bytes + 4096);
+        parts.for_each(|part| whole.push_str(&part));
+        return Body::from(whole);
     }
+    Body::from_stream(futures::stream::iter(parts.map(Ok::<_, Infallible>)))
+}
+
+/// What stands behind the events in an object.
+pub(super) fn tail(page: &Page, cursor: &str, checkpoint: Option<&str>, proof: Option<&Json>) -> String {
     let mut rest = json!({
         "next_cursor": cursor, "has_more": page.has_more, "range": range(page), "checkpoint": checkpoint,
     });
     if let (Some(proof), Some(object)) = (proof, rest.as_object_mut()) {
         object.insert("proof".into(), proof.clone());
     }
-    body.push_str("],");
-    body.push_str(&rest.to_string()[1..]);
-    body
+    format!("],{}", &rest.to_string()[1..])
 }
 
-/// Two or more texts as one short one.
-fn digest(parts: &[&[u8]]) -> String {
+/// Texts as one short one.
+fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(&(part.len() as u64).to_be_bytes()).update(part);

@@ -18,8 +18,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::held::Held;
 use super::state::{Consumer, Lease, States};
-use super::{Asked, PARAMETERS, Page, Position, Request, admit, answer, next_page, page, refusal, start};
+use super::{Asked, PARAMETERS, Page, Position, Request, admit, answer, held_page, refusal, start};
 use crate::caller::Caller;
 use crate::error::{Error, ErrorKind};
 use crate::serve::{Served, problem};
@@ -228,7 +229,7 @@ async fn batch(
     let key = key(caller, name);
     let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
     let Some(_busy) = Busy::begin(consumers, &key) else {
-        return Ok(answered(&request, &Page::default(), json, "busy"));
+        return Ok(answered(&request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
     };
     let filter = request.filter.key();
     let mut consumer = match consumers.get(&key) {
@@ -265,8 +266,7 @@ async fn batch(
         }
     };
     served.engine.stats().page();
-    let wait = request.wait;
-    let page = next_page(served, &request, position.seq, limit, page::PAGE_BYTES, wait).await?;
+    let (page, held) = held_page(served, &request, position.seq, limit).await?;
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
     consumer.horizon = position.horizon;
@@ -285,7 +285,7 @@ async fn batch(
     if before.as_ref() != Some(&consumer) {
         consumers.put(key, Some(consumer)).await?;
     }
-    Ok(answered(&request, &page, json, if redelivers { "redelivered" } else { "leased" }))
+    Ok(answered(&request, (&page, held), json, if redelivers { "redelivered" } else { "leased" }))
 }
 
 fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Result<Consumer, Error> {
@@ -303,11 +303,15 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
 }
 
 /// A batch as an answer: NDJSON, or an object with what a page has but a cursor.
-fn answered(request: &Request, page: &Page, json: bool, state: &'static str) -> Response {
-    let (content_type, body) = match json {
-        true => ("application/json", answer::object(request, page, "", None, None)),
-        false => ("application/x-ndjson", answer::lines(page)),
+fn answered(request: &Request, (page, held): (&Arc<Page>, Held), json: bool, state: &'static str) -> Response {
+    let (content_type, form) = match json {
+        true => {
+            let tail = answer::tail(page, "", None, None);
+            ("application/json", answer::Form::Object { quoted: !request.format.is_json(), tail })
+        }
+        false => ("application/x-ndjson", answer::Form::Lines),
     };
+    let body = answer::body(Arc::clone(page), form, held);
     let mut response =
         ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")], body).into_response();
     let headers = response.headers_mut();

@@ -11,6 +11,7 @@ mod filter;
 #[allow(missing_docs, clippy::all)]
 pub mod generated;
 pub mod grpc;
+mod held;
 mod limiter;
 mod lines;
 pub(crate) mod page;
@@ -67,6 +68,7 @@ pub struct Events {
     limiter: Limiter,
     consumers: Option<Consumers>,
     waiting: Arc<tokio::sync::Semaphore>,
+    holding: held::Holding,
 }
 
 impl Default for Events {
@@ -79,7 +81,13 @@ impl Events {
     /// With so many requests a minute for each caller.
     pub fn new(per_minute: u32) -> Self {
         let waiting = Arc::new(tokio::sync::Semaphore::new(WAITING_MAX));
-        Self { seals: Seals::default(), limiter: Limiter::new(per_minute), consumers: None, waiting }
+        Self {
+            seals: Seals::default(),
+            limiter: Limiter::new(per_minute),
+            consumers: None,
+            waiting,
+            holding: held::Holding::default(),
+        }
     }
 
     /// With a signer, so that a page need not wait for the next checkpoint.
@@ -295,8 +303,8 @@ async fn paged(
     json: bool,
 ) -> Result<Response, Error> {
     served.engine.stats().page();
-    let page = next_page(served, request, position.seq, request.limit, page::PAGE_BYTES, request.wait).await?;
-    answer::page(served, request, position, &page, answer::Shape { json, query, headers }).await
+    let (page, held) = held_page(served, request, position.seq, request.limit).await?;
+    answer::page(served, request, position, (&page, held), answer::Shape { json, query, headers }).await
 }
 
 /// Where to begin. The answer is 410 if retention has erased since what the reader had still to see.
@@ -326,6 +334,30 @@ pub(crate) fn start(
     Ok(Err((StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()))
 }
 
+/// The next page for one request, and its part of the memory for pages.
+pub(crate) async fn held_page(
+    served: &Served,
+    request: &Request,
+    from: u64,
+    limit: usize,
+) -> Result<(Arc<Page>, held::Held), Error> {
+    let mut begin = from;
+    if !request.wait.is_zero() && !request.proof {
+        // Who waits for what comes holds little meanwhile.
+        let first = next_page(served, request, from, 1, 1, request.wait).await?;
+        let Some(line) = first.lines.first() else {
+            let held = served.events.holding.reserve(1);
+            return Ok((first, held));
+        };
+        begin = line.seq;
+    }
+    let mut held = served.events.holding.reserve(limit);
+    let wait = if request.proof { request.wait } else { Duration::ZERO };
+    let page = next_page(served, request, begin, limit, held.bytes, wait).await?;
+    held.settle(page.bytes);
+    Ok((page::rebased(page, from), held))
+}
+
 /// The next page; waits for one that is not empty, up to a time.
 pub(crate) async fn next_page(
     served: &Served,
@@ -346,9 +378,11 @@ pub(crate) async fn next_page(
             page = Arc::new(cut(&page, page.from + sealed::PROOF_RECORDS));
         }
         if !page.lines.is_empty() || Instant::now() >= until || page.has_more && request.proof {
-            return Ok(page);
+            return Ok(page::rebased(page, from));
         }
-        wish.from = page.next;
+        if !request.proof {
+            wish.from = page.next;
+        }
         if !page.has_more {
             let _ = tokio::time::timeout_at(until, visible.changed()).await;
             // Records come in many small steps; a reader takes a few of them at once.

@@ -17,13 +17,13 @@ use crate::projection::{Projection, Snapshot};
 use crate::segments::{Table, Wanted};
 
 /// Bytes of the events of a page, about; a page is full with as many.
-pub(crate) const PAGE_BYTES: usize = 8 << 20;
+pub(crate) const PAGE_BYTES: usize = 16 << 20;
 
 /// A page whose filter finds little ends after this time, so that no reader waits for ever.
-const LOOK_MAX: Duration = Duration::from_secs(5);
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// One page of events.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The first seq that was looked at.
     pub(crate) from: u64,
@@ -73,6 +73,14 @@ impl Page {
         seqs.dedup();
         (self.next - self.from).saturating_sub(seqs.len() as u64)
     }
+}
+
+/// A page that also covers the records from `from` on, which gave no events.
+pub(crate) fn rebased(page: Arc<Page>, from: u64) -> Arc<Page> {
+    if page.from == from {
+        return page;
+    }
+    Arc::new(Page { from, ..Page::clone(&page) })
 }
 
 /// What page is wanted.
