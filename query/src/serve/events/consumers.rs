@@ -225,23 +225,28 @@ async fn batch(
         Ok(request) => request,
         Err(message) => return bad(&message),
     };
-    let consumers = of(served)?;
-    let key = key(caller, name);
     let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    deliver(served, key(caller, name), &request, json).await
+}
+
+/// Gives out the next batch, or the one before again.
+async fn deliver(served: &Served, key: Key, request: &Request, json: bool) -> Result<Response, Error> {
+    let consumers = of(served)?;
     let Some(_busy) = Busy::begin(consumers, &key) else {
-        return Ok(answered(&request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
+        return Ok(answered(request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
     };
     let filter = request.filter.key();
     let mut consumer = match consumers.get(&key) {
         Some(consumer) if consumer.filter != filter => {
-            return bad("this consumer was made with another filter; take another name, or DELETE it first");
+            let message = "this consumer was made with another filter; take another name, or DELETE it first";
+            return Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", message, None));
         }
         Some(consumer) => consumer,
-        None if !consumers.has_room(&caller.identity) => {
+        None if !consumers.has_room(&key.0) => {
             let message = format!("there may be {OWN_MAX} consumers of one caller and {ALL_MAX} in all; DELETE some");
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
-        None => fresh(served, &request, &key, filter)?,
+        None => fresh(served, request, &key, filter)?,
     };
     let redelivers = consumer.lease.is_some_and(|lease| lease.until <= now());
     let limit = match consumer.lease.filter(|_| redelivers) {
@@ -253,7 +258,7 @@ async fn batch(
     } else {
         consumer.commit();
     }
-    let position = match start(served, &request, Some(consumer.position()))? {
+    let position = match start(served, request, Some(consumer.position()))? {
         Ok(position) => position,
         Err(gone) => {
             // It is told once; the next call goes on behind what was erased.
@@ -266,7 +271,7 @@ async fn batch(
         }
     };
     served.engine.stats().page();
-    let (page, held) = held_page(served, &request, position.seq, limit).await?;
+    let (page, held) = held_page(served, request, position.seq, limit).await?;
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
     consumer.horizon = position.horizon;
@@ -285,7 +290,7 @@ async fn batch(
     if before.as_ref() != Some(&consumer) {
         consumers.put(key, Some(consumer)).await?;
     }
-    Ok(answered(&request, (&page, held), json, if redelivers { "redelivered" } else { "leased" }))
+    Ok(answered(request, (&page, held), json, if redelivers { "redelivered" } else { "leased" }))
 }
 
 fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Result<Consumer, Error> {
