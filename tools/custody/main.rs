@@ -1,6 +1,8 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod auth;
 mod control;
+mod credentials;
 mod demo;
 mod event_flags;
 mod events;
@@ -8,11 +10,13 @@ mod evidence;
 mod keep;
 mod limits;
 mod observe;
+mod queries;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
+mod security;
 mod segments;
 mod select;
 mod serve;
@@ -67,6 +71,10 @@ enum Command {
     Signer(keep::Signer),
     Witness(witness::Witness),
     Redact(redact::Redact),
+    /// The policy file: who may do what.
+    #[command(subcommand)]
+    Policy(auth::command::PolicyCommand),
+    Token(auth::command::Token),
     Demo(demo::Demo),
 }
 
@@ -91,6 +99,8 @@ fn main() -> ExitCode {
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),
         Command::Witness(command) => ("witness", command.run()),
+        Command::Policy(command) => ("policy", command.run()),
+        Command::Token(command) => ("token", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {

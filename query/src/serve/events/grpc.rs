@@ -61,7 +61,8 @@ impl Events for Grpc {
         let position = position.map_err(|_| gone())?;
         let permit = Arc::clone(&self.0.events.waiting).try_acquire_owned();
         let permit = permit.map_err(|_| Status::unavailable("too many readers wait for events already"))?;
-        let following = Following::new(self.0.clone(), understood, position, asked.follow, permit);
+        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, permit);
+        let following = following.await.map_err(status)?;
         let served = self.0.clone();
         let pages =
             stream::try_unfold((following, served), move |(mut following, served): (Following, Served)| async move {

@@ -285,7 +285,8 @@ async fn events(
             return Err(Error::new(ErrorKind::Unavailable, message));
         };
         if streams {
-            return Ok(stream::answer(served.clone(), request, position, permit));
+            let following = stream::Following::begin(served.clone(), caller, request, position, true, permit);
+            return Ok(stream::answer(following.await?));
         }
         let answer = paged(served, &request, position, query, headers, json).await;
         drop(permit);

@@ -12,6 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{Page, Position, Request, STEP, Served, WAIT_MAX, next_page, start};
+use crate::audit::StreamWatch;
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::stats::Streaming;
 
@@ -29,6 +31,8 @@ pub(super) struct Following {
     ended: bool,
     /// When the last page ended at the end of the log.
     caught_up: Option<Instant>,
+    /// Its begin and end are in the log.
+    watch: StreamWatch,
     _open: (Streaming, OwnedSemaphorePermit),
 }
 
@@ -40,15 +44,20 @@ pub(super) enum Next {
 }
 
 impl Following {
-    pub(super) fn new(
+    /// Begins a stream; that it does is recorded before.
+    pub(super) async fn begin(
         served: Served,
+        caller: &Caller,
         request: Request,
         position: Position,
         follow: bool,
         permit: OwnedSemaphorePermit,
-    ) -> Self {
+    ) -> Result<Self, Error> {
+        let what = format!("events after {}, filter {}", position.seq, request.filter.key());
+        let watch = served.engine.audit().begin_stream(caller, &what).await?;
         let open = served.engine.stats().stream();
-        Self { served, request, position, follow, ended: false, caught_up: None, _open: (open, permit) }
+        let _open = (open, permit);
+        Ok(Self { served, request, position, follow, ended: false, caught_up: None, watch, _open })
     }
 
     /// The next page; `None` at the end.
@@ -70,6 +79,7 @@ impl Following {
         let wait = if self.follow { WAIT_MAX } else { std::time::Duration::ZERO };
         let page = next_page(&self.served, &self.request, self.position.seq, limit, STEP_BYTES, wait).await?;
         self.position.seq = page.next;
+        self.watch.rows += page.lines.len() as u64;
         self.caught_up = (!page.has_more).then(Instant::now);
         self.ended = !self.follow && !page.has_more;
         Ok(Some(Next::Page(page)))
@@ -77,8 +87,7 @@ impl Following {
 }
 
 /// Answers with a stream.
-pub(super) fn answer(served: Served, request: Request, position: Position, permit: OwnedSemaphorePermit) -> Response {
-    let following = Following::new(served, request, position, true, permit);
+pub(super) fn answer(following: Following) -> Response {
     let pages = stream::unfold(following, async |mut following| {
         let next = following.next(STEP_EVENTS).await.ok()??;
         let events: Vec<Result<Event, Infallible>> = match next {
