@@ -128,6 +128,8 @@ pub struct Projection {
     pub(crate) index: Keeper,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
+    /// The newest events, encoded for all who follow them.
+    pub(crate) recent: crate::serve::events::Recent,
     pub(crate) stop: AtomicBool,
 }
 
@@ -165,6 +167,7 @@ impl Projection {
             index: Keeper::default(),
             current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,
+            recent: crate::serve::events::Recent::default(),
             stop: AtomicBool::new(false),
         }
     }

@@ -4,6 +4,7 @@ mod auth;
 mod control;
 mod credentials;
 mod demo;
+mod event_flags;
 mod events;
 mod evidence;
 mod keep;
@@ -120,6 +121,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether it may go well another time.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.status == 2
+    }
+
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
         self.message.contains("segment file") && self.message.contains("cannot be read")

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use crate::auth::layer;
+use crate::event_flags::EventFlags;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
@@ -118,6 +119,8 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    events: EventFlags,
+    #[command(flatten)]
     queries: QueryFlags,
     #[command(flatten)]
     segments: SegmentFlags,
@@ -202,6 +205,7 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    events: EventFlags,
     queries: QueryFlags,
     security: SecurityFlags,
     segment_rows_max: Option<u64>,
@@ -261,6 +265,7 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            events: self.events.or(file.events),
             queries: self.queries.or(file.queries),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
@@ -317,6 +322,8 @@ impl Serve {
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
         let served = Served::new(engine, limits, observed).with_recorder(recorder);
+        let served = served.with_events(self.events.events(&dir, sequencer.clone())?);
+        let event_export = self.events.export(&served)?;
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
@@ -324,8 +331,10 @@ impl Serve {
         };
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
+        let event_service = custody_query::serve::events::grpc::service(served.clone());
         let api_service = router(served);
-        let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
+        let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);
+        let flight_service = flight_service.prepare().into_axum_router();
         let readers = tokio::spawn({
             let (door, auth) = (Arc::clone(&door), guards.auth.clone());
             async move {
@@ -361,6 +370,7 @@ impl Serve {
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
         witnesses.inspect(|task| task.abort());
+        event_export.inspect(|task| task.abort());
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
         readers.abort();
