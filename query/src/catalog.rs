@@ -35,8 +35,11 @@ use crate::tables::LedgerRow;
 /// The view `tool_calls`.
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
+/// The view `coverage_of_mapping`.
+const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
+
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 12] = [
+pub(crate) const TABLES: [&str; 13] = [
     "spans",
     "logs",
     "metrics",
@@ -48,6 +51,7 @@ pub(crate) const TABLES: [&str; 12] = [
     "violations",
     "dwell_time",
     "coverage",
+    "coverage_of_mapping",
     "ledger",
 ];
 
@@ -103,7 +107,9 @@ pub(crate) async fn register(
             "replay('<trace, grant, agent, conversation or alert id>')",
         ),
     );
-    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
+    let views =
+        [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql()), ("coverage_of_mapping", COVERAGE.to_owned())];
+    for (name, sql) in views {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
     }

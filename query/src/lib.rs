@@ -15,6 +15,7 @@ mod error;
 pub mod event;
 pub mod format;
 pub mod grants;
+pub mod issuers;
 pub mod mapping;
 pub mod metrics;
 mod projection;

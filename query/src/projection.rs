@@ -21,12 +21,12 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::event::EventBuilder;
+use crate::event::{EventBuilder, EventRow};
 use crate::mapping::{RecordContext, map_log, map_span};
 use crate::metrics::{MetricBuilder, metric_row};
 use crate::rows::Time;
 use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
-use crate::tables::{LogBuilder, SpanBuilder, log_row, resource_json, span_row};
+use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanRow, log_row, resource_json, span_row};
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
@@ -412,13 +412,15 @@ impl Rows {
         let events = match signal {
             Signal::Traces => {
                 let Ok(span) = Span::decode(bytes) else { return };
-                self.spans.push(&span_row(context, resource_json, &span));
-                map_span(context, &span)
+                let events = map_span(context, &span);
+                self.spans.push(&SpanRow { source: source(&events), ..span_row(context, resource_json, &span) });
+                events
             }
             Signal::Logs => {
                 let Ok(log) = LogRecord::decode(bytes) else { return };
-                self.logs.push(&log_row(context, resource_json, &log));
-                map_log(context, &log)
+                let events = map_log(context, &log);
+                self.logs.push(&LogRow { source: source(&events), ..log_row(context, resource_json, &log) });
+                events
             }
             Signal::Metrics => {
                 let Ok(metric) = Metric::decode(bytes) else { return };
@@ -428,4 +430,9 @@ impl Rows {
         };
         events.iter().for_each(|event| self.events.push(event));
     }
+}
+
+/// Which mapping made events of a record.
+fn source(events: &[EventRow]) -> Option<String> {
+    events.first().map(|event| event.source.clone())
 }

@@ -61,6 +61,8 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Which mapping made an event of it; null if none knows it.
+        source: Option<String>,
     }
 }
 
@@ -99,6 +101,8 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Which mapping made an event of it; null if none knows it.
+        source: Option<String>,
     }
 }
 
@@ -169,6 +173,7 @@ pub(crate) fn span_row(context: &RecordContext<'_>, resource_json: &str, span: &
         links: span_links(span).to_string(),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
+        source: None,
     }
 }
 
@@ -223,5 +228,6 @@ pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &Lo
         attributes: attributes_json(&log.attributes),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
+        source: None,
     }
 }
