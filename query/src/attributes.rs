@@ -66,7 +66,8 @@ pub(crate) fn conceal(text: &str) -> Option<String> {
     };
     // The header is a JSON object, so every token begins so.
     let (signed, signature) = token.strip_prefix("eyJ")?.rsplit_once('.')?;
-    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     let (header, payload) = signed.split_once('.')?;
     if ![header, payload, signature].into_iter().all(is_part) {
         return None;
@@ -197,8 +198,13 @@ mod tests {
 
     #[test]
     fn a_token_in_a_row_cannot_be_used() {
-        let json = attributes_json(&[text("t", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln"), text("h", "Bearer eyJh.eyJq.c2ln")]);
-        assert!(json.contains("eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.blake3:") && json.contains("Bearer eyJh.eyJq.blake3:"));
+        let json = attributes_json(&[
+            text("t", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln"),
+            text("h", "Bearer eyJh.eyJq.c2ln"),
+        ]);
+        assert!(
+            json.contains("eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.blake3:") && json.contains("Bearer eyJh.eyJq.blake3:")
+        );
         assert!(!json.contains("c2ln"), "{json}");
         for other in ["eyJhbGciOiJub25lIn0.eyJqdGkiOiJnIn0.", "eyJ", "eyJ..", "bearer €", "a.b.c", "eyJa.b c.d"] {
             assert_eq!(conceal(other), None, "{other}");

@@ -107,8 +107,11 @@ pub(crate) async fn register(
             "replay('<trace, grant, agent, conversation or alert id>')",
         ),
     );
-    let views =
-        [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql()), ("coverage_of_mapping", COVERAGE.to_owned())];
+    let views = [
+        ("tool_calls", TOOL_CALLS.to_owned()),
+        ("violations", violations_sql()),
+        ("coverage_of_mapping", COVERAGE.to_owned()),
+    ];
     for (name, sql) in views {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;

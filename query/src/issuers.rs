@@ -83,7 +83,9 @@ impl Issuers {
             self.keys.push(Key { issuer: issuer.map(str::to_owned), id, material });
         }
         match self.keys.len() - before {
-            0 => Err(Error::invalid("none of its keys can be used; EC P-256 and P-384, Ed25519 and RSA are".to_owned())),
+            0 => {
+                Err(Error::invalid("none of its keys can be used; EC P-256 and P-384, Ed25519 and RSA are".to_owned()))
+            }
             added => Ok(added),
         }
     }
@@ -93,7 +95,8 @@ impl Issuers {
         let mut out = Self::default();
         for one in named {
             // An issuer is a URL and may hold `=`; a file's name seldom does.
-            let (issuer, file) = one.rsplit_once('=').map_or((None, one.as_str()), |(issuer, file)| (Some(issuer), file));
+            let (issuer, file) =
+                one.rsplit_once('=').map_or((None, one.as_str()), |(issuer, file)| (Some(issuer), file));
             let read = std::fs::read_to_string(file).map_err(|e| Error::invalid(format!("{file}: {e}")))?;
             out.add(issuer, &read).map_err(|e| Error::invalid(format!("{file}: {e}")))?;
         }
@@ -108,7 +111,8 @@ impl Issuers {
     /// Whether a token was signed by its issuer. `claims` is its payload.
     fn check(&self, token: &str) -> (TokenState, Option<Json>) {
         let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return (TokenState::Invalid, None);
         };
@@ -126,7 +130,8 @@ impl Issuers {
         }
         let own = self.keys.iter().filter(|key| key.issuer.is_some() && key.issuer.as_deref() == issuer).count();
         let fits = |key: &&Key| {
-            (key.issuer.is_none() || key.issuer.as_deref() == issuer) && (id.is_none() || key.id.is_none() || key.id.as_deref() == id)
+            (key.issuer.is_none() || key.issuer.as_deref() == issuer)
+                && (id.is_none() || key.id.is_none() || key.id.as_deref() == id)
         };
         let signed = token.rsplit_once('.').map_or("", |(signed, _)| signed);
         let mut tried = false;

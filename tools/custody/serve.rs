@@ -113,6 +113,11 @@ pub struct Serve {
     /// log says which rules are in force. Try them with `custody redact`.
     #[arg(long, value_name = "RULES")]
     redact: Vec<String>,
+    /// Check the tokens of grants (`authz.grant.token`) against the keys of this issuer: a file
+    /// with a JWK set, `ISSUER=FILE`, or FILE alone for any issuer; may be given more than once.
+    /// What was mapped before is checked anew by `custody rebuild`.
+    #[arg(long, value_name = "ISSUER=FILE")]
+    issuer_jwks: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
@@ -195,6 +200,7 @@ struct File {
     trace_endpoint: Option<String>,
     trace_ratio: Option<f64>,
     redact: Vec<String>,
+    issuer_jwks: Vec<String>,
     limits: LimitFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
@@ -252,6 +258,7 @@ impl Serve {
             trace_endpoint: self.trace_endpoint.or(file.trace_endpoint),
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
+            issuer_jwks: if self.issuer_jwks.is_empty() { file.issuer_jwks } else { self.issuer_jwks },
             limits: self.limits.or(file.limits),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
@@ -271,6 +278,7 @@ impl Serve {
         watch.configure(&mut config);
         let door = Door::new(config.connections.clone());
         let redactor = crate::redact::load(&self.redact)?;
+        crate::segments::issuers(&self.issuer_jwks)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         only_loopback("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));

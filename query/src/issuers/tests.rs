@@ -61,7 +61,8 @@ impl Signer {
     /// The state of this token on the record of grant g1, which ends at 2000.
     fn state(&self, token: &str) -> TokenState {
         let row = EventRow { grant_id: Some("g1".into()), ..EventRow::default() };
-        let said = json!({"authz.grant.issuer": "https://as.example.com", "authz.grant.expires_at": "1970-01-01T00:33:20Z"});
+        let said =
+            json!({"authz.grant.issuer": "https://as.example.com", "authz.grant.expires_at": "1970-01-01T00:33:20Z"});
         judge(&self.issuers, token, &row, said.as_object().unwrap())
     }
 }
@@ -81,7 +82,11 @@ fn a_token_vouches_only_for_what_it_says() {
     assert_eq!(state(&head, json!({"exp": 1999})), TokenState::Invalid, "the record says a later end than the token");
     assert_eq!(state(&head, json!({"nbf": 1})), TokenState::Invalid, "the record leaves a limit out");
     assert_eq!(state(&head, json!({"jti": null})), TokenState::Unverified, "it names no grant");
-    assert_eq!(state(&json!({"alg": "ES256", "kid": "k2"}), json!({})), TokenState::Invalid, "not a key of this issuer");
+    assert_eq!(
+        state(&json!({"alg": "ES256", "kid": "k2"}), json!({})),
+        TokenState::Invalid,
+        "not a key of this issuer"
+    );
     assert_eq!(state(&head, json!({"iss": "https://evil.example.com"})), TokenState::Unverified, "nobody we know");
     assert_eq!(state(&json!({"alg": "none"}), json!({})), TokenState::Invalid);
     assert_eq!(state(&json!({"alg": "ES256", "kid": "k1", "crit": ["b64"]}), json!({})), TokenState::Invalid);
@@ -94,7 +99,9 @@ fn a_token_vouches_only_for_what_it_says() {
 
 #[test]
 fn key_sets_that_are_none_are_refused() {
-    for (text, why) in [("[]", "keys"), ("{", "JWK"), (r#"{"keys":[]}"#, "none"), (r#"{"keys":[{"kty":"oct","k":"AA"}]}"#, "none")] {
+    for (text, why) in
+        [("[]", "keys"), ("{", "JWK"), (r#"{"keys":[]}"#, "none"), (r#"{"keys":[{"kty":"oct","k":"AA"}]}"#, "none")]
+    {
         let error = Issuers::default().add(None, text).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }

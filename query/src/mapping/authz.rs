@@ -153,8 +153,12 @@ fn invalid_reasons(row: &EventRow, attributes: Attributes<'_>) -> Vec<String> {
         "approval" => {
             let approved = row.decision.as_deref() == Some("approved");
             rule(approved && attributes.text("authz.approval.by").is_none(), "an approval without an approver");
-            let (asked, decided) = (attributes.time("authz.approval.requested_at"), attributes.time("authz.approval.decided_at"));
-            rule(matches!((asked, decided), (Some(a), Some(d)) if d < a), "an approval decided before it was asked for");
+            let (asked, decided) =
+                (attributes.time("authz.approval.requested_at"), attributes.time("authz.approval.decided_at"));
+            rule(
+                matches!((asked, decided), (Some(a), Some(d)) if d < a),
+                "an approval decided before it was asked for",
+            );
         }
         "executor_decision" => {
             let allows = row.decision.as_deref() == Some("allow");

@@ -63,7 +63,9 @@ pub(super) fn fill(row: &mut EventRow, attributes: Attributes<'_>) {
 pub(super) fn permission(row: &mut EventRow, attributes: Attributes<'_>) {
     let said = attributes.text("permission.result").unwrap_or_default().to_ascii_lowercase();
     let decision = match said.as_str() {
-        "allow" | "allowed" | "pass" | "passed" | "permit" | "permitted" | "granted" | "success" | "true" => Some("allow"),
+        "allow" | "allowed" | "pass" | "passed" | "permit" | "permitted" | "granted" | "success" | "true" => {
+            Some("allow")
+        }
         "deny" | "denied" | "fail" | "failed" | "forbidden" | "rejected" | "blocked" | "false" => Some("deny"),
         _ => None,
     };
@@ -78,5 +80,7 @@ pub(super) fn permission(row: &mut EventRow, attributes: Attributes<'_>) {
 
 /// What the action gate decided: allow, simulate (nothing took effect) or deny.
 pub(super) fn disposition(attributes: Attributes<'_>) -> Option<String> {
-    attributes.text("gen_ai.agent.tool.disposition").filter(|said| matches!(said.as_str(), "allow" | "simulate" | "deny"))
+    attributes
+        .text("gen_ai.agent.tool.disposition")
+        .filter(|said| matches!(said.as_str(), "allow" | "simulate" | "deny"))
 }

@@ -33,7 +33,9 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> 
         }
         "context_retrieval" => {
             row.action = row.action.or_else(|| Some("read".into()));
-            row.resource = row.resource.or_else(|| attributes.first(&["gen_ai.data_source.id", "mcp.resource.uri", "gen_ai.prompt.name"]));
+            row.resource = row
+                .resource
+                .or_else(|| attributes.first(&["gen_ai.data_source.id", "mcp.resource.uri", "gen_ai.prompt.name"]));
         }
         "guardrail" => row.decision = row.decision.or_else(|| attributes.text("gen_ai.guardrail.verdict")),
         _ => {}

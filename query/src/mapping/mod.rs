@@ -306,4 +306,6 @@ fn person(row: &mut EventRow, attributes: Attributes<'_>) {
 }
 
 #[cfg(test)]
+mod source_tests;
+#[cfg(test)]
 mod tests;

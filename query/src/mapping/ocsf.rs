@@ -62,7 +62,8 @@ fn kind(event: &Document, class: i64, source: &str) -> Option<&'static str> {
     let activity = event.number("/activity_id");
     let is_decided = decision(event).is_some();
     // What a rule decided is an evaluation; what merely was let through or stopped, an executor's.
-    let enforced = if event.has("/firewall_rule") || event.has("/policy") { "policy_evaluation" } else { "executor_decision" };
+    let enforced =
+        if event.has("/firewall_rule") || event.has("/policy") { "policy_evaluation" } else { "executor_decision" };
     match class {
         4001 | 4002 | 4007 | 1007 => is_decided.then_some(enforced),
         2004 if matches!(activity, Some(2 | 3)) => Some("investigation"),

@@ -21,7 +21,8 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, said: &Document)
         _ => authzen,
     };
     let mut row = base_log(context, log, engine(said)?, "policy_evaluation");
-    row.event_time = said.first(&["/timestamp", "/time"]).and_then(|t| crate::attributes::parse_time(&t)).unwrap_or(row.event_time);
+    row.event_time =
+        said.first(&["/timestamp", "/time"]).and_then(|t| crate::attributes::parse_time(&t)).unwrap_or(row.event_time);
     row.trace_id = row.trace_id.or_else(|| id(said.text("/trace_id"), 32));
     row.span_id = row.span_id.or_else(|| id(said.text("/span_id"), 16));
     read(&mut row, said);
@@ -43,7 +44,10 @@ fn engine(said: &Document) -> Option<&'static str> {
         return Some("opa");
     }
     if request("/tuple_key") || said.has("/raw_request/tuple_key") {
-        return ["/allowed", "/response/allowed", "/raw_response/allowed"].iter().any(|at| said.has(at)).then_some("openfga");
+        return ["/allowed", "/response/allowed", "/raw_response/allowed"]
+            .iter()
+            .any(|at| said.has(at))
+            .then_some("openfga");
     }
     match decided? {
         Json::Bool(_) if request("/subject") && request("/action") && request("/resource") => Some("authzen"),
@@ -69,8 +73,9 @@ fn opa(row: &mut EventRow, said: &Document) {
     row.status = Some(if said.has("/error") { "error" } else { "ok" }.into());
     row.policy_id = said.first(&["/path", "/query"]);
     let bundles = said.object("/bundles").into_iter().flatten();
-    let revisions: Vec<String> =
-        bundles.filter_map(|(name, bundle)| Some(format!("{name}:{}", member(bundle.as_object()?, "revision")?))).collect();
+    let revisions: Vec<String> = bundles
+        .filter_map(|(name, bundle)| Some(format!("{name}:{}", member(bundle.as_object()?, "revision")?)))
+        .collect();
     row.policy_version = said.text("/revision").or_else(|| (!revisions.is_empty()).then(|| revisions.join(",")));
     row.correlation_id = said.text("/decision_id");
     row.reasons = ["/result/reasons", "/result/reason", "/result/deny", "/error/message"]
@@ -86,12 +91,21 @@ fn opa(row: &mut EventRow, said: &Document) {
         .or_else(|| at("host").map(|host| format!("{host}{}", at("path").unwrap_or_default())))
         .or_else(|| match said.at("/input/path") {
             // Its tutorials pass a path in pieces.
-            Some(Json::Array(pieces)) => Some(format!("/{}", pieces.iter().filter_map(text).collect::<Vec<_>>().join("/"))),
+            Some(Json::Array(pieces)) => {
+                Some(format!("/{}", pieces.iter().filter_map(text).collect::<Vec<_>>().join("/")))
+            }
             other => other.and_then(text),
         });
     row.tool = said.first(&["/input/tool/name", "/input/tool"]);
     row.agent_id = said.first(&["/input/agent/id", "/input/agent"]).or(row.agent_id.take());
-    let who = ["/input/user/id", "/input/user", "/input/subject/id", "/input/subject", "/input/principal/id", "/input/principal"];
+    let who = [
+        "/input/user/id",
+        "/input/user",
+        "/input/subject/id",
+        "/input/subject",
+        "/input/principal/id",
+        "/input/principal",
+    ];
     row.initiator_id = said.first(&who);
     row.initiator_type = row.initiator_id.as_ref().map(|_| "user".into());
     if row.initiator_id.is_none() {
@@ -144,7 +158,13 @@ fn cedar(row: &mut EventRow, said: &Document) {
         _ => None,
     };
     let (mut ids, mut reasons) = (Vec::new(), Vec::new());
-    for at in ["/diagnostics/reason", "/response/diagnostics/reason", "/determiningPolicies", "/response/determiningPolicies", "/reason"] {
+    for at in [
+        "/diagnostics/reason",
+        "/response/diagnostics/reason",
+        "/determiningPolicies",
+        "/response/determiningPolicies",
+        "/reason",
+    ] {
         ids.extend(said.list(at));
         for policy in said.objects(at) {
             ids.extend(member(policy, "id").or_else(|| member(policy, "policyId")));
@@ -204,8 +224,10 @@ fn openfga(row: &mut EventRow, said: &Document) {
     let root = ["", "/request", "/raw_request"].into_iter().find(|root| said.has(&format!("{root}/tuple_key")));
     let root = root.unwrap_or_default();
     let at = |name: &str| said.text(&format!("{root}/{name}"));
-    row.decision =
-        ["/allowed", "/response/allowed", "/raw_response/allowed"].iter().find_map(|at| said.flag(at)).and_then(allow_or_deny);
+    row.decision = ["/allowed", "/response/allowed", "/raw_response/allowed"]
+        .iter()
+        .find_map(|at| said.flag(at))
+        .and_then(allow_or_deny);
     row.action = at("tuple_key/relation");
     row.resource = at("tuple_key/object");
     row.policy_version = said.text("/authorization_model_id").or_else(|| at("authorization_model_id"));

@@ -155,7 +155,10 @@ fn signal(
     event: &Map<String, Json>,
 ) -> Option<EventRow> {
     let name = kind.rsplit('/').next()?;
-    let is_end = matches!(name, "session-revoked" | "account-disabled" | "account-purged" | "account-credential-change-required");
+    let is_end = matches!(
+        name,
+        "session-revoked" | "account-disabled" | "account-purged" | "account-credential-change-required"
+    );
     let mut row = base_log(context, log, "caep", if is_end { "grant_revoked" } else { "authority_change" });
     let at = event.get("event_timestamp").and_then(Json::as_i64).and_then(|s| s.checked_mul(1_000_000_000)).map(Time);
     row.event_time = at.or_else(|| said.time("/iat")).unwrap_or(row.event_time);
@@ -167,8 +170,9 @@ fn signal(
     // A subject in format `jwt_id` is a token, and so a grant of ours.
     row.grant_id = named(&["jti"]);
     row.conversation_id = named(&["id"]).or_else(|| subject?.get("session").and_then(|s| member(s.as_object()?, "id")));
-    row.resource = named(&["email", "phone_number", "sub", "uri", "id"])
-        .or_else(|| subject?.get("user").and_then(|u| u.as_object()).and_then(|u| member(u, "email").or_else(|| member(u, "sub"))));
+    row.resource = named(&["email", "phone_number", "sub", "uri", "id"]).or_else(|| {
+        subject?.get("user").and_then(|u| u.as_object()).and_then(|u| member(u, "email").or_else(|| member(u, "sub")))
+    });
     row.initiator_id = said.text("/iss");
     row.initiator_type = member(event, "initiating_entity").map(|who| {
         match who.as_str() {

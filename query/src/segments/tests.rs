@@ -229,7 +229,11 @@ fn what_is_damaged_or_lost_is_made_again() {
             let path = folder.join("manifest.json");
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.contains("\"mapping_version\": "));
-            std::fs::write(path, text.replace(&format!("\"mapping_version\": {MAPPING_VERSION}"), "\"mapping_version\": 0")).unwrap();
+            std::fs::write(
+                path,
+                text.replace(&format!("\"mapping_version\": {MAPPING_VERSION}"), "\"mapping_version\": 0"),
+            )
+            .unwrap();
         }),
     ];
     for (what, damage) in damages {
