@@ -48,14 +48,18 @@ fn coverage_of_mapping_adds_up() {
     };
     let row = of("sandbox");
     assert_eq!((&row["records"], &row["unmapped"]), (&json!(n_openshell), &json!(1)), "{row}");
-    assert_eq!((&row["sources"], &row["signal"], &row["scope"]), (&json!(["openshell"]), &json!("log"), &json!("test")));
+    assert_eq!(
+        (&row["sources"], &row["signal"], &row["scope"]),
+        (&json!(["openshell"]), &json!("log"), &json!("test"))
+    );
     let row = of("pdp");
     assert_eq!((&row["records"], &row["mapped"]), (&json!(n_policies), &json!(n_policies - 2)), "{row}");
     let row = of("stranger");
     assert_eq!((&row["mapped"], &row["share"]), (&json!(0), &json!(0.0)), "{row}");
     assert_eq!(row["not_understood"], json!(["tick (2)", "(no name) (1)", "boot (1)"]));
     // Over rows in memory and sealed ones alike.
-    let sums = &server.sql("SELECT sum(records) AS n, sum(mapped) AS m, sum(unmapped) AS u FROM coverage_of_mapping")[0];
+    let sums =
+        &server.sql("SELECT sum(records) AS n, sum(mapped) AS m, sum(unmapped) AS u FROM coverage_of_mapping")[0];
     let all = &server.sql("SELECT (SELECT count(*) FROM spans) + (SELECT count(*) FROM logs) AS n")[0];
     assert_eq!(sums["n"], all["n"]);
     assert_eq!(sums["n"].as_u64(), Some(sums["m"].as_u64().unwrap() + sums["u"].as_u64().unwrap()));
@@ -83,7 +87,8 @@ fn tokens_are_checked_and_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys.json");
     // The key of RFC 8037, appendix A.
-    let jwks = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let jwks =
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
     std::fs::write(&keys, jwks).unwrap();
     let named = format!("https://as.example.com={}", keys.display());
     let mut server = Server::start_in(folder, &["--issuer-jwks", &named]);
@@ -95,7 +100,8 @@ fn tokens_are_checked_and_never_shown() {
         rows,
         [json!({"grant_id": "g1", "signature": "invalid"}), json!({"grant_id": "g2", "signature": "unverified"})]
     );
-    let shown = server.custody(&["sql", "SELECT e.*, l.* FROM events e JOIN logs l ON l.seq = e.seq", "--format", "json"]);
+    let shown =
+        server.custody(&["sql", "SELECT e.*, l.* FROM events e JOIN logs l ON l.seq = e.seq", "--format", "json"]);
     assert!(shown.contains(".blake3:") && !shown.contains("Zm9yZ2Vk") && !shown.contains("Zm9yZWlnbg"), "{shown}");
     server.stop_and_verify();
     let wrong = Command::new(CUSTODY).args(["serve", "--issuer-jwks", "/nowhere.json"]).output().unwrap();
@@ -139,7 +145,11 @@ fn rows_are_made_again_while_records_come_in() {
         .unwrap();
     let mut sent = 0;
     while rebuild.try_wait().unwrap().is_none() {
-        post(&server, "/v1/logs", &logs("meanwhile", vec![json!({"eventName": format!("n.{sent}"), "body": {"stringValue": "x"}})]));
+        post(
+            &server,
+            "/v1/logs",
+            &logs("meanwhile", vec![json!({"eventName": format!("n.{sent}"), "body": {"stringValue": "x"}})]),
+        );
         sent += 1;
     }
     let output = rebuild.wait_with_output().unwrap();

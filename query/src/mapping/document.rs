@@ -5,6 +5,7 @@
 //! parsed is no document (the record stays a row of `logs`).
 
 use custody_proto::otlp::common::any_value::Value as Body;
+use custody_proto::otlp::common::{AnyValue, ArrayValue, KeyValue};
 use custody_proto::otlp::logs::LogRecord;
 use serde_json::{Map, Value as Json};
 
@@ -49,6 +50,32 @@ impl Document {
     /// An object that came as text.
     pub(super) fn parse(text: &str) -> Option<Self> {
         parse(text).filter(Json::is_object).map(|value| Self { value, is_body: false })
+    }
+
+    pub(super) fn is_body(&self) -> bool {
+        self.is_body
+    }
+
+    /// The record as if a Collector had made the document's members attributes.
+    pub(super) fn as_attributes(&self, log: &LogRecord) -> LogRecord {
+        let any = |value| Some(AnyValue { value: Some(value) });
+        let read = |value: &Json| match value {
+            Json::Array(items) => {
+                let values = items
+                    .iter()
+                    .take(LIST_MAX)
+                    .filter_map(text)
+                    .map(|t| AnyValue { value: Some(Body::StringValue(t)) });
+                any(Body::ArrayValue(ArrayValue { values: values.collect() }))
+            }
+            Json::Bool(flag) => any(Body::BoolValue(*flag)),
+            other => any(Body::StringValue(text(other)?)),
+        };
+        let members = self.value.as_object().into_iter().flatten();
+        let members =
+            members.map(|(key, value)| KeyValue { key: key.clone(), value: read(value), ..KeyValue::default() });
+        let attributes = log.attributes.iter().cloned().chain(members).collect();
+        LogRecord { body: None, attributes, ..log.clone() }
     }
 
     /// The value at a JSON pointer (RFC 6901).

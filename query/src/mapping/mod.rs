@@ -54,6 +54,7 @@ pub fn map_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
         .or_else(|| genai::map(context, span))
         .or_else(|| openinference::map(context, span))
         .or_else(|| openllmetry::map(context, span))
+        .or_else(|| pomerium::map_span(context, span))
         .or_else(|| gateway_span(context, span))
         .or_else(|| grant_used(context, span));
     let mut rows: Vec<EventRow> = row.into_iter().collect();
@@ -86,6 +87,9 @@ fn document(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
         known.iter().any(|name| attributes.has(name)) || decides() || gives()
     };
     let said = document::Document::of(log, is_document)?;
+    if said.is_body() && matches!(said.text("/message").as_deref(), Some("authorize check" | "http-request")) {
+        return pomerium::map(context, &said.as_attributes(log));
+    }
     if said.at("/class_uid").is_some() {
         return ocsf::map(context, log, &said);
     }

@@ -12,7 +12,7 @@ use crate::rows::Time;
 use custody_proto::{Signal, json};
 use serde_json::{Value, json};
 
-const FILES: [&str; 7] = ["openshell", "ocsf", "policy", "tokens", "claude_platform", "gateways", "authz"];
+const FILES: [&str; 8] = ["pomerium", "openshell", "ocsf", "policy", "tokens", "claude_platform", "gateways", "authz"];
 
 fn place(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/sources").join(name)

@@ -324,7 +324,7 @@ fn pomerium_decisions() {
     );
     let row = check(json!({"allow": true, "deny": true}));
     assert_eq!((row.decision, row.reasons), (some("deny"), vec!["invalid-client-certificate".into()]));
-    // An access log's line, and a check that does not say what it decided.
+    // Another line, and a check that does not say what it decided.
     assert!(log("", json!({"message": "http-request", "response-code": 200})).is_none());
     assert!(log("", json!({"message": "authorize check"})).is_none());
 }
