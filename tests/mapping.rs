@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use support::{CUSTODY, Server, recorded_requests, verify};
+use support::{CUSTODY, Server, recorded_requests, until, verify};
 
 fn post(server: &Server, path: &str, body: &Value) {
     let url = format!("http://{}{path}", server.otlp_http);
@@ -112,6 +112,11 @@ fn count(server: &Server, what: &str) -> u64 {
     server.sql(&format!("SELECT count(*) AS n FROM {what}"))[0]["n"].as_u64().unwrap()
 }
 
+fn segments(dir: &Path) -> Vec<Value> {
+    let manifest = std::fs::read(dir.join("segments/manifest.json")).unwrap();
+    serde_json::from_slice::<Value>(&manifest).unwrap()["segments"].as_array().unwrap().clone()
+}
+
 /// Says of all segments that an older mapping made them.
 fn age(dir: &Path) {
     let path = dir.join("segments/manifest.json");
@@ -131,10 +136,13 @@ fn rows_are_made_again_while_records_come_in() {
     server.send_grpc(recorded_requests());
     let (before, dir) = (count(&server, "events"), server.data_dir());
     server.stop();
-    age(&dir);
-    let server = server.restart();
+    let folder = server.kill();
+    age(&folder.path().join("data"));
+    let server = Server::start_in(folder, &flags);
+    until(|| segments(&dir).len() > 3);
     assert_eq!(count(&server, "events"), before);
     assert_eq!(count(&server, "events WHERE mapping_version < 3"), 0);
+    assert!(segments(&dir).iter().all(|segment| segment["mapping_version"].as_u64() >= Some(3)));
 
     let mut rebuild = Command::new(CUSTODY)
         .args(["rebuild", "--data-dir"])
