@@ -61,6 +61,10 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Whose it is, as the sender says: tenant.id or custody.tenant of the record, or of its resource.
+        tenant: Option<String>,
+        /// Workspace, as the sender says, of the record or of its resource.
+        workspace: Option<String>,
         /// Which mapping made an event of it; null if none knows it.
         source: Option<String>,
     }
@@ -101,6 +105,10 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Whose it is, as the sender says: tenant.id or custody.tenant of the record, or of its resource.
+        tenant: Option<String>,
+        /// Workspace, as the sender says, of the record or of its resource.
+        workspace: Option<String>,
         /// Which mapping made an event of it; null if none knows it.
         source: Option<String>,
     }
@@ -173,7 +181,7 @@ pub(crate) fn span_row(context: &RecordContext<'_>, resource_json: &str, span: &
         links: span_links(span).to_string(),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
-        source: None,
+        ..SpanRow::default()
     }
 }
 
@@ -228,6 +236,6 @@ pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &Lo
         attributes: attributes_json(&log.attributes),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
-        source: None,
+        ..LogRow::default()
     }
 }

@@ -131,6 +131,23 @@ fn every_source_by_its_samples() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What comes in as one producer's shape goes out as OCSF that is valid, whatever it was.
+#[test]
+fn every_sample_is_valid_ocsf_again() {
+    use crate::ocsf::{Context, Format, Schema, encode};
+    let mut seen = 0;
+    for row in FILES.iter().flat_map(|file| samples(file)).flat_map(|sample| mapped(&sample, Carrier::Text)) {
+        let row = EventRow { record_hash: "0f".repeat(32), ..row };
+        let mut text = String::new();
+        encode(Format::Ocsf, &row, &Context::of("example.org/log"), &mut text);
+        let event: Value = serde_json::from_str(&text).unwrap();
+        let faults: Vec<String> = Schema::get().validate(&event).faults.iter().map(ToString::to_string).collect();
+        assert_eq!(faults, Vec::<String>::new(), "{row:?}: {text}");
+        seen += 1;
+    }
+    assert!(seen > 100);
+}
+
 /// Who serves and who calls: both sides of one session, as the `mcp` package exports them.
 #[test]
 fn mcp_as_its_sdk_exports_it() {
