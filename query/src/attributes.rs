@@ -21,7 +21,7 @@ fn json(value: &AnyValue, depth: usize) -> Json {
     match &value.value {
         _ if depth == 0 => Json::Null,
         None => Json::Null,
-        Some(Value::StringValue(s)) => Json::String(s.clone()),
+        Some(Value::StringValue(s)) => Json::String(conceal(s).unwrap_or_else(|| s.clone())),
         Some(Value::BoolValue(b)) => Json::Bool(*b),
         Some(Value::IntValue(i)) => Json::from(*i),
         Some(Value::DoubleValue(d)) => {
@@ -40,6 +40,10 @@ pub(crate) fn attributes_object(attributes: &[KeyValue]) -> Json {
 }
 
 fn object(attributes: &[KeyValue], depth: usize) -> Json {
+    Json::Object(members(attributes, depth))
+}
+
+fn members(attributes: &[KeyValue], depth: usize) -> Map<String, Json> {
     let mut out = Map::new();
     // How often a key came that came twice: thousands of one key must not take their square.
     let mut times: HashMap<&str, u64> = HashMap::new();
@@ -54,7 +58,31 @@ fn object(attributes: &[KeyValue], depth: usize) -> Json {
         }
         out.insert(key, value);
     }
-    Json::Object(out)
+    out
+}
+
+/// A text that is a signed token (a JWS in compact form, RFC 7515 section 7.1), with its
+/// signature replaced by a digest: rows are for reading, and whoever reads one must not be able
+/// to use it. The log keeps what was sent; `custody serve --redact` keeps it out of there too.
+pub(crate) fn conceal(text: &str) -> Option<String> {
+    let (scheme, token) = match text.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => (scheme, token),
+        _ => ("", text),
+    };
+    // The header is a JSON object, so every token begins so.
+    let (signed, signature) = token.strip_prefix("eyJ")?.rsplit_once('.')?;
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let (header, payload) = signed.split_once('.')?;
+    if ![header, payload, signature].into_iter().all(is_part) {
+        return None;
+    }
+    Some(format!("{scheme}eyJ{signed}.blake3:{}", blake3::hash(signature.as_bytes()).to_hex()))
+}
+
+/// Attributes as the members of a JSON object.
+pub(crate) fn attributes_map(attributes: &[KeyValue]) -> Map<String, Json> {
+    members(attributes, DEPTH_MAX)
 }
 
 /// Attributes as one JSON object: the same text as that of [`any_value_json`], without the values between.
@@ -125,6 +153,11 @@ impl<'a> Attributes<'a> {
     fn value(&self, name: &str) -> Option<&'a Value> {
         let found = self.0.iter().find(|a| a.key == name)?;
         found.value.as_ref()?.value.as_ref()
+    }
+
+    /// Whether there is such an attribute.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|attribute| attribute.key == name)
     }
 
     /// A non-empty text, or a number or truth value as text.
@@ -249,6 +282,21 @@ mod tests {
         let many: Vec<_> = (0..100_000).map(|i| text("k", &i.to_string())).collect();
         let json: Map<String, Json> = serde_json::from_str(&attributes_json(&many)).unwrap();
         assert_eq!((json.len(), &json["k"], &json["k#100000"]), (100_000, &Json::from("0"), &Json::from("99999")));
+    }
+
+    #[test]
+    fn a_token_in_a_row_cannot_be_used() {
+        let json = attributes_json(&[
+            text("t", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln"),
+            text("h", "Bearer eyJh.eyJq.c2ln"),
+        ]);
+        assert!(
+            json.contains("eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.blake3:") && json.contains("Bearer eyJh.eyJq.blake3:")
+        );
+        assert!(!json.contains("c2ln"), "{json}");
+        for other in ["eyJhbGciOiJub25lIn0.eyJqdGkiOiJnIn0.", "eyJ", "eyJ..", "bearer €", "a.b.c", "eyJa.b c.d"] {
+            assert_eq!(conceal(other), None, "{other}");
+        }
     }
 
     #[test]

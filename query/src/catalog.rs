@@ -39,8 +39,11 @@ use crate::views;
 /// The view `tool_calls`.
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
+/// The view `coverage_of_mapping`.
+const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
+
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 14] = [
+pub(crate) const TABLES: [&str; 15] = [
     "spans",
     "logs",
     "metrics",
@@ -52,6 +55,7 @@ pub(crate) const TABLES: [&str; 14] = [
     "violations",
     "dwell_time",
     "coverage",
+    "coverage_of_mapping",
     "ledger",
     "audit",
     "foreign_claims",
@@ -103,7 +107,12 @@ pub(crate) async fn register(
         ),
     );
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
-    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
+    let views = [
+        ("tool_calls", TOOL_CALLS.to_owned()),
+        ("violations", violations_sql()),
+        ("coverage_of_mapping", COVERAGE.to_owned()),
+    ];
+    for (name, sql) in views {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
     }

@@ -22,6 +22,7 @@ mod gate;
 mod grant_table;
 pub mod grants;
 mod ids;
+pub mod issuers;
 mod lineage;
 mod lookup;
 pub mod mapping;

@@ -65,6 +65,8 @@ table! {
         tenant: Option<String>,
         /// Workspace, as the sender says, of the record or of its resource.
         workspace: Option<String>,
+        /// Which mapping made an event of it; null if none knows it.
+        source: Option<String>,
     }
 }
 
@@ -107,6 +109,8 @@ table! {
         tenant: Option<String>,
         /// Workspace, as the sender says, of the record or of its resource.
         workspace: Option<String>,
+        /// Which mapping made an event of it; null if none knows it.
+        source: Option<String>,
     }
 }
 

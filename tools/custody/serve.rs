@@ -116,6 +116,11 @@ pub struct Serve {
     /// log says which rules are in force. Try them with `custody redact`.
     #[arg(long, value_name = "RULES")]
     redact: Vec<String>,
+    /// Check the tokens of grants (`authz.grant.token`) against the keys of this issuer: a file
+    /// with a JWK set, `ISSUER=FILE`, or FILE alone for any issuer; may be given more than once.
+    /// What was mapped before is checked anew by `custody rebuild`.
+    #[arg(long, value_name = "ISSUER=FILE")]
+    issuer_jwks: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
@@ -204,6 +209,7 @@ struct File {
     trace_endpoint: Option<String>,
     trace_ratio: Option<f64>,
     redact: Vec<String>,
+    issuer_jwks: Vec<String>,
     limits: LimitFlags,
     events: EventFlags,
     queries: QueryFlags,
@@ -264,6 +270,7 @@ impl Serve {
             trace_endpoint: self.trace_endpoint.or(file.trace_endpoint),
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
+            issuer_jwks: if self.issuer_jwks.is_empty() { file.issuer_jwks } else { self.issuer_jwks },
             limits: self.limits.or(file.limits),
             events: self.events.or(file.events),
             queries: self.queries.or(file.queries),
@@ -289,6 +296,7 @@ impl Serve {
         config.tls = self.security.tls()?;
         let door = Door::new(config.connections.clone(), config.tls.clone());
         let redactor = crate::redact::load(&self.redact)?;
+        crate::segments::issuers(&self.issuer_jwks)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
         self.security.admits("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));

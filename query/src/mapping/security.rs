@@ -26,17 +26,25 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
         "containment_decision" => row.decision = attributes.text("security.containment.action"),
         _ => {}
     }
+    let disposition = attributes.text("security.investigation.disposition");
+    row.invalid_reasons = invalid_reasons(&row, disposition.is_some());
+    Some(row)
+}
+
+/// The rules of the model that an alert, or an answer to one, breaks.
+pub(super) fn invalid_reasons(row: &EventRow, has_disposition: bool) -> Vec<String> {
+    let mut reasons = Vec::new();
     let mut rule = |broken: bool, reason: &str| {
         if broken {
-            row.invalid_reasons.push(reason.to_owned());
+            reasons.push(reason.to_owned());
         }
     };
+    let kind = row.kind.as_str();
     rule(row.correlation_id.is_none(), "no alert is named");
     rule(kind != "alert" && row.initiator_id.is_none(), "no actor is named");
     let human = row.initiator_type.as_deref() == Some("human");
     rule(kind == "containment_decision" && !human, "containment is a human's decision");
     let closed = row.decision.as_deref() == Some("closed");
-    let disposition = attributes.text("security.investigation.disposition");
-    rule(kind == "investigation" && closed && disposition.is_none(), "closed without a disposition");
-    Some(row)
+    rule(kind == "investigation" && closed && !has_disposition, "closed without a disposition");
+    reasons
 }
