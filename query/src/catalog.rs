@@ -22,7 +22,6 @@ use tokio::sync::OnceCell;
 use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
-use crate::checks::violations_sql;
 use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
@@ -33,7 +32,7 @@ use crate::spans::Spans;
 use crate::tables::LedgerRow;
 
 /// The view `tool_calls`.
-const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The tables and views, for people.
 pub(crate) const TABLES: [&str; 12] = [
@@ -64,7 +63,7 @@ pub(crate) async fn register(
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records)))?;
     }
-    let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
+    let ledger = Ledger::between(reader.clone(), 0, snapshot.size);
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
     let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
@@ -103,26 +102,24 @@ pub(crate) async fn register(
             "replay('<trace, grant, agent, conversation or alert id>')",
         ),
     );
-    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
-        let view = context.sql(&sql).await?.into_view();
-        context.register_table(name, view)?;
-    }
+    let view = context.sql(TOOL_CALLS).await?.into_view();
+    context.register_table("tool_calls", view)?;
     Ok(())
 }
 
 /// Rows that were made, or why not.
-type Made = std::result::Result<RecordBatch, crate::Error>;
+pub(crate) type Made = std::result::Result<RecordBatch, crate::Error>;
 
 /// A table that is made when it is first read, on a thread that may block: what it is
 /// made from may lie in files.
-struct Lazy {
+pub(crate) struct Lazy {
     schema: SchemaRef,
     make: Arc<dyn Fn() -> Made + Send + Sync>,
     made: OnceCell<RecordBatch>,
 }
 
 impl Lazy {
-    fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
         Self { schema, make: Arc::new(make), made: OnceCell::new() }
     }
 
@@ -215,7 +212,7 @@ fn read_as_of(expr: &Expr) -> Result<AsOf> {
 }
 
 /// `authority_covers(patterns, value)`: whether one of the patterns matches.
-fn authority_covers() -> ScalarUDF {
+pub(crate) fn authority_covers() -> ScalarUDF {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let run = |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
@@ -235,8 +232,9 @@ fn authority_covers() -> ScalarUDF {
 }
 
 /// The table `ledger`, read off the log's entries as it is needed.
-struct Ledger {
+pub(crate) struct Ledger {
     reader: Reader,
+    from: u64,
     size: u64,
 }
 
@@ -247,6 +245,11 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
+    /// The entries of the blocks from the one at `from` on, up to a size.
+    pub(crate) fn between(reader: Reader, from: u64, size: u64) -> Self {
+        Self { reader, from, size }
+    }
+
     /// The rows of the block at `seq`, and the seq after it.
     fn block(reader: &Reader, seq: u64) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
         use custody_proto::entry::{FLAG_CONFLICT, FLAG_JSON};
@@ -281,8 +284,8 @@ impl PartitionStream for Ledger {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (reader, size) = (self.reader.clone(), self.size);
-        let blocks = std::iter::successors(Some((None, 0)), move |(_, seq)| {
+        let (reader, from, size) = (self.reader.clone(), self.from, self.size);
+        let blocks = std::iter::successors(Some((None, from)), move |(_, seq)| {
             (*seq < size).then(|| match Self::block(&reader, *seq) {
                 Ok((batch, next)) => (Some(Ok(batch)), next),
                 Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),

@@ -280,6 +280,7 @@ async fn session(
     let mut context = SessionContext::new_with_state(state);
     datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
     catalog::register(&context, snapshot, projection.reader(), now()).await.map_err(wrong)?;
+    crate::checks::register(&context, projection, snapshot, now()).map_err(wrong)?;
     let state = context.state_ref();
     let mut state = state.write();
     for name in REMOVED_FUNCTIONS {
@@ -292,7 +293,7 @@ async fn session(
 }
 
 /// The time of a query, for what has expired and what is still open.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Time(since.map_or(0, |d| d.as_nanos() as i64))
 }

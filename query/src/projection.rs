@@ -116,6 +116,8 @@ pub struct Projection {
     pub(crate) sealing: Mutex<()>,
     pub(crate) stepping: Mutex<()>,
     pub(crate) books: Mutex<Books>,
+    /// The checks that follow it, if any do.
+    pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
     pub(crate) stop: AtomicBool,
@@ -151,6 +153,7 @@ impl Projection {
             sealing: Mutex::default(),
             stepping: Mutex::default(),
             books: Mutex::default(),
+            checks: OnceLock::new(),
             current: RwLock::default(),
             visible: watch::channel(0).0,
             stop: AtomicBool::new(false),
