@@ -1,7 +1,7 @@
 //! Measures the hot path beside bare loops over the same bytes, in one run.
 //!
 //! ```text
-//! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|proofs [records]
+//! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]
 //! cargo run --release -p custody-benches -- ingest --all
 //! cargo run --release -p custody-benches -- ingest --payload 2048 --batch 512
 //! ```
@@ -13,13 +13,14 @@
 //! `single` and `half`: how long one request takes beside one bare fsync, on an idle
 //! server and at half its highest rate. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
 //! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
-//! `redact`: the built-in rules, beside the scan. Quote
+//! `redact`: the built-in rules, beside the scan. `size`: bytes on disk beside zstd. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
 mod latency;
 mod log;
 mod redact;
+mod size;
 mod sized;
 mod verify;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ["verify"] => verify::run(),
         ["append"] => log::append(),
         ["redact"] => redact::run(),
+        ["size"] => size::run(),
         ["proofs"] => log::proofs(10_000_000),
         ["proofs", records] => match records.parse() {
             Ok(records) => log::proofs(records),
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|proofs [records]\n       \
+        "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]\n       \
          custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]"
     );
     ExitCode::from(2)

@@ -22,20 +22,24 @@ use tokio::sync::OnceCell;
 use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
-use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::caller::RowFilter;
+use crate::grant_table::GrantTable;
+use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
-use crate::replay::{StepRow, replay};
+use crate::replay_table::ReplayFunction;
 use crate::rows::{Cell, Time};
 use crate::segments::{SealedTable, Table};
 use crate::spans::Spans;
 use crate::tables::LedgerRow;
+use crate::tenancy::{Bindings, Tenancy};
+use crate::views;
 
 /// The view `tool_calls`.
 pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 12] = [
+pub(crate) const TABLES: [&str; 14] = [
     "spans",
     "logs",
     "metrics",
@@ -48,6 +52,8 @@ pub(crate) const TABLES: [&str; 12] = [
     "dwell_time",
     "coverage",
     "ledger",
+    "audit",
+    "foreign_claims",
 ];
 
 /// Registers everything that a query may name.
@@ -56,21 +62,22 @@ pub(crate) async fn register(
     snapshot: &Arc<Snapshot>,
     reader: &Reader,
     now: Time,
+    bindings: Option<&Bindings>,
 ) -> Result<()> {
     for table in Table::ALL {
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
     }
     if let Some(records) = context.deregister_table("spans")? {
-        context.register_table("spans", Arc::new(Spans::new(records)))?;
+        context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
-    let ledger = Ledger::between(reader.clone(), 0, snapshot.size);
+    let ledger = Ledger::between(reader.clone(), 0, snapshot.size, snapshot.visible().clone());
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
     let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
         let snapshot = Arc::clone(snapshot);
         context.register_table(name, Arc::new(Lazy::new(schema, move || make(&snapshot, now))))
     };
-    lazy("grants", GrantRow::schema(), |s, now| Ok(GrantRow::batch(Grants::of(s, AsOf::Now, now)?.rows())))?;
+    context.register_table("grants", Arc::new(GrantTable::new(snapshot, now)))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
     lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
     lazy("dwell_time", DwellRow::schema(), |s, now| {
@@ -80,7 +87,7 @@ pub(crate) async fn register(
         Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
     })?;
     context.register_udf(authority_covers());
-    for function in proofs::functions(reader) {
+    for function in proofs::functions(reader, snapshot.visible()) {
         context.register_udf(function);
     }
     let function = |make: fn(&Snapshot, &str, AsOf, Time) -> Made, schema: SchemaRef, what: &'static str| {
@@ -89,22 +96,15 @@ pub(crate) async fn register(
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::of(s, as_of, now)?.chain(id))),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, now)?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),
     );
-    context.register_udtf(
-        "replay",
-        function(
-            |s, id, as_of, now| Ok(StepRow::batch(&replay(s, id, as_of, now)?)),
-            StepRow::schema(),
-            "replay('<trace, grant, agent, conversation or alert id>')",
-        ),
-    );
+    context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
     let view = context.sql(TOOL_CALLS).await?.into_view();
     context.register_table("tool_calls", view)?;
-    Ok(())
+    views::register(context, bindings).await
 }
 
 /// Rows that were made, or why not.
@@ -174,16 +174,22 @@ impl fmt::Debug for Function {
     }
 }
 
+/// The arguments of such a function.
+pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str) -> Result<(String, AsOf)> {
+    let (id, as_of) = match args.exprs() {
+        [id] => (id, AsOf::Now),
+        [id, as_of] => (id, read_as_of(as_of)?),
+        _ => return plan_err!("{what} takes an id and, optionally, a seq or a time"),
+    };
+    let Some(id) = text(id) else {
+        return plan_err!("{what} takes its id as a text literal, such as 'abc'");
+    };
+    Ok((id, as_of))
+}
+
 impl TableFunctionImpl for Function {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let (id, as_of) = match args.exprs() {
-            [id] => (id, AsOf::Now),
-            [id, as_of] => (id, read_as_of(as_of)?),
-            _ => return plan_err!("{} takes an id and, optionally, a seq or a time", self.what),
-        };
-        let Some(id) = text(id) else {
-            return plan_err!("{} takes its id as a text literal, such as 'abc'", self.what);
-        };
+        let (id, as_of) = id_and_as_of(&args, self.what)?;
         let (snapshot, make, now) = (Arc::clone(&self.snapshot), self.make, self.now);
         Ok(Arc::new(Lazy::new(Arc::clone(&self.schema), move || make(&snapshot, &id, as_of, now))))
     }
@@ -236,6 +242,7 @@ pub(crate) struct Ledger {
     reader: Reader,
     from: u64,
     size: u64,
+    rows: RowFilter,
 }
 
 impl fmt::Debug for Ledger {
@@ -244,16 +251,39 @@ impl fmt::Debug for Ledger {
     }
 }
 
+/// Which entries of a block the caller may see, if not all: those of records that he may. Their
+/// contents say so, so an entry whose content is erased is not among them.
+fn shown(
+    reader: &Reader,
+    rows: &RowFilter,
+    block: &custody_store::Commitments,
+) -> std::result::Result<Option<Vec<bool>>, custody_store::Error> {
+    if rows.is_open() {
+        return Ok(None);
+    }
+    let whole = reader.block_at(block.first_seq)?;
+    let sees = |i| {
+        let tenancy = whole.as_ref().and_then(|whole| Tenancy::of_block(whole, i));
+        tenancy.is_some_and(|t| rows.sees(t.tenant.as_deref(), t.workspace.as_deref()))
+    };
+    Ok(Some((0..block.commitments.len()).map(sees).collect()))
+}
+
 impl Ledger {
     /// The entries of the blocks from the one at `from` on, up to a size.
-    pub(crate) fn between(reader: Reader, from: u64, size: u64) -> Self {
-        Self { reader, from, size }
+    pub(crate) fn between(reader: Reader, from: u64, size: u64, rows: RowFilter) -> Self {
+        Self { reader, from, size, rows }
     }
 
     /// The rows of the block at `seq`, and the seq after it.
-    fn block(reader: &Reader, seq: u64) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
+    fn block(
+        reader: &Reader,
+        rows: &RowFilter,
+        seq: u64,
+    ) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
         use custody_proto::entry::{FLAG_CONFLICT, FLAG_JSON};
         let Some(block) = reader.commitments_at(seq)? else { return Ok((LedgerRow::batch(&[]), u64::MAX)) };
+        let shown = shown(reader, rows, &block)?;
         let lengths = reader.record_lengths(block.first_seq)?;
         let flags = |bits: u16| {
             let names = [(FLAG_CONFLICT, "conflicting_span"), (FLAG_JSON, "json")];
@@ -272,7 +302,8 @@ impl Ledger {
             record_bytes: lengths.as_ref().and_then(|l| l.get(i)).map(|n| u64::from(*n)),
             flags: flags(entry.flags),
         };
-        let rows: Vec<LedgerRow> = block.chained(block.previous).enumerate().map(row).collect();
+        let links = block.chained(block.previous).enumerate().filter(|(i, _)| shown.as_ref().is_none_or(|s| s[*i]));
+        let rows: Vec<LedgerRow> = links.map(row).collect();
         Ok((LedgerRow::batch(&rows), block.end_seq()))
     }
 }
@@ -284,9 +315,9 @@ impl PartitionStream for Ledger {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (reader, from, size) = (self.reader.clone(), self.from, self.size);
+        let (reader, from, size, rows) = (self.reader.clone(), self.from, self.size, self.rows.clone());
         let blocks = std::iter::successors(Some((None, from)), move |(_, seq)| {
-            (*seq < size).then(|| match Self::block(&reader, *seq) {
+            (*seq < size).then(|| match Self::block(&reader, &rows, *seq) {
                 Ok((batch, next)) => (Some(Ok(batch)), next),
                 Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),
             })

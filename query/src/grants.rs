@@ -8,6 +8,7 @@ use crate::Error;
 use crate::attributes::parse_time;
 use crate::authority::{Verdict, dimensions, narrowing};
 use crate::event::EventRow;
+use crate::ids::{Finder, Kind};
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
@@ -59,7 +60,7 @@ table! {
         issued_time: Time,
         /// The record that issued (or denied) it.
         issued_seq: u64,
-        /// When it, or a grant above it, was revoked.
+        /// When it, or a grant above it, was revoked: `authz.effective_at`, or when that was recorded.
         revoked_time: Option<Time>,
         /// The record that did so.
         revoked_seq: Option<u64>,
@@ -144,6 +145,9 @@ table! {
     }
 }
 
+/// When each grant was revoked, at the earliest, and the record that did so.
+pub(crate) type Revoked = HashMap<String, (Time, u64)>;
+
 /// All grants that the ledger knows of, by id.
 #[derive(Debug, Default)]
 pub struct Grants {
@@ -154,24 +158,45 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Folds the events up to `as_of`. `now` decides what has expired.
+    /// Folds the grants' events up to `as_of`. `now` decides what has expired.
     pub fn of(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Result<Self, Error> {
-        let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
-        let events = snapshot.events_of(&kinds, as_of)?;
-        let mut grants = Self::default();
-        let mut revoked: HashMap<String, (Time, u64)> = HashMap::new();
-        for event in &events {
-            let Some(id) = &event.grant_id else { continue };
-            if event.kind == "grant_revoked" {
-                revoked.entry(id.clone()).or_insert((event.event_time, event.seq));
-            } else {
-                grants.insert(grant_row(event));
-            }
-        }
-        grants.link();
-        grants.settle(&revoked, now);
+        let mut grants = Self::without_uses(snapshot, as_of, now)?;
         grants.count_uses(snapshot, as_of)?;
         Ok(grants)
+    }
+
+    /// As [`Self::of`], but how often each was used is not counted.
+    pub(crate) fn without_uses(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Result<Self, Error> {
+        let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
+        let mut grants = Self::default();
+        let mut revoked = Revoked::new();
+        for event in &snapshot.events_of(&kinds, as_of)? {
+            grants.take(event, &mut revoked);
+        }
+        grants.finish(&revoked, now);
+        Ok(grants)
+    }
+
+    /// Takes an event of a grant in.
+    pub(crate) fn take(&mut self, event: &EventRow, revoked: &mut Revoked) {
+        let Some(id) = &event.grant_id else { return };
+        if event.kind == "grant_revoked" {
+            let ended = (effective(event), event.seq);
+            revoked.entry(id.clone()).and_modify(|known| *known = ended.min(*known)).or_insert(ended);
+        } else {
+            self.insert(grant_row(event));
+        }
+    }
+
+    /// What follows from all that was taken in.
+    pub(crate) fn finish(&mut self, revoked: &Revoked, now: Time) {
+        self.link();
+        self.settle(revoked, now);
+    }
+
+    /// The rows, to fill in what is counted elsewhere.
+    pub(crate) fn rows_mut(&mut self) -> &mut [GrantRow] {
+        &mut self.rows
     }
 
     /// A grant that was given wins over a refusal under the same id; the first over later ones.
@@ -193,7 +218,7 @@ impl Grants {
 
     /// What follows from the grants above: root, depth, lineage, revocation, narrowing.
     /// Each grant is settled once, parents first, so that long chains cost no more.
-    fn settle(&mut self, revoked: &HashMap<String, (Time, u64)>, now: Time) {
+    fn settle(&mut self, revoked: &Revoked, now: Time) {
         let mut settled = vec![false; self.rows.len()];
         for start in 0..self.rows.len() {
             let mut path = Vec::new();
@@ -212,7 +237,7 @@ impl Grants {
         }
     }
 
-    fn settle_one(&mut self, i: usize, cycle: bool, revoked: &HashMap<String, (Time, u64)>, now: Time) {
+    fn settle_one(&mut self, i: usize, cycle: bool, revoked: &Revoked, now: Time) {
         let parent = self.parents[i].map(|p| self.rows[p].clone());
         let row = &mut self.rows[i];
         let own = revoked.get(&row.grant_id).copied();
@@ -238,7 +263,7 @@ impl Grants {
         }
         if row.state == "active" {
             let expired = row.expires_at.is_some_and(|end| end <= now);
-            row.state = if ended.is_some() {
+            row.state = if ended.is_some_and(|(at, _)| at <= now) {
                 "revoked"
             } else if expired {
                 "expired"
@@ -251,6 +276,13 @@ impl Grants {
 
     /// Tool calls are many: only what is needed of them is read.
     fn count_uses(&mut self, snapshot: &Snapshot, as_of: AsOf) -> Result<(), Error> {
+        let keys = self.rows.iter().map(|row| Kind::Grant.key(&row.grant_id)).collect();
+        if let Some(uses) = Finder::new(snapshot, as_of)?.uses(&keys)? {
+            for row in &mut self.rows {
+                row.uses = uses.get(&Kind::Grant.key(&row.grant_id)).copied().unwrap_or(0);
+            }
+            return Ok(());
+        }
         let columns = ["seq", "ingest_time", "grant_id"];
         let calls = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only("kind", ["tool_call"]);
         snapshot.read(&calls, |batch| {
@@ -393,7 +425,12 @@ impl Fields {
     }
 }
 
-fn grant_row(event: &EventRow) -> GrantRow {
+/// From when on a revocation holds: as it says, or from when it was made.
+fn effective(event: &EventRow) -> Time {
+    Fields::of(event).time("authz.effective_at").unwrap_or(event.event_time)
+}
+
+pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
     let fields = Fields::of(event);
     let state = match event.kind.as_str() {
         "grant_denied" => "denied",
@@ -433,7 +470,7 @@ pub fn denials(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<DenialRow>, Error
     Ok(events.iter().filter(|e| e.decision.as_deref() == Some("deny")).map(denial_row).collect())
 }
 
-fn denial_row(event: &EventRow) -> DenialRow {
+pub(crate) fn denial_row(event: &EventRow) -> DenialRow {
     let fields = Fields::of(event);
     let own = |one: &Option<String>| one.clone().map(|one| vec![one]);
     let (actions, resources) = match event.kind.as_str() {
@@ -455,67 +492,5 @@ fn denial_row(event: &EventRow) -> DenialRow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(kind: &str, id: &str, parent: Option<&str>) -> EventRow {
-        EventRow {
-            kind: kind.into(),
-            grant_id: Some(id.into()),
-            parent_grant_id: parent.map(str::to_owned),
-            agent_id: Some("agent".into()),
-            attributes: r#"{"authz.grant.actions":["read"]}"#.into(),
-            ..EventRow::default()
-        }
-    }
-
-    fn grants(events: &[EventRow]) -> Grants {
-        let rows: Vec<EventRow> =
-            events.iter().cloned().enumerate().map(|(i, e)| EventRow { seq: i as u64, ..e }).collect();
-        let snapshot = Snapshot::of_events(vec![EventRow::batch(&rows)], rows.len() as u64);
-        Grants::of(&snapshot, AsOf::Now, Time(0)).unwrap()
-    }
-
-    #[test]
-    fn a_chain_runs_from_the_root_down() {
-        let grants = grants(&[
-            event("grant_issued", "root", None),
-            event("grant_derived", "mid", Some("root")),
-            event("grant_derived", "leaf", Some("mid")),
-            event("grant_revoked", "root", None),
-        ]);
-        let chain = grants.chain("leaf");
-        assert_eq!(chain.iter().map(|r| r.grant_id.as_str()).collect::<Vec<_>>(), ["root", "mid", "leaf"]);
-        assert_eq!(chain.iter().map(|r| r.narrowed).collect::<Vec<_>>(), [None, Some(true), Some(true)]);
-        assert!(chain.iter().all(|r| r.state == "revoked" && r.revoked_seq == Some(3)), "revocation cascades");
-        assert_eq!(grants.get("leaf").map(|g| (g.depth, g.root_grant_id.as_deref())), Some((2, Some("root"))));
-    }
-
-    #[test]
-    fn orphans_and_cycles_give_an_answer() {
-        let orphan = grants(&[event("grant_derived", "leaf", Some("gone"))]);
-        let chain = orphan.chain("leaf");
-        assert_eq!((chain[0].grant_id.as_str(), chain[0].state.as_str()), ("gone", "missing"));
-        assert_eq!(orphan.get("leaf").map(|g| g.lineage.as_str()), Some("missing"));
-        let cycle = grants(&[
-            event("grant_derived", "a", Some("c")),
-            event("grant_derived", "b", Some("a")),
-            event("grant_derived", "c", Some("b")),
-            event("grant_derived", "d", Some("c")),
-        ]);
-        assert!(["a", "b", "c", "d"].iter().all(|id| cycle.get(id).is_some_and(|g| g.lineage == "cycle")));
-        assert!(cycle.chain("d")[0].note.as_deref().is_some_and(|n| n.starts_with("cycle")));
-        assert_eq!(grants(&[]).chain("x")[0].state, "missing");
-    }
-
-    #[test]
-    fn ten_thousand_derivations_are_no_trouble() {
-        let ids: Vec<String> = (0..10_000).map(|i| format!("g{i}")).collect();
-        let mut events = vec![event("grant_issued", &ids[0], None)];
-        events.extend(ids.windows(2).map(|w| event("grant_derived", &w[1], Some(&w[0]))));
-        events.reverse();
-        let grants = grants(&events);
-        assert_eq!(grants.chain("g9999").len(), 10_000);
-        assert_eq!(grants.get("g9999").map(|g| g.depth), Some(9_999));
-    }
-}
+#[path = "grants_tests.rs"]
+mod tests;

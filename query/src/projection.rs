@@ -14,19 +14,22 @@ use custody_proto::otlp::metrics::Metric;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::Span;
 use custody_store::{Block, Content, Reader};
-#[cfg(test)]
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::caller::RowFilter;
 use crate::event::EventBuilder;
+use crate::ids::{Ids, Keeper};
+use crate::lookup::Log;
 use crate::mapping::{RecordContext, map_log, map_span};
-use crate::metrics::{MetricBuilder, metric_row};
+use crate::metrics::{MetricBuilder, MetricRow, metric_row};
 use crate::rows::Time;
 use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
-use crate::tables::{LogBuilder, SpanBuilder, log_row, resource_json, span_row};
+use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanRow, log_row, resource_json, span_row};
+use crate::tenancy::Tenancy;
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
@@ -46,6 +49,12 @@ pub struct Snapshot {
     pub(crate) frozen: Option<Arc<Tail>>,
     /// The newest rows.
     pub(crate) tail: Tail,
+    /// Which of the rows are shown: see [`Self::seen_by`].
+    pub(crate) visible: RowFilter,
+    /// Where the events of an id are.
+    pub(crate) ids: Ids,
+    /// The log that all of it is made from.
+    pub(crate) log: Log,
 }
 
 /// What an answer shall be limited to: what the ledger knew then.
@@ -118,6 +127,7 @@ pub struct Projection {
     pub(crate) books: Mutex<Books>,
     /// The checks that follow it, if any do.
     pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
+    pub(crate) index: Keeper,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
     pub(crate) stop: AtomicBool,
@@ -143,6 +153,7 @@ impl Projection {
 
     pub(crate) fn empty(reader: Reader, limits: SegmentLimits, place: Option<Arc<Place>>) -> Self {
         let is_own = place.is_some();
+        let first = Snapshot { log: Log(Some(reader.clone())), ..Snapshot::default() };
         Self {
             reader,
             limits,
@@ -154,7 +165,8 @@ impl Projection {
             stepping: Mutex::default(),
             books: Mutex::default(),
             checks: OnceLock::new(),
-            current: RwLock::default(),
+            index: Keeper::default(),
+            current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,
             stop: AtomicBool::new(false),
         }
@@ -231,6 +243,7 @@ impl Projection {
             }
         }
         workers.join();
+        self.close_index();
         // So that the next start need not project it again; what is little is not worth a file.
         let is_much = |tail: &Tail| tail.rows() > 0 && tail.to - tail.from >= STEP_RECORDS.min(self.limits.records_max);
         let sealed = self.seal().map(|()| self.freeze(is_much)).and_then(|_| self.seal()).and_then(|()| self.sweep());
@@ -250,7 +263,8 @@ impl Projection {
         let to = self.project(&mut rows, from, size)?;
         let _books = lock(&self.books);
         let mut next = Snapshot::clone(&self.snapshot());
-        rows.finish(&mut next.tail);
+        let events = rows.finish(&mut next.tail);
+        next.ids.add(from..to, &events);
         next.tail.to = to;
         next.size = to;
         self.set(next);
@@ -276,6 +290,7 @@ impl Projection {
 struct Workers {
     sealing: Option<JoinHandle<Result<(), Error>>>,
     merging: Option<JoinHandle<()>>,
+    indexing: Option<JoinHandle<()>>,
 }
 
 impl Workers {
@@ -283,6 +298,10 @@ impl Workers {
     fn tend(&mut self, projection: &Arc<Projection>) -> Result<(), Error> {
         if let Err(error) = projection.sweep() {
             tracing::warn!(%error, "files of segments that were replaced are not deleted; the next start does it");
+        }
+        if projection.index_is_due() && self.indexing.as_ref().is_none_or(|thread| thread.is_finished()) {
+            let own = Arc::clone(projection);
+            self.indexing = Some(spawn("index", move || own.tend_index())?);
         }
         let limits = projection.limits;
         let is_full = projection.snapshot().tail.is_full(&limits);
@@ -317,7 +336,7 @@ impl Workers {
     }
 
     fn join(&mut self) {
-        if let Some(thread) = self.merging.take() {
+        for thread in [self.merging.take(), self.indexing.take()].into_iter().flatten() {
             let _ = thread.join();
         }
         if let Some(Ok(Err(error))) = self.sealing.take().map(|thread| thread.join()) {
@@ -362,6 +381,8 @@ pub(crate) struct Rows {
     logs: LogBuilder,
     metrics: MetricBuilder,
     events: EventBuilder,
+    /// Only the rows of this table; of all, if none is named.
+    only: Option<Table>,
 }
 
 /// What the records of one group share, decoded once.
@@ -369,6 +390,7 @@ struct Shared {
     group: usize,
     resource: Resource,
     resource_json: String,
+    tenancy: Tenancy,
     scope: InstrumentationScope,
 }
 
@@ -377,24 +399,52 @@ impl Shared {
         // What the scanner let in, the decoder reads; a damaged log shows as empty fields and in `verify`.
         let resource = Resource::decode(content.resource(i)).unwrap_or_default();
         let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
-        Self { group: content.group(i), resource_json: resource_json(&resource), resource, scope }
+        let tenancy = Tenancy::of_resource(&resource);
+        Self { group: content.group(i), resource_json: resource_json(&resource), tenancy, resource, scope }
     }
 }
 
 impl Rows {
-    /// Moves the rows behind those of a tail.
-    pub(crate) fn finish(mut self, tail: &mut Tail) {
+    /// To make the rows of one table alone.
+    pub(crate) fn of(table: Table) -> Self {
+        Self { only: Some(table), ..Self::default() }
+    }
+
+    fn makes(&self, table: Table) -> bool {
+        self.only.is_none_or(|only| only == table)
+    }
+
+    /// Moves the rows behind those of a tail; gives the events among them.
+    pub(crate) fn finish(mut self, tail: &mut Tail) -> RecordBatch {
         tail.add(Table::Spans, self.spans.finish());
         tail.add(Table::Logs, self.logs.finish());
         tail.add(Table::Metrics, self.metrics.finish());
-        tail.add(Table::Events, self.events.finish());
+        let events = self.events.finish();
+        tail.add(Table::Events, events.clone());
+        events
+    }
+
+    /// Takes the rows of one table.
+    pub(crate) fn take(mut self, table: Table) -> RecordBatch {
+        match table {
+            Table::Spans => self.spans.finish(),
+            Table::Logs => self.logs.finish(),
+            Table::Metrics => self.metrics.finish(),
+            Table::Events => self.events.finish(),
+        }
     }
 
     /// Adds the rows of a block; an erased one has none.
     fn block(&mut self, block: &Block) {
+        let records = block.content.as_ref().map_or(0, Content::records);
+        self.records(block, 0..records);
+    }
+
+    /// Adds the rows of some records of a block.
+    pub(crate) fn records(&mut self, block: &Block, wanted: impl Iterator<Item = usize>) {
         let Some(content) = &block.content else { return };
         let mut shared: Option<Shared> = None;
-        for i in (0..content.records()).filter(|&i| !content.is_erased(i)) {
+        for i in wanted.filter(|&i| i < content.records() && !content.is_erased(i)) {
             let fits = shared.as_ref().is_some_and(|s| s.group == content.group(i));
             let shared = if fits { shared.as_ref() } else { Some(&*shared.insert(Shared::of(content, i))) };
             let Some(shared) = shared else { continue };
@@ -407,28 +457,42 @@ impl Rows {
                 resource: &shared.resource,
                 scope: &shared.scope,
             };
-            self.record(block.commitments.signal, &context, &shared.resource_json, content.record(i));
+            self.record(block.commitments.signal, &context, shared, content.record(i));
         }
     }
 
-    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, resource_json: &str, bytes: &[u8]) {
+    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, shared: &Shared, bytes: &[u8]) {
+        let json = &shared.resource_json;
         let events = match signal {
             Signal::Traces => {
                 let Ok(span) = Span::decode(bytes) else { return };
-                self.spans.push(&span_row(context, resource_json, &span));
-                map_span(context, &span)
+                let mut events = map_span(context, &span);
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
+                if self.makes(Table::Spans) {
+                    self.spans.push(&SpanRow { tenant, workspace, ..span_row(context, json, &span) });
+                }
+                events
             }
             Signal::Logs => {
                 let Ok(log) = LogRecord::decode(bytes) else { return };
-                self.logs.push(&log_row(context, resource_json, &log));
-                map_log(context, &log)
+                let mut events = map_log(context, &log);
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
+                if self.makes(Table::Logs) {
+                    self.logs.push(&LogRow { tenant, workspace, ..log_row(context, json, &log) });
+                }
+                events
             }
             Signal::Metrics => {
-                let Ok(metric) = Metric::decode(bytes) else { return };
-                self.metrics.push(&metric_row(context, &metric));
+                let Some(metric) = self.makes(Table::Metrics).then(|| Metric::decode(bytes).ok()).flatten() else {
+                    return;
+                };
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&metric.metadata, &mut []);
+                self.metrics.push(&MetricRow { tenant, workspace, ..metric_row(context, &metric) });
                 return;
             }
         };
-        events.iter().for_each(|event| self.events.push(event));
+        if self.makes(Table::Events) {
+            events.iter().for_each(|event| self.events.push(event));
+        }
     }
 }

@@ -10,25 +10,43 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{Array as _, AsArray as _, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, col, lit};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use tokio::sync::OnceCell;
 
+use crate::lookup;
+use crate::projection::Snapshot;
+use crate::segments::Table;
+
 /// The rows of all span records, without those that were superseded.
 pub(crate) struct Spans {
     records: Arc<dyn TableProvider>,
+    snapshot: Arc<Snapshot>,
     superseded: OnceCell<Vec<u64>>,
 }
 
 impl Spans {
     /// Over the rows of all span records of one snapshot.
-    pub(crate) fn new(records: Arc<dyn TableProvider>) -> Self {
-        Self { records, superseded: OnceCell::new() }
+    pub(crate) fn new(records: Arc<dyn TableProvider>, snapshot: &Arc<Snapshot>) -> Self {
+        Self { records, snapshot: Arc::clone(snapshot), superseded: OnceCell::new() }
+    }
+
+    /// The spans of few traces, which the log's own index finds: no segment is opened.
+    async fn of_traces(&self, filters: &[Expr]) -> Result<Option<RecordBatch>> {
+        if !filters.iter().any(|filter| lookup::is_lookup(Table::Spans, filter)) {
+            return Ok(None);
+        }
+        let (snapshot, asked) = (Arc::clone(&self.snapshot), filters.to_vec());
+        let found = tokio::task::spawn_blocking(move || snapshot.lookup(Table::Spans, &asked)).await;
+        let found = found.map_err(|e| DataFusionError::Execution(format!("traces cannot be looked up: {e}")))?;
+        let found = found.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        found.map(|batch| current(&batch)).transpose()
     }
 
     fn plan(&self) -> Result<LogicalPlanBuilder> {
@@ -67,6 +85,21 @@ impl Spans {
     }
 }
 
+/// All versions of some spans, without the running ones that came finished, too.
+fn current(batch: &RecordBatch) -> Result<RecordBatch> {
+    let [trace, span, submitter] = ["trace_id", "span_id", "submitter"].map(|name| batch.column_by_name(name));
+    let (Some(trace), Some(span), Some(submitter)) = (trace, span, submitter) else { return Ok(batch.clone()) };
+    let Some(end) = batch.column_by_name("end_time").filter(|end| end.null_count() > 0) else {
+        return Ok(batch.clone());
+    };
+    let texts = [trace, span, submitter].map(|column| column.as_string::<i32>());
+    let key = |i: usize| texts.map(|column| column.is_valid(i).then(|| column.value(i)));
+    let finished: HashSet<_> = (0..batch.num_rows()).filter(|&i| end.is_valid(i)).map(key).collect();
+    let kept: BooleanArray =
+        (0..batch.num_rows()).map(|i| Some(end.is_valid(i) || !finished.contains(&key(i)))).collect();
+    Ok(filter_record_batch(batch, &kept)?)
+}
+
 /// With more traces than this that have running spans, a list of them prunes nothing.
 const TRACES_LISTED_MAX: usize = 1000;
 
@@ -103,6 +136,9 @@ impl TableProvider for Spans {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(batch) = self.of_traces(filters).await? {
+            return MemTable::try_new(self.schema(), vec![vec![batch]])?.scan(state, projection, &[], limit).await;
+        }
         let superseded = self.superseded.get_or_try_init(|| self.superseded(state)).await?;
         if superseded.is_empty() {
             return self.records.scan(state, projection, filters, limit).await;

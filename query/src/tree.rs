@@ -13,36 +13,50 @@ impl Paint {
     }
 }
 
-/// Draws the steps. Text of the log's senders is stripped of control characters,
+/// Draws all of some steps. Text of the log's senders is stripped of control characters,
 /// so that no attribute can command the reader's terminal.
 pub fn render(steps: &[StepRow], color: bool) -> String {
-    let paint = Paint(color);
-    let mut out = String::new();
-    let mut last = vec![false; steps.len()];
-    let mut seen: std::collections::HashSet<Option<u64>> = std::collections::HashSet::new();
-    for step in steps.iter().rev() {
-        last[step.step as usize] = seen.insert(step.parent_step);
+    let mut tree = Tree::new(color);
+    steps.iter().map(|step| tree.draw(step)).collect()
+}
+
+/// Draws steps as they come. It keeps nothing but the branch that it is on.
+pub struct Tree {
+    paint: Paint,
+    /// Of each step above, whether it was the last under its own parent.
+    last: Vec<bool>,
+}
+
+impl Tree {
+    /// Nothing drawn yet.
+    pub fn new(color: bool) -> Self {
+        Self { paint: Paint(color), last: Vec::new() }
     }
-    for step in steps {
-        let mut bars = Vec::new();
-        let mut at = step.parent_step;
+
+    /// The lines of the next step.
+    pub fn draw(&mut self, step: &StepRow) -> String {
+        let depth = step.depth as usize;
+        self.last.truncate(depth);
+        self.last.resize(depth, true);
         // Only as much of the ancestry is drawn as fits a line.
-        for _ in 0..step.depth.min(40) {
-            let Some(i) = at else { break };
-            bars.push(if last[i as usize] { "   " } else { "│  " });
-            at = steps[i as usize].parent_step;
-        }
-        let prefix: String = bars.into_iter().rev().collect();
-        let branch = if last[step.step as usize] { "└─ " } else { "├─ " };
+        let bars = self.last[depth.saturating_sub(DEPTH_DRAWN)..].iter();
+        let prefix: String = bars.map(|is_last| if *is_last { "   " } else { "│  " }).collect();
+        let (branch, bar) = if step.is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         let time = step.event_time.map_or_else(|| " ".repeat(12), clock);
-        out.push_str(&format!("{time}  {prefix}{branch}{}\n", line(step, &paint)));
-        for more in details(step, &paint) {
-            let bar = if last[step.step as usize] { "   " } else { "│  " };
+        let mut out = format!("{time}  {prefix}{branch}{}\n", line(step, &self.paint));
+        for more in details(step, &self.paint) {
             out.push_str(&format!("{}  {prefix}{bar}     {more}\n", " ".repeat(12)));
         }
+        // A marker stands beside steps, and nothing stands under it.
+        if step.kind != "missing" {
+            self.last.push(step.is_last);
+        }
+        out
     }
-    out
 }
+
+/// Steps above that are drawn.
+const DEPTH_DRAWN: usize = 40;
 
 fn line(step: &StepRow, paint: &Paint) -> String {
     let name = step.agent_name.as_deref().or(step.agent_id.as_deref()).unwrap_or("?");

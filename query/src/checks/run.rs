@@ -91,7 +91,7 @@ impl Tables {
         all.insert("denials", Arc::new(Lazy::new(DenialRow::schema(), move || Ok(DenialRow::batch(&denials(&of, AsOf::Now)?)))));
         let ledger: Arc<dyn TableProvider> = match entries {
             Entries::Log(reader) => {
-                let entries = Ledger::between(reader.clone(), from, snapshot.size);
+                let entries = Ledger::between(reader.clone(), from, snapshot.size, snapshot.visible().clone());
                 Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(entries)])?)
             }
             Entries::These(rows) => Arc::new(MemTable::try_new(LedgerRow::schema(), vec![vec![rows.clone()]])?),

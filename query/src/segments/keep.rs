@@ -59,6 +59,7 @@ impl Projection {
         let own = Self::empty(reader, limits, Some(place));
         own.files.store(loaded.generation, Ordering::SeqCst);
         own.take_over(loaded)?;
+        own.open_index();
         Ok(own)
     }
 
@@ -73,6 +74,7 @@ impl Projection {
         });
         let looking = Self::empty(reader, limits, None);
         looking.take_over(loaded.unwrap_or_default())?;
+        looking.open_index();
         Ok(looking)
     }
 
@@ -109,7 +111,7 @@ impl Projection {
     }
 
     /// What records from a seq on say was erased.
-    fn erased_since(&self, since: u64) -> Result<SeqSet, Error> {
+    pub(crate) fn erased_since(&self, since: u64) -> Result<SeqSet, Error> {
         let told = self.reader.erasures().map_err(Error::store)?;
         let told = told.into_iter().filter(|(said_by, _)| *said_by >= since);
         Ok(told.fold(SeqSet::default(), |all, (_, set)| all.union(&set)))
@@ -145,7 +147,7 @@ impl Projection {
         while tail.to < range.end {
             let mut rows = Rows::default();
             tail.to = self.project(&mut rows, tail.to, range.end)?;
-            rows.finish(&mut tail);
+            let _ = rows.finish(&mut tail);
             if tail.is_full(&self.limits) || tail.to >= range.end {
                 let (from, to) = (tail.from, tail.to);
                 let spot = write::Spot::new(&self.place()?, &self.reader, from..to, &self.files)?;
@@ -251,6 +253,7 @@ impl Projection {
             let tails = next.frozen.as_mut().map(Arc::make_mut).into_iter().chain([&mut next.tail]);
             tails.for_each(|tail| tail.forget(&erased));
         })?;
+        self.forget_in_index(&erased)?;
         if erased.is_empty() || replaced.is_empty() { Ok(()) } else { self.clear() }
     }
 

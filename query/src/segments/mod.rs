@@ -13,9 +13,10 @@ mod place;
 mod read;
 mod scan;
 #[cfg(test)]
-mod test_requests;
+pub(crate) mod test_requests;
 #[cfg(test)]
 mod tests;
+mod visible;
 mod write;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use datafusion::object_store::path::Path;
 pub use keep::Rebuilt;
 pub(crate) use keep::lock;
 pub(crate) use manifest::FileEntry;
-pub(crate) use place::Place;
+pub(crate) use place::{Place, failed};
 pub(crate) use read::Wanted;
 pub(crate) use scan::SealedTable;
 

@@ -17,7 +17,7 @@ fn text(key: &str, value: &str) -> KeyValue {
 }
 
 /// Requests of 5 records each: spans of tool calls, grants, metrics in turn.
-pub(super) fn append(writer: &mut Writer, requests: std::ops::Range<u64>) {
+pub(crate) fn append(writer: &mut Writer, requests: std::ops::Range<u64>) {
     for n in requests {
         let (signal, payload) = match n % 3 {
             0 => {
