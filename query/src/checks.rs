@@ -20,7 +20,7 @@ pub use follow::{Following, Live, follow};
 pub use hit::{HitBuilder, HitRow};
 pub use rule::{Rule, SEVERITIES, Setting};
 pub use run::Checker;
-pub use tuning::Tuning;
+pub use tuning::{Tuning, shown};
 pub(crate) use violations::register;
 
 macro_rules! checks {
@@ -34,7 +34,71 @@ macro_rules! checks {
     };
 }
 
-include!("checks/list.rs");
+checks!(
+    "no_grant",
+    "unknown_grant",
+    "expired_grant",
+    "not_yet_valid",
+    "revoked_grant",
+    "outside_actions",
+    "outside_resources",
+    "outside_constraints",
+    "wrong_subject",
+    "over_used",
+    "widened_delegation",
+    "too_deep",
+    "broken_lineage",
+    "denied_then_executed",
+    "approval_missing",
+    "self_approved",
+    "shared_identity",
+    "replayed_grant",
+    "bad_signature",
+    "lethal_trifecta",
+    "unattributed",
+    "missing_hop",
+    "conflicting_span",
+    "sequence_gap",
+    "silent_source",
+    "clock_skew",
+    "wrong_audience",
+    "purpose_drift",
+    "untrusted_issuer",
+    "grant_without_evaluation",
+    "policy_drift",
+    "excess_lifetime",
+    "spliced",
+    "wrong_delegator",
+    "derived_after_end",
+    "initiator_changed",
+    "inherited",
+    "uncascaded_revocation",
+    "sod_conflict",
+    "approved_other",
+    "stale_approval",
+    "late_approval",
+    "rubber_stamp",
+    "mode_bypass",
+    "identity_flap",
+    "confused_deputy",
+    "executor_bypass",
+    "params_mismatch",
+    "call_without_result",
+    "result_without_call",
+    "after_session_end",
+    "uncertified_skill",
+    "tool_schema_changed",
+    "probing",
+    "untrusted_to_write",
+    "overclassified",
+    "memory_taint",
+    "orphan_span",
+    "backdated",
+    "future_event",
+    "self_reported_only",
+    "truncated",
+    "sampled_trace",
+);
 
 /// The checks that come with Custody.
 pub fn built_in() -> Vec<Rule> {
@@ -43,4 +107,11 @@ pub fn built_in() -> Vec<Rule> {
         Some(Rule { examples: Some((*examples).to_owned()), ..rule })
     };
     BUILT_IN.iter().filter_map(rule).collect()
+}
+
+impl crate::Projection {
+    /// The checks that follow it, if any do.
+    pub fn checks(&self) -> Option<&std::sync::Arc<Live>> {
+        self.checks.get()
+    }
 }

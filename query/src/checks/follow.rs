@@ -62,6 +62,11 @@ impl Live {
         Arc::clone(&self.unsaid.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has them stop before the next step.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
     /// What is counted, for Prometheus.
     pub fn families(&self) -> Vec<Family> {
         let projection = self.projection.lock().unwrap_or_else(PoisonError::into_inner).upgrade();

@@ -13,7 +13,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as DfResult};
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -214,7 +214,7 @@ impl Checker {
         let pool = FairSpillPool::new(MEMORY_BYTES);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(wrong)?;
         let config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
-        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+        let state = crate::functions::session().with_config(config).with_runtime_env(runtime);
         let mut context = SessionContext::new_with_state(state.build());
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         context.register_udf(authority_covers());
@@ -268,7 +268,11 @@ impl Checker {
         state.config_mut().set_extension(Arc::new(tables));
         let mut out = Vec::new();
         for (rule, plan) in &self.rules {
-            if kinds.is_some_and(|kinds| !rule.on.iter().any(|on| kinds.contains(on))) {
+            let concerns = |kinds: &HashSet<String>| {
+                let any = rule.on.iter().any(|on| on == "any") && kinds.iter().any(|kind| kind != "span");
+                any || rule.on.iter().any(|on| kinds.contains(on))
+            };
+            if kinds.is_some_and(|kinds| !concerns(kinds)) {
                 continue;
             }
             let failed = |e: DataFusionError| {

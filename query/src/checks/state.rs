@@ -284,7 +284,9 @@ fn keys(event: &EventRow) -> Vec<Key> {
     add(By::Call, event.tool_call_id.clone());
     add(By::Conversation, event.conversation_id.clone());
     let has = |name: &str| event.attributes.contains(name);
-    if !["authz.credential.id", "service-account-id", "schema.digest", "sequence", "authz.approval.by"].iter().any(|n| has(n)) {
+    const NAMES: [&str; 6] =
+        ["authz.credential.id", "service-account-id", "schema_digest", "schema.digest", "sequence", "authz.approval.by"];
+    if !NAMES.iter().any(|name| has(name)) {
         return out;
     }
     let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
@@ -296,7 +298,7 @@ fn keys(event: &EventRow) -> Vec<Key> {
     let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
     add(By::Credential, text("authz.credential.id").or_else(|| text("service-account-id")));
     add(By::Approver, text("authz.approval.by"));
-    if text("gen_ai.tool.schema.digest").is_some() {
+    if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
         add(By::Schema, event.tool.clone());
     }
     if text("event.sequence").or_else(|| text("metadata.sequence")).is_some() {

@@ -78,7 +78,7 @@ impl Tuning {
                 let both_numbers = number(default).is_some() && number(value).is_some();
                 if !both_numbers && !default.same_type(value) {
                     let kind = default.type_str();
-                    return Err(wrong(format!("{place}.{check}.{name} must be of type {kind}, such as {default}")));
+                    return Err(wrong(format!("{place}.{check}.{name} must be of type {kind}, such as {}", shown(default))));
                 }
                 if name == "severity" && !value.as_str().is_some_and(|s| SEVERITIES.contains(&s)) {
                     return Err(wrong(format!("{place}.{check}.severity is none of {}", SEVERITIES.join(", "))));
@@ -126,6 +126,11 @@ impl Tuning {
     pub(crate) fn grace(&self) -> i64 {
         (self.grace_seconds * 1e9) as i64
     }
+}
+
+/// A value as people write it.
+pub fn shown(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn number(value: &Value) -> Option<f64> {
