@@ -125,6 +125,8 @@ pub struct Projection {
     pub(crate) sealing: Mutex<()>,
     pub(crate) stepping: Mutex<()>,
     pub(crate) books: Mutex<Books>,
+    /// The checks that follow it, if any do.
+    pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
     pub(crate) index: Keeper,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
@@ -164,6 +166,7 @@ impl Projection {
             sealing: Mutex::default(),
             stepping: Mutex::default(),
             books: Mutex::default(),
+            checks: OnceLock::new(),
             index: Keeper::default(),
             current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,

@@ -18,6 +18,7 @@ mod redact;
 mod remote;
 mod replay;
 mod security;
+mod rules;
 mod segments;
 mod select;
 mod serve;
@@ -66,6 +67,9 @@ enum Command {
     Restore(keep::Restore),
     Repair(keep::Repair),
     Rebuild(segments::Rebuild),
+    /// The rules of the checks.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
         Command::Rebuild(command) => ("rebuild", command.run()),
+        Command::Rules(command) => ("rules", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),

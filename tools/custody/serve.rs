@@ -22,6 +22,7 @@ use crate::observe::log::{self, LogFormat};
 use crate::queries::QueryFlags;
 use crate::ready::{Addresses, announce, write_ready_file};
 use crate::security::SecurityFlags;
+use crate::rules::CheckFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -130,6 +131,8 @@ pub struct Serve {
     #[command(flatten)]
     segments: SegmentFlags,
     #[command(flatten)]
+    checks: CheckFlags,
+    #[command(flatten)]
     security: SecurityFlags,
 }
 
@@ -214,6 +217,7 @@ struct File {
     events: EventFlags,
     queries: QueryFlags,
     security: SecurityFlags,
+    checks: CheckFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
     segment_seconds_max: Option<u64>,
@@ -280,6 +284,7 @@ impl Serve {
                 segment_seconds_max: file.segment_seconds_max,
                 segment_merge_rows_max: file.segment_merge_rows_max,
             }),
+            checks: self.checks.or(file.checks),
             security: self.security.or(file.security),
             config: self.config,
         })
@@ -302,6 +307,7 @@ impl Serve {
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
         self.security.admits("--flight-sql", flight_sql)?;
         let witness_interval = self.witness_interval()?;
+        let checker = self.checks.load().await?;
         let dir = self.data_dir.clone().unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
         let api = listen("the HTTP API", "--http", http).await?;
@@ -323,6 +329,7 @@ impl Serve {
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
+        let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
         let limits = self.queries.limits()?;
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
@@ -374,6 +381,12 @@ impl Serve {
             });
         }
         let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
+        let checking = checks.as_ref().map(|checks| Arc::clone(checks.live()));
+        let stop = async move {
+            stop.await;
+            // What is not judged by now is, after the next start.
+            checking.inspect(|live| live.stop());
+        };
         let result = receivers.run(stop).await;
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
@@ -382,7 +395,7 @@ impl Serve {
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
         readers.abort();
-        let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
+        let _ = tokio::task::spawn_blocking(move || drop((checks, follower))).await;
         if let Some(exporting) = exporting {
             let _ = tokio::task::spawn_blocking(move || exporting.stop()).await;
         }

@@ -76,6 +76,7 @@ prop_compose! {
             policy_id: next(), policy_version: next(), skill_id: next(), skill_version: next(), classification: next(),
             correlation_id: next(), conversation_id: Some("c".into()), status: Some("ok".into()),
             links: lists[0].clone(), actor_chain: lists[1].clone(), reasons: lists[2].clone(), invalid_reasons: lists[3].clone(),
+            ..EventRow::default()
         }
     }
 }
