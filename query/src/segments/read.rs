@@ -25,7 +25,7 @@ use super::{SegmentFile, Table};
 use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Cell, Time};
+use crate::rows::Cell;
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 4096;
