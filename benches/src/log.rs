@@ -17,7 +17,7 @@ const ROUNDS: usize = 3;
 /// How often each kind of proof is made.
 const PROOFS: u64 = 2000;
 
-fn prepare(request: &[u8]) -> Prepared {
+pub(crate) fn prepare(request: &[u8]) -> Prepared {
     let found = scan(Signal::Traces, request, &Limits::default()).expect("a good request");
     Prepared::new(Signal::Traces, Encoding::Protobuf, Bytes::copy_from_slice(request), found, "bench")
 }

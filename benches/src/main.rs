@@ -1,7 +1,7 @@
 //! Measures the hot path beside bare loops over the same bytes, in one run.
 //!
 //! ```text
-//! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|proofs [records]
+//! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]
 //! cargo run --release -p custody-benches -- ingest --all
 //! cargo run --release -p custody-benches -- ingest --payload 2048 --batch 512
 //! cargo run --release -p custody-benches -- query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]
@@ -15,7 +15,8 @@
 //! server and at half its highest rate. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
 //! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
 //! `query`: lookups, chains and replays cold and warm, scans beside plain DataFusion and DuckDB
-//! over the same files, freshness, and how fast rows are made. `redact`: the built-in rules, beside the scan. Quote
+//! over the same files, freshness, and how fast rows are made. `redact`: the built-in rules,
+//! beside the scan. `size`: bytes on disk beside zstd. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
@@ -23,6 +24,7 @@ mod latency;
 mod log;
 mod query;
 mod redact;
+mod size;
 mod sized;
 mod verify;
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             Some(asked) => query::run(&asked),
             None => return usage(),
         },
+        ["size"] => size::run(),
         ["proofs"] => log::proofs(10_000_000),
         ["proofs", records] => match records.parse() {
             Ok(records) => log::proofs(records),
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|proofs [records]\n       \
+        "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]\n       \
          custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]\n       \
          custody-benches query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]"
     );

@@ -147,7 +147,7 @@ impl Client {
             return Ok(begun);
         }
         drop(begun);
-        Err(self.refusal(all > max, "requests are under way", "--requests-max", max))
+        Err(self.refusal(all > max, "requests are under way", "--requests-max", max).because(Reason::Requests))
     }
 
     /// An account for the bytes of one request.

@@ -26,7 +26,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Refusal;
+use crate::identity::Peer;
 use crate::pulse::{Answer, Pulse, Timer, Watched};
+use crate::tls::{Stream, Tls};
 
 /// Bounds on connections and on what one may do.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +106,8 @@ pub struct Door {
     open: Mutex<Open>,
     farewells: AtomicUsize,
     closing: watch::Sender<bool>,
+    /// What its connections begin with, if they are encrypted.
+    tls: Option<Arc<Tls>>,
 }
 
 #[derive(Default)]
@@ -117,9 +121,9 @@ struct Open {
 
 impl Door {
     /// A door that nobody has come through yet.
-    pub fn new(limits: ConnectionLimits) -> Arc<Self> {
+    pub fn new(limits: ConnectionLimits, tls: Option<Arc<Tls>>) -> Arc<Self> {
         let closing = watch::channel(false).0;
-        Arc::new(Self { limits, open: Mutex::default(), farewells: AtomicUsize::new(0), closing })
+        Arc::new(Self { limits, open: Mutex::default(), farewells: AtomicUsize::new(0), closing, tls })
     }
 
     /// Its limits.
@@ -127,12 +131,13 @@ impl Door {
         &self.limits
     }
 
-    /// Accepts connections until it is dropped; `make` makes the service of each.
+    /// Accepts connections until it is dropped; `make` makes the service of each. Hands are
+    /// shaken before the first request comes to it.
     pub async fn accept<S, B>(
         self: &Arc<Self>,
         listener: &TcpListener,
         tongue: Tongue,
-        make: impl Fn(SocketAddr) -> S,
+        make: impl Fn(Peer) -> S,
     ) -> Infallible
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
@@ -144,7 +149,10 @@ impl Door {
             match listener.accept().await {
                 Ok((stream, _)) if *self.closing.borrow() => self.turn_away(stream, tongue, "the server is stopping"),
                 Ok((stream, peer)) => match self.admit(ip(peer)) {
-                    Ok(pass) => self.serve(stream, peer, pass, make(peer)),
+                    Ok(pass) => {
+                        let peer = Peer::new(peer);
+                        self.serve(stream, peer.clone(), pass, make(peer));
+                    }
                     Err(why) => self.turn_away(stream, tongue, &why),
                 },
                 Err(error) => {
@@ -195,6 +203,10 @@ impl Door {
     /// Says why, and closes.
     fn turn_away(self: &Arc<Self>, stream: TcpStream, tongue: Tongue, why: &str) {
         tracing::debug!(why, "a connection is turned away");
+        if self.tls.is_some() {
+            // To shake hands only to say no would cost more than it is worth; clients try again.
+            return;
+        }
         if self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
             self.farewells.fetch_sub(1, Ordering::Relaxed);
             return;
@@ -227,8 +239,24 @@ impl Door {
         Ok(())
     }
 
+    /// Shakes hands, if that is asked for; `None` if it comes to nothing in time.
+    async fn begin(&self, stream: TcpStream, peer: &Peer) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(Stream::Plain(stream)) };
+        let mut closing = self.closing.subscribe();
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream, peer.session())) => shaken,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        };
+        match shaken {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(?peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(?peer, "a TLS handshake did not end in time (--header-timeout)"),
+        }
+        None
+    }
+
     /// Serves one connection in its own task.
-    fn serve<S, B>(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, pass: Pass, service: S)
+    fn serve<S, B>(self: &Arc<Self>, stream: TcpStream, peer: Peer, pass: Pass, service: S)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
         S::Future: Send + 'static,
@@ -246,14 +274,15 @@ impl Door {
             let answer = service.call(request);
             async move { answer.await.map(|answer| answer.map(|body| Answer::new(body, beat))) }
         });
-        let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
-        let builder = self.builder();
-        let connection = builder.serve_connection(stream, service).into_owned();
+        let door = Arc::clone(self);
         let mut closing = self.closing.subscribe();
-        let mut timer = Timer::new(pulse, &self.limits);
         tokio::spawn(async move {
             // While this lives the connection is open: [`Self::close`] waits for it.
             let _open = (pass, closing.clone());
+            let Some(stream) = door.begin(stream, &peer).await else { return };
+            let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
+            let connection = door.builder().serve_connection(stream, service).into_owned();
+            let mut timer = Timer::new(pulse, &door.limits);
             let mut connection = pin!(connection);
             let mut closed = pin!(async move { closing.wait_for(|closing| *closing).await.map(drop) });
             let mut is_leaving = false;
@@ -275,7 +304,7 @@ impl Door {
             })
             .await;
             if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "a connection ended early");
+                tracing::debug!(?peer, %error, "a connection ended early");
             }
         });
     }
@@ -345,4 +374,15 @@ async fn refuse_http(mut stream: TcpStream, refusal: &Refusal) -> std::io::Resul
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())
+}
+
+/// An answer to who speaks HTTP/1.1, or the preface of HTTP/2, where TLS is spoken.
+pub(crate) async fn refuse_plain(mut stream: TcpStream) -> std::io::Result<Stream> {
+    let why = "this port speaks TLS; use https://";
+    let head = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n";
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{why}\n", why.len() + 1).as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    while tokio::time::timeout(FAREWELL, stream.read(&mut rest)).await.is_ok_and(|read| read.is_ok_and(|n| n > 0)) {}
+    Err(std::io::Error::other("its client does not speak TLS"))
 }

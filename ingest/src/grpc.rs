@@ -91,7 +91,11 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
 /// Counts a refusal, and tells it.
 pub(crate) fn refused(core: &Core, refusal: &Refusal) -> Response<Body> {
     core.refused(Transport::Grpc, refusal);
-    error(&refusal.grpc())
+    let mut response = error(&refusal.grpc());
+    if let Some(challenge) = refusal.challenge() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
 }
 
 async fn export(

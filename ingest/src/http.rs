@@ -66,7 +66,10 @@ async fn respond(core: &Core, client: &Arc<Client>, request: &mut Request<Incomi
     };
     let (method, path) = (request.method(), request.uri().path());
     let Some(signal) = signal_of(path) else {
-        let message = format!("{path} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics");
+        let message = match crate::grpc::signal_of(path) {
+            Some(_) => "this port speaks OTLP/HTTP; OTLP/gRPC has another (4317 by default)".to_owned(),
+            None => format!("{path} is not a path of OTLP/HTTP; post to /v1/traces, /v1/logs or /v1/metrics"),
+        };
         return refuse(StatusCode::NOT_FOUND, tonic::Code::NotFound, &message);
     };
     if !core.cors.allows(request.headers()) {
@@ -187,6 +190,9 @@ pub(crate) fn refused(core: &Core, refusal: &Refusal, encoding: Encoding) -> Res
     let mut response = answer(refusal.http_status(), encoding, body);
     if let Some(seconds) = refusal.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    if let Some(challenge) = refusal.challenge() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }

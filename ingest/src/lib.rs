@@ -8,6 +8,7 @@
 
 mod admission;
 mod body;
+mod certificate;
 mod cors;
 mod door;
 #[cfg(test)]
@@ -23,12 +24,14 @@ mod sequencer;
 mod server;
 mod stats;
 mod status;
+pub mod tls;
 mod trace;
 
 pub use admission::InFlight;
 pub use cors::Cors;
 pub use door::{ConnectionLimits, Door, Tongue};
 pub use gate::{Gate, OWN};
+pub use identity::{Admitting, Guard, Peer};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};
 pub use server::{Bound, Config, Receivers};
 pub use stats::{Stats, Transport};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use custody_proto::Limits;
 use custody_store::Encoding;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use opentelemetry::context::FutureExt as _;
@@ -18,14 +18,16 @@ use crate::admission::{Begun, Client, InFlight};
 use crate::cors::Cors;
 use crate::door::{ConnectionLimits, Door, Tongue};
 use crate::http::Body;
+use crate::identity::{Guard, Peer};
 use crate::pulse::Tail;
 use crate::receive::{Core, Rules};
 use crate::redact::Redactor;
 use crate::sequencer::{Log, Sequencer, Settings};
 use crate::stats::{Stats, Transport};
 use crate::status::Refusal;
+use crate::tls::Tls;
 use crate::trace::{self, Sampler};
-use crate::{Gate, grpc, http as otlp_http, identity};
+use crate::{Gate, grpc, http as otlp_http};
 
 /// How to receive. Every bound has a default.
 #[derive(Clone, Debug)]
@@ -52,6 +54,10 @@ pub struct Config {
     pub gate: Arc<Gate>,
     /// The part of requests that are traced: 0 none, 1 all.
     pub trace_ratio: f64,
+    /// TLS in front of both listeners.
+    pub tls: Option<Arc<Tls>>,
+    /// Who may send; everybody who reaches the port if there is none.
+    pub guard: Option<Arc<dyn Guard>>,
 }
 
 impl Default for Config {
@@ -68,6 +74,8 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             gate: Arc::default(),
             trace_ratio: 0.0,
+            tls: None,
+            guard: None,
         }
     }
 }
@@ -89,6 +97,7 @@ pub struct Receivers {
     drain_timeout: Duration,
     door: Arc<Door>,
     sampler: Arc<Sampler>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl Receivers {
@@ -102,7 +111,8 @@ impl Receivers {
         let rules = Rules { limits: config.limits, redactor: config.redactor, gate: config.gate };
         let core = Arc::new(Core::new(rules, config.in_flight, sequencer, stats).with_cors(config.cors));
         let sampler = Arc::new(Sampler::new(config.trace_ratio));
-        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door: Door::new(config.connections), sampler })
+        let door = Door::new(config.connections, config.tls);
+        Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door, sampler, guard: config.guard })
     }
 
     /// The addresses that were bound.
@@ -167,11 +177,15 @@ impl Receivers {
     /// What answers one connection's requests.
     fn service(
         &self,
-        peer: SocketAddr,
+        peer: Peer,
         is_grpc: bool,
     ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Send + Sync + use<>
     {
-        let (core, client) = (Arc::clone(&self.core), self.core.admission.client(identity::of_peer(peer)));
+        let (core, client) = (Arc::clone(&self.core), self.core.admission.client(peer.identity()));
+        let client = match &self.guard {
+            None => Sent::By(client),
+            Some(guard) => Sent::Unknown(Arc::clone(guard), peer),
+        };
         let (headers_max, sampler) = (self.door.limits().headers_max, Arc::clone(&self.sampler));
         let transport = if is_grpc { Transport::Grpc } else { Transport::Http };
         let connected = core.stats.connected(transport);
@@ -179,7 +193,7 @@ impl Receivers {
             let _ = &connected;
             let timed = core.stats.begin(transport);
             let span = sampler.begin(transport, &request);
-            let answer = answer(Arc::clone(&core), Arc::clone(&client), is_grpc, headers_max, request);
+            let answer = answer(Arc::clone(&core), client.clone(), is_grpc, headers_max, request);
             async move {
                 let answer = match span {
                     None => answer.await,
@@ -196,6 +210,29 @@ impl Receivers {
     }
 }
 
+/// Who the requests of a connection are from.
+#[derive(Clone)]
+enum Sent {
+    /// The same client, all of them.
+    By(Arc<Client>),
+    /// Each must say it.
+    Unknown(Arc<dyn Guard>, Peer),
+}
+
+impl Sent {
+    async fn by(self, core: &Core, request: &Request<Incoming>) -> Result<Arc<Client>, Refusal> {
+        match self {
+            Self::By(client) => Ok(client),
+            // A browser asks first, without credentials, and brings no records with that.
+            Self::Unknown(_, peer) if request.method() == Method::OPTIONS => Ok(core.admission.client(peer.identity())),
+            Self::Unknown(guard, peer) => {
+                let identity = guard.admit(&peer, request.headers()).await?;
+                Ok(core.admission.client(identity.as_ref().to_owned()))
+            }
+        }
+    }
+}
+
 /// The body of an answer. The request ends when it has been sent.
 type Answer = Tail<Body, Option<Begun>>;
 
@@ -209,20 +246,21 @@ async fn bind(what: &str, flag: &str, address: SocketAddr) -> std::io::Result<Tc
 
 async fn answer(
     core: Arc<Core>,
-    client: Arc<Client>,
+    sent: Sent,
     is_grpc: bool,
     headers_max: usize,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let begun = client.begin().and_then(|begun| match request.headers().len() {
+    let known = match request.headers().len() {
         headers if headers > headers_max => Err(Refusal::Invalid(format!(
             "the request has {headers} headers, more than the limit of {headers_max} (--headers-max)"
         ))),
-        _ => Ok(begun),
-    });
+        _ => sent.by(&core, &request).await,
+    };
+    let begun = known.and_then(|client| client.begin().map(|begun| (client, begun)));
     let (answer, begun) = match begun {
-        Ok(begun) if is_grpc => (grpc::handle(&core, &client, request).await, Some(begun)),
-        Ok(begun) => (otlp_http::handle(&core, &client, request).await, Some(begun)),
+        Ok((client, begun)) if is_grpc => (grpc::handle(&core, &client, request).await, Some(begun)),
+        Ok((client, begun)) => (otlp_http::handle(&core, &client, request).await, Some(begun)),
         Err(refusal) if is_grpc => (grpc::refused(&core, &refusal), None),
         Err(refusal) => {
             let encoding = otlp_http::content_type(request.headers()).unwrap_or(Encoding::Json);

@@ -22,6 +22,8 @@ pub enum Reason {
     TooLarge,
     /// Too many bytes wait for the log.
     Memory,
+    /// Too many requests are under way.
+    Requests,
     /// The body broke off or stopped coming.
     Body,
     /// The server is stopping.
@@ -34,21 +36,28 @@ pub enum Reason {
     OwnTraces,
     /// Not now, for another reason.
     Unavailable,
+    /// Nobody knows who sends it.
+    Unauthenticated,
+    /// Who sends it may not.
+    Forbidden,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Invalid,
         Self::Unsupported,
         Self::TooLarge,
         Self::Memory,
+        Self::Requests,
         Self::Body,
         Self::Draining,
         Self::LogFailed,
         Self::DiskLow,
         Self::OwnTraces,
         Self::Unavailable,
+        Self::Unauthenticated,
+        Self::Forbidden,
     ];
 
     /// Its name in metrics.
@@ -58,12 +67,15 @@ impl Reason {
             Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
             Self::Memory => "memory",
+            Self::Requests => "requests",
             Self::Body => "body",
             Self::Draining => "draining",
             Self::LogFailed => "log_failed",
             Self::DiskLow => "disk_low",
             Self::OwnTraces => "own_traces",
             Self::Unavailable => "unavailable",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
         }
     }
 }
@@ -79,6 +91,10 @@ pub enum Refusal {
     Unsupported(String),
     /// It carries this server's own traces; to keep them would make more of them.
     Own,
+    /// Nobody knows who sends it: there is no certificate or token, or it is not good.
+    Unauthenticated(String),
+    /// Who sends it may not.
+    Forbidden(String),
     /// Not now: try again after this long.
     Unavailable {
         /// What is the matter.
@@ -94,7 +110,11 @@ impl Refusal {
     /// For the client: what is wrong, and the mend.
     pub fn message(&self) -> String {
         match self {
-            Self::Invalid(message) | Self::Unsupported(message) | Self::Unavailable { message, .. } => message.clone(),
+            Self::Invalid(message)
+            | Self::Unsupported(message)
+            | Self::Unauthenticated(message)
+            | Self::Forbidden(message)
+            | Self::Unavailable { message, .. } => message.clone(),
             Self::TooLarge(limit) => {
                 format!(
                     "the request is larger than the limit of {limit} bytes after decompression (--request-bytes-max); send smaller batches"
@@ -111,6 +131,8 @@ impl Refusal {
             Self::TooLarge(_) => Reason::TooLarge,
             Self::Unsupported(_) => Reason::Unsupported,
             Self::Own => Reason::OwnTraces,
+            Self::Unauthenticated(_) => Reason::Unauthenticated,
+            Self::Forbidden(_) => Reason::Forbidden,
             Self::Unavailable { reason, .. } => *reason,
         }
     }
@@ -129,23 +151,32 @@ impl Refusal {
     }
 
     /// The HTTP status (OTLP/HTTP, "Failures").
-    pub(crate) fn http_status(&self) -> StatusCode {
+    pub fn http_status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) | Self::Own => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// The gRPC status code.
-    pub(crate) fn grpc_code(&self) -> tonic::Code {
+    pub fn grpc_code(&self) -> tonic::Code {
         match self {
             Self::Invalid(_) | Self::Own => tonic::Code::InvalidArgument,
             Self::TooLarge(_) => tonic::Code::ResourceExhausted,
             Self::Unsupported(_) => tonic::Code::Unimplemented,
+            Self::Unauthenticated(_) => tonic::Code::Unauthenticated,
+            Self::Forbidden(_) => tonic::Code::PermissionDenied,
             Self::Unavailable { .. } => tonic::Code::Unavailable,
         }
+    }
+
+    /// With what to come again, for `WWW-Authenticate` (RFC 6750, section 3).
+    pub fn challenge(&self) -> Option<HeaderValue> {
+        matches!(self, Self::Unauthenticated(_)).then(|| HeaderValue::from_static("Bearer realm=\"custody\""))
     }
 
     /// When to try again, in whole seconds for `Retry-After`.
@@ -202,7 +233,7 @@ impl Refusal {
     }
 
     /// The gRPC status, with `RetryInfo` where it is retried.
-    pub(crate) fn grpc(&self) -> tonic::Status {
+    pub fn grpc(&self) -> tonic::Status {
         let status = self.status();
         if status.details.is_empty() {
             return tonic::Status::new(self.grpc_code(), self.message());

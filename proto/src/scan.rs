@@ -367,7 +367,7 @@ fn check<'a>(request: &'a [u8], range: Range, message: &'static Message, depth: 
             Kind::Message(inner) => {
                 let body = cursor.message(key, message, inner)?;
                 if depth == 0 {
-                    return Err(cursor.error(message, "is nested too deeply"));
+                    return Err(cursor.error(message, "is nested too deeply (protobuf parsers stop at 100 levels)"));
                 }
                 let within = check(request, body, inner, depth - 1)?;
                 ids.misfit = ids.misfit.or(if within.fit() { within.misfit } else { Some(inner) });
@@ -559,7 +559,7 @@ impl<'a> Cursor<'a> {
     /// Skips a field that OTLP does not name.
     fn skip(&mut self, key: Key, message: &Message, depth: usize) -> Result<(), Invalid> {
         if depth == 0 {
-            return Err(self.error(message, "is nested too deeply"));
+            return Err(self.error(message, "is nested too deeply (protobuf parsers stop at 100 levels)"));
         }
         match key.wire {
             VARINT => self.varint(message).map(drop),

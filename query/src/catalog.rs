@@ -22,6 +22,7 @@ use tokio::sync::OnceCell;
 use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
+use crate::caller::RowFilter;
 use crate::checks::violations_sql;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
@@ -32,12 +33,14 @@ use crate::rows::{Cell, Time};
 use crate::segments::{SealedTable, Table};
 use crate::spans::Spans;
 use crate::tables::LedgerRow;
+use crate::tenancy::{Bindings, Tenancy};
+use crate::views;
 
 /// The view `tool_calls`.
 const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 12] = [
+pub(crate) const TABLES: [&str; 14] = [
     "spans",
     "logs",
     "metrics",
@@ -50,6 +53,8 @@ pub(crate) const TABLES: [&str; 12] = [
     "dwell_time",
     "coverage",
     "ledger",
+    "audit",
+    "foreign_claims",
 ];
 
 /// Registers everything that a query may name.
@@ -58,6 +63,7 @@ pub(crate) async fn register(
     snapshot: &Arc<Snapshot>,
     reader: &Reader,
     now: Time,
+    bindings: Option<&Bindings>,
 ) -> Result<()> {
     for table in Table::ALL {
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
@@ -65,7 +71,7 @@ pub(crate) async fn register(
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
-    let ledger = Ledger { reader: reader.clone(), size: snapshot.size };
+    let ledger = Ledger { reader: reader.clone(), size: snapshot.size, rows: snapshot.visible().clone() };
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
     let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
@@ -82,7 +88,7 @@ pub(crate) async fn register(
         Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
     })?;
     context.register_udf(authority_covers());
-    for function in proofs::functions(reader) {
+    for function in proofs::functions(reader, snapshot.visible()) {
         context.register_udf(function);
     }
     let function = |make: fn(&Snapshot, &str, AsOf, Time) -> Made, schema: SchemaRef, what: &'static str| {
@@ -101,7 +107,7 @@ pub(crate) async fn register(
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
     }
-    Ok(())
+    views::register(context, bindings).await
 }
 
 /// Rows that were made, or why not.
@@ -238,6 +244,7 @@ fn authority_covers() -> ScalarUDF {
 struct Ledger {
     reader: Reader,
     size: u64,
+    rows: RowFilter,
 }
 
 impl fmt::Debug for Ledger {
@@ -246,11 +253,34 @@ impl fmt::Debug for Ledger {
     }
 }
 
+/// Which entries of a block the caller may see, if not all: those of records that he may. Their
+/// contents say so, so an entry whose content is erased is not among them.
+fn shown(
+    reader: &Reader,
+    rows: &RowFilter,
+    block: &custody_store::Commitments,
+) -> std::result::Result<Option<Vec<bool>>, custody_store::Error> {
+    if rows.is_open() {
+        return Ok(None);
+    }
+    let whole = reader.block_at(block.first_seq)?;
+    let sees = |i| {
+        let tenancy = whole.as_ref().and_then(|whole| Tenancy::of_block(whole, i));
+        tenancy.is_some_and(|t| rows.sees(t.tenant.as_deref(), t.workspace.as_deref()))
+    };
+    Ok(Some((0..block.commitments.len()).map(sees).collect()))
+}
+
 impl Ledger {
     /// The rows of the block at `seq`, and the seq after it.
-    fn block(reader: &Reader, seq: u64) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
+    fn block(
+        reader: &Reader,
+        rows: &RowFilter,
+        seq: u64,
+    ) -> std::result::Result<(RecordBatch, u64), custody_store::Error> {
         use custody_proto::entry::{FLAG_CONFLICT, FLAG_JSON};
         let Some(block) = reader.commitments_at(seq)? else { return Ok((LedgerRow::batch(&[]), u64::MAX)) };
+        let shown = shown(reader, rows, &block)?;
         let lengths = reader.record_lengths(block.first_seq)?;
         let flags = |bits: u16| {
             let names = [(FLAG_CONFLICT, "conflicting_span"), (FLAG_JSON, "json")];
@@ -269,7 +299,8 @@ impl Ledger {
             record_bytes: lengths.as_ref().and_then(|l| l.get(i)).map(|n| u64::from(*n)),
             flags: flags(entry.flags),
         };
-        let rows: Vec<LedgerRow> = block.chained(block.previous).enumerate().map(row).collect();
+        let links = block.chained(block.previous).enumerate().filter(|(i, _)| shown.as_ref().is_none_or(|s| s[*i]));
+        let rows: Vec<LedgerRow> = links.map(row).collect();
         Ok((LedgerRow::batch(&rows), block.end_seq()))
     }
 }
@@ -281,9 +312,9 @@ impl PartitionStream for Ledger {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (reader, size) = (self.reader.clone(), self.size);
+        let (reader, size, rows) = (self.reader.clone(), self.size, self.rows.clone());
         let blocks = std::iter::successors(Some((None, 0)), move |(_, seq)| {
-            (*seq < size).then(|| match Self::block(&reader, *seq) {
+            (*seq < size).then(|| match Self::block(&reader, &rows, *seq) {
                 Ok((batch, next)) => (Some(Ok(batch)), next),
                 Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),
             })

@@ -6,56 +6,68 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ParamValues;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{FunctionRegistry as _, SessionStateBuilder};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
-use futures::StreamExt as _;
 use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
+use crate::audit::Audit;
+use crate::caller::{Caller, Role};
 use crate::catalog;
 use crate::error::{Error, ErrorKind};
+use crate::functions;
+use crate::gate::{Concurrency, Gate, SharedPool};
 use crate::projection::{Projection, Snapshot};
 use crate::rows::Time;
 use crate::serve::observe;
-use crate::stats::QueryStats;
+use crate::stats::{QueryStats, Running};
+use crate::streamed::{Streamed, Watched, too_long};
+use crate::tenancy::Bindings;
 
-/// Functions whose result can be far larger than their arguments, outside of any
-/// memory pool; a query has no need of them.
-const REMOVED_FUNCTIONS: [&str; 13] = [
-    "repeat",
-    "lpad",
-    "rpad",
-    "replace",
-    "regexp_replace",
-    "array_repeat",
-    "list_repeat",
-    "array_resize",
-    "list_resize",
-    "range",
-    "generate_series",
-    "string_agg",
-    "overlay",
-];
+/// Memory of all queries together.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
+
+/// What one query may spill to disk.
+const SPILL_BYTES_MAX: u64 = 2 << 30;
 
 /// What one query may use.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
     /// How long planning and running may take together.
     pub timeout: Duration,
+    /// How long at most a caller may ask for.
+    pub timeout_max: Duration,
     /// Rows beyond this are cut off, and the answer says so.
     pub rows_max: usize,
-    /// Memory of sorts, joins and aggregates.
+    /// How many rows at most a caller may ask for.
+    pub rows_most: usize,
+    /// Memory of sorts, joins and aggregates; what more they need they spill.
     pub memory_bytes_max: usize,
+    /// An answer with more bytes than this is refused.
+    pub answer_bytes_max: usize,
+    /// Bytes of a query's text; its parameters count too.
+    pub text_bytes_max: usize,
 }
 
 impl Default for QueryLimits {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), rows_max: 10_000, memory_bytes_max: 512 << 20 }
+        Self {
+            timeout: Duration::from_secs(30),
+            timeout_max: Duration::from_secs(600),
+            rows_max: 10_000,
+            rows_most: 1_000_000,
+            memory_bytes_max: 512 << 20,
+            answer_bytes_max: 256 << 20,
+            text_bytes_max: 256 << 10,
+        }
     }
 }
 
@@ -82,10 +94,21 @@ pub struct Engine {
     projection: Arc<Projection>,
     runtime: Arc<QueryRuntime>,
     stats: Arc<QueryStats>,
+    gate: Arc<Gate>,
+    memory: Arc<GreedyMemoryPool>,
+    audit: Audit,
+    bindings: Option<Bindings>,
 }
 
 /// Threads for queries alone, so that none of them slows what comes in.
 struct QueryRuntime(Option<Runtime>);
+
+impl QueryRuntime {
+    fn handle(&self) -> Result<&Handle, Error> {
+        let runtime = self.0.as_ref().ok_or_else(|| Error::internal("the query threads have stopped"))?;
+        Ok(runtime.handle())
+    }
+}
 
 impl Drop for QueryRuntime {
     fn drop(&mut self) {
@@ -102,15 +125,54 @@ impl Engine {
             .thread_name("query")
             // Deep expressions recurse; the planner is given room before it is given up.
             .thread_stack_size(8 << 20)
+            .on_thread_start(yield_to_others)
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("the query threads do not start: {e}")))?;
-        Ok(Self { projection, runtime: Arc::new(QueryRuntime(Some(runtime))), stats: Arc::default() })
+        Ok(Self {
+            projection,
+            runtime: Arc::new(QueryRuntime(Some(runtime))),
+            stats: Arc::default(),
+            gate: Arc::default(),
+            memory: Arc::new(GreedyMemoryPool::new(MEMORY_BYTES_MAX)),
+            audit: Audit::default(),
+            bindings: None,
+        })
+    }
+
+    /// With so many queries at a time, and so much memory for all of them together.
+    pub fn with_limits(mut self, concurrency: Concurrency, memory_bytes_max: usize) -> Self {
+        self.gate = Arc::new(Gate::new(concurrency));
+        self.memory = Arc::new(GreedyMemoryPool::new(memory_bytes_max));
+        self
+    }
+
+    /// With a record in the log of who asked what.
+    pub fn with_audit(mut self, audit: Audit) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// With the tenants that submitters may speak for, for the table `foreign_claims`.
+    pub fn with_bindings(mut self, bindings: Bindings) -> Self {
+        self.bindings = Some(bindings);
+        self
+    }
+
+    /// Where it is recorded who asked, followed, exported or changed what.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// The projection behind it.
     pub fn projection(&self) -> &Arc<Projection> {
         &self.projection
+    }
+
+    /// The newest state of the log, with the rows that a caller may see. Whatever is answered is
+    /// made of this, and of nothing else.
+    pub fn view(&self, caller: &Caller) -> Arc<Snapshot> {
+        self.projection.snapshot().seen_by(&caller.rows)
     }
 
     /// What queries and event streams count.
@@ -119,54 +181,230 @@ impl Engine {
     }
 
     /// Runs one query. Dropping the future cancels it.
-    pub async fn sql(&self, text: &str, params: Vec<ScalarValue>, limits: QueryLimits) -> Result<Answer, Error> {
+    pub async fn sql(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Vec<ScalarValue>,
+        limits: QueryLimits,
+    ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let snapshot = self.projection.snapshot();
-        let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
-        let work = async move { run(&projection, snapshot, &text, params, &limits).await };
-        let (running, span) = (self.stats.begin(), observe::child("custody.query"));
-        let done = self.bounded(timeout, work).await;
+        let running = self.enter(caller)?;
+        let watched = Watched::begin(&self.audit, caller, text, &params);
+        let span = observe::child("custody.query");
+        let work = async {
+            let mut streamed = self.start(caller, text, params, limits, &running).await?;
+            let mut batches = Vec::new();
+            while let Some(batch) = streamed.next().await? {
+                batches.push(batch);
+            }
+            Ok(Answer {
+                schema: Arc::clone(&streamed.schema),
+                batches,
+                rows: streamed.rows,
+                truncated: streamed.truncated,
+                as_of_size: streamed.as_of_size,
+                elapsed: start.elapsed(),
+            })
+        };
+        let done = work.await;
         running.ended(&done);
         if let Some(span) = span {
             tell(&span, &done);
         }
-        let mut answer = done?;
-        answer.elapsed = start.elapsed();
-        Ok(answer)
+        let (outcome, rows) = match &done {
+            Ok(answer) => ("ok", answer.rows as u64),
+            Err(error) => (error.kind.code(), 0),
+        };
+        watched.end(outcome, rows).await?;
+        done
+    }
+
+    /// Runs one query and gives its rows as they come. Dropping them cancels it. That it was
+    /// asked is recorded before the first row is given.
+    pub async fn stream(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Vec<ScalarValue>,
+        limits: QueryLimits,
+    ) -> Result<Streamed, Error> {
+        let running = self.enter(caller)?;
+        let watched = Watched::begin(&self.audit, caller, text, &params);
+        let mut done = self.start(caller, text, params, limits, &running).await;
+        running.ended(&done);
+        if let Ok(streamed) = &mut done {
+            streamed.ending = watched.ending();
+        }
+        let outcome = done.as_ref().map_or_else(|error| error.kind.code(), |_| "streamed");
+        watched.end(outcome, 0).await?;
+        done
     }
 
     /// The columns that a query would have.
-    pub async fn describe(&self, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
-        let snapshot = self.projection.snapshot();
-        let (projection, text, timeout) = (Arc::clone(&self.projection), text.to_owned(), limits.timeout);
-        let work = async move {
-            let context = session(&projection, &snapshot, &limits).await?;
-            let frame = context.sql_with_options(&text, options()).await.map_err(|e| read_only(&text, &e))?;
+    pub async fn describe(&self, caller: &Caller, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
+        let running = self.enter(caller)?;
+        let until = Instant::now() + limits.timeout;
+        let asked = Asked { text: text.to_owned(), params: None, limits: limits.clone() };
+        let plan = self.apart(caller, until, &limits, &running, async move |context: SessionContext, _| {
+            let frame = asked.frame(&context).await?;
             Ok(Arc::clone(frame.schema().inner()))
-        };
-        self.bounded(timeout, work).await
+        });
+        let done = plan.await;
+        running.ended(&done);
+        done
     }
 
-    /// Runs work on the query threads, for at most this long.
-    async fn bounded<T: Send + 'static>(
-        &self,
-        timeout: Duration,
-        work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        let Some(runtime) = &self.runtime.0 else { return Err(Error::internal("the query threads have stopped")) };
-        let task = AbortOnDrop(runtime.spawn(work));
-        let done = tokio::time::timeout(timeout, task).await;
-        let done = done.map_err(|_| {
-            let seconds = timeout.as_secs_f64();
-            Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "the query took longer than {seconds} s; narrow it (by seq, trace_id or time), or raise timeout_ms"
-                ),
-            )
-        })?;
-        done.map_err(|e| Error::internal(format!("the query failed: {e}")))?
+    /// Lets a query in.
+    fn enter(&self, caller: &Caller) -> Result<Arc<Running>, Error> {
+        let place = caller.require(&[Role::Read], "asking").and_then(|()| self.gate.enter(&caller.identity));
+        let place = place.inspect_err(|error| self.stats.refused(error))?;
+        Ok(Arc::new(self.stats.begin(place)))
     }
+
+    /// Plans a query and begins to make its rows.
+    async fn start(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Vec<ScalarValue>,
+        limits: QueryLimits,
+        running: &Arc<Running>,
+    ) -> Result<Streamed, Error> {
+        let until = Instant::now() + limits.timeout;
+        let asked = Asked { text: text.to_owned(), params: Some(params), limits: limits.clone() };
+        let plan = self.apart(caller, until, &limits, running, async move |context: SessionContext, snapshot| {
+            let batches = asked.rows(&context, &snapshot).await?;
+            Ok((batches, snapshot.size))
+        });
+        let (batches, size) = plan.await?;
+        let runtime = self.runtime.handle()?;
+        Ok(Streamed::begin(runtime, batches, Arc::clone(running), (limits, until), size))
+    }
+
+    /// Plans on a thread that can be given up: what cannot be interrupted keeps its thread and its
+    /// place, and nothing else.
+    async fn apart<T: Send + 'static, W>(
+        &self,
+        caller: &Caller,
+        until: Instant,
+        limits: &QueryLimits,
+        running: &Arc<Running>,
+        work: impl FnOnce(SessionContext, Arc<Snapshot>) -> W + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        W: Future<Output = Result<T, Error>>,
+    {
+        let runtime = self.runtime.handle()?.clone();
+        let (engine, held, snapshot, limits) = (self.clone(), Arc::clone(running), self.view(caller), limits.clone());
+        let (waiting, mut gone) = tokio::sync::oneshot::channel::<()>();
+        let own = runtime.clone();
+        let own_limits = limits.clone();
+        let planning = runtime.spawn_blocking(move || {
+            let _held = held;
+            own.block_on(async move {
+                let plan = async {
+                    let context = engine.session(&snapshot, &own_limits).await?;
+                    work(context, snapshot).await
+                };
+                tokio::select! {
+                    planned = plan => planned,
+                    _ = &mut gone => Err(Error::internal("nobody waits for this plan")),
+                }
+            })
+        });
+        let planned = tokio::time::timeout_at(until.into(), planning).await;
+        drop(waiting);
+        let planned = planned.map_err(|_| too_long(&limits))?;
+        planned.map_err(|e| Error::internal(format!("the query failed: {e}")))?
+    }
+}
+
+/// What is asked.
+struct Asked {
+    text: String,
+    params: Option<Vec<ScalarValue>>,
+    limits: QueryLimits,
+}
+
+impl Asked {
+    async fn frame(&self, context: &SessionContext) -> Result<DataFrame, Error> {
+        let params = self.params.iter().flatten().map(ScalarValue::size).fold(0, usize::saturating_add);
+        if self.text.len().saturating_add(params) > self.limits.text_bytes_max {
+            let message = format!("a query and its parameters have at most {} bytes", self.limits.text_bytes_max);
+            return Err(Error::invalid(message));
+        }
+        let frame = context.sql_with_options(&self.text, options()).await.map_err(|e| read_only(&self.text, &e))?;
+        match &self.params {
+            Some(params) if !params.is_empty() => {
+                frame.with_param_values(ParamValues::from(params.clone())).map_err(|e| Error::query(&e))
+            }
+            _ => Ok(frame),
+        }
+    }
+
+    async fn rows(&self, context: &SessionContext, snapshot: &Snapshot) -> Result<SendableRecordBatchStream, Error> {
+        let (state, plan) = self.frame(context).await?.into_parts();
+        is_small_enough(&plan)?;
+        tells_nothing_hidden(&plan, snapshot)?;
+        let plan = state.optimize(&plan).map_err(|e| Error::query(&e))?;
+        let rows_max = batch_rows(&plan);
+        let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(|e| Error::query(&e))?;
+        let task = TaskContext::from(&state);
+        let config = task.session_config().clone();
+        let rows_max = rows_max.min(config.batch_size());
+        let task = task.with_session_config(config.with_batch_size(rows_max));
+        execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
+    }
+}
+
+/// A query that names itself over and over is short and has a plan without end: what is shared while
+/// it is read is copied when it is planned.
+fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
+    const NODES_MAX: usize = 20_000;
+    let mut nodes = 0;
+    let walked = plan.apply_with_subqueries(|node| {
+        nodes += 1 + node.expressions().len() / 64;
+        Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    if walked.is_err() || nodes > NODES_MAX {
+        let message = format!("the plan of this query has more than {NODES_MAX} steps; ask for less at once");
+        return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
+}
+
+/// What EXPLAIN counts, it counts before rows are hidden.
+fn tells_nothing_hidden(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<(), Error> {
+    let counts = match plan {
+        LogicalPlan::Analyze(_) => true,
+        LogicalPlan::Explain(explain) => explain.verbose,
+        _ => false,
+    };
+    if counts && !snapshot.visible().is_open() {
+        let message = "EXPLAIN ANALYZE and EXPLAIN VERBOSE count rows of all tenants, and you may see only some; \
+                       use EXPLAIN";
+        return Err(Error::new(ErrorKind::Forbidden, message));
+    }
+    Ok(())
+}
+
+/// Rows of a batch, so few that no literal of the plan is repeated into more than some MiB: a text
+/// is written out for every row, and no memory pool counts that.
+fn batch_rows(plan: &LogicalPlan) -> usize {
+    const LITERAL_BYTES_MAX: usize = 32 << 20;
+    let mut bytes = 0;
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Literal(value, _) = expr {
+                    bytes += value.size();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    (LITERAL_BYTES_MAX / bytes.max(1)).max(1)
 }
 
 /// Ends the span of a query. Its text is not told: it may hold what is private.
@@ -186,51 +424,12 @@ fn tell(context: &Context, done: &Result<Answer, Error>) {
 }
 
 /// Cancels its task when it is dropped.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+pub(crate) struct AbortOnDrop<T>(pub(crate) tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = Result<T, tokio::task::JoinError>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(context)
-    }
-}
-
-async fn run(
-    projection: &Projection,
-    snapshot: Arc<Snapshot>,
-    text: &str,
-    params: Vec<ScalarValue>,
-    limits: &QueryLimits,
-) -> Result<Answer, Error> {
-    let context = session(projection, &snapshot, limits).await?;
-    let frame = context.sql_with_options(text, options()).await.map_err(|e| read_only(text, &e))?;
-    let frame = match params.is_empty() {
-        true => frame,
-        false => frame.with_param_values(ParamValues::from(params)).map_err(|e| Error::query(&e))?,
-    };
-    let mut stream = frame.execute_stream().await.map_err(|e| Error::query(&e))?;
-    let schema = stream.schema();
-    let (mut batches, mut rows, mut truncated) = (Vec::new(), 0, false);
-    while let Some(batch) = stream.next().await {
-        let batch = batch.map_err(|e| Error::query(&e))?;
-        let room = limits.rows_max - rows;
-        if batch.num_rows() > room {
-            truncated = true;
-            batches.push(batch.slice(0, room));
-            rows += room;
-            break;
-        }
-        rows += batch.num_rows();
-        batches.push(batch);
-    }
-    Ok(Answer { schema, batches, rows, truncated, as_of_size: snapshot.size, elapsed: Duration::ZERO })
 }
 
 /// Nothing but queries.
@@ -256,39 +455,38 @@ fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
     error
 }
 
-async fn session(
-    projection: &Projection,
-    snapshot: &Arc<Snapshot>,
-    limits: &QueryLimits,
-) -> Result<SessionContext, Error> {
-    let wrong = |e: datafusion::error::DataFusionError| Error::internal(format!("the query cannot be set up: {e}"));
-    let consumers = std::num::NonZeroUsize::new(5).unwrap_or(std::num::NonZeroUsize::MIN);
-    let pool = TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes_max), consumers);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
-        .with_max_temp_directory_size(2 << 30)
-        .with_cache_manager(projection.caches())
-        .build_arc()
-        .map_err(wrong)?;
-    for place in snapshot.places() {
-        runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
+impl Engine {
+    /// A session over one state of the log.
+    async fn session(&self, snapshot: &Arc<Snapshot>, limits: &QueryLimits) -> Result<SessionContext, Error> {
+        let wrong = |e: datafusion::error::DataFusionError| Error::internal(format!("the query cannot be set up: {e}"));
+        let consumers = std::num::NonZeroUsize::new(5).unwrap_or(std::num::NonZeroUsize::MIN);
+        let share = SharedPool::new(limits.memory_bytes_max, &self.memory);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(TrackConsumersPool::new(share, consumers)))
+            .with_max_temp_directory_size(SPILL_BYTES_MAX)
+            .with_cache_manager(self.projection.caches())
+            .build_arc()
+            .map_err(wrong)?;
+        for place in snapshot.places() {
+            runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
+        }
+        let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
+        config.options_mut().sql_parser.collect_spans = true;
+        let state = functions::session().with_config(config).with_runtime_env(runtime).build();
+        let mut context = SessionContext::new_with_state(state);
+        datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
+        let reader = self.projection.reader();
+        catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).await.map_err(wrong)?;
+        Ok(context)
     }
-    let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
-    config.options_mut().sql_parser.collect_spans = true;
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
-    let mut context = SessionContext::new_with_state(state);
-    datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
-    catalog::register(&context, snapshot, projection.reader(), now()).await.map_err(wrong)?;
-    let state = context.state_ref();
-    let mut state = state.write();
-    for name in REMOVED_FUNCTIONS {
-        state.deregister_udf(name).map_err(wrong)?;
-        state.deregister_udaf(name).map_err(wrong)?;
-        state.deregister_udtf(name).map_err(wrong)?;
+}
+
+/// Query threads give way to those that take records: the niceness of each is the highest. Where
+/// the system does not allow that they are as others.
+fn yield_to_others() {
+    if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
+        tracing::warn!(?error, "query threads have the same priority as those that take records");
     }
-    drop(state);
-    Ok(context)
 }
 
 /// The time of a query, for what has expired and what is still open.

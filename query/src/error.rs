@@ -15,6 +15,10 @@ pub enum ErrorKind {
     Resources,
     /// It asked to change something; the log is read-only.
     ReadOnly,
+    /// The caller lacks a role.
+    Forbidden,
+    /// Too many queries run already: ask again.
+    Busy,
     /// The log cannot be read.
     Unavailable,
     /// Our fault.
@@ -29,6 +33,8 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Resources => "resources_exhausted",
             Self::ReadOnly => "read_only",
+            Self::Forbidden => "forbidden",
+            Self::Busy => "too_many_queries",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }

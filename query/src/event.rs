@@ -27,7 +27,7 @@ table! {
         parent_span_id: Option<String>,
         /// Linked spans, each as trace id:span id.
         links: Vec<String>,
-        /// Tenant, as the source says.
+        /// Whose it is, as the sender says.
         tenant: Option<String>,
         /// Who sent the record, as authenticated.
         submitter: String,

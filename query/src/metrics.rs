@@ -37,6 +37,10 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Whose it is, as the sender says: tenant.id or custody.tenant of its metadata or resource.
+        tenant: Option<String>,
+        /// Workspace, as the sender says, of its metadata or resource.
+        workspace: Option<String>,
     }
 }
 
@@ -52,6 +56,7 @@ pub(crate) fn metric_row(context: &RecordContext<'_>, metric: &Metric) -> Metric
         points: Json::Object(points(metric)).to_string(),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
+        ..MetricRow::default()
     }
 }
 

@@ -20,14 +20,16 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::caller::RowFilter;
 use crate::event::EventBuilder;
 use crate::ids::{Ids, Keeper};
 use crate::lookup::Log;
 use crate::mapping::{RecordContext, map_log, map_span};
-use crate::metrics::{MetricBuilder, metric_row};
+use crate::metrics::{MetricBuilder, MetricRow, metric_row};
 use crate::rows::Time;
 use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
-use crate::tables::{LogBuilder, SpanBuilder, log_row, resource_json, span_row};
+use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanRow, log_row, resource_json, span_row};
+use crate::tenancy::Tenancy;
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
@@ -47,6 +49,8 @@ pub struct Snapshot {
     pub(crate) frozen: Option<Arc<Tail>>,
     /// The newest rows.
     pub(crate) tail: Tail,
+    /// Which of the rows are shown: see [`Self::seen_by`].
+    pub(crate) visible: RowFilter,
     /// Where the events of an id are.
     pub(crate) ids: Ids,
     /// The log that all of it is made from.
@@ -383,6 +387,7 @@ struct Shared {
     group: usize,
     resource: Resource,
     resource_json: String,
+    tenancy: Tenancy,
     scope: InstrumentationScope,
 }
 
@@ -391,7 +396,8 @@ impl Shared {
         // What the scanner let in, the decoder reads; a damaged log shows as empty fields and in `verify`.
         let resource = Resource::decode(content.resource(i)).unwrap_or_default();
         let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
-        Self { group: content.group(i), resource_json: resource_json(&resource), resource, scope }
+        let tenancy = Tenancy::of_resource(&resource);
+        Self { group: content.group(i), resource_json: resource_json(&resource), tenancy, resource, scope }
     }
 }
 
@@ -448,34 +454,42 @@ impl Rows {
                 resource: &shared.resource,
                 scope: &shared.scope,
             };
-            self.record(block.commitments.signal, &context, &shared.resource_json, content.record(i));
+            self.record(block.commitments.signal, &context, shared, content.record(i));
         }
     }
 
-    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, resource_json: &str, bytes: &[u8]) {
+    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, shared: &Shared, bytes: &[u8]) {
+        let json = &shared.resource_json;
         let events = match signal {
             Signal::Traces => {
                 let Ok(span) = Span::decode(bytes) else { return };
+                let mut events = map_span(context, &span);
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
                 if self.makes(Table::Spans) {
-                    self.spans.push(&span_row(context, resource_json, &span));
+                    self.spans.push(&SpanRow { tenant, workspace, ..span_row(context, json, &span) });
                 }
-                if self.makes(Table::Events) { map_span(context, &span) } else { Vec::new() }
+                events
             }
             Signal::Logs => {
                 let Ok(log) = LogRecord::decode(bytes) else { return };
+                let mut events = map_log(context, &log);
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
                 if self.makes(Table::Logs) {
-                    self.logs.push(&log_row(context, resource_json, &log));
+                    self.logs.push(&LogRow { tenant, workspace, ..log_row(context, json, &log) });
                 }
-                if self.makes(Table::Events) { map_log(context, &log) } else { Vec::new() }
+                events
             }
             Signal::Metrics => {
                 let Some(metric) = self.makes(Table::Metrics).then(|| Metric::decode(bytes).ok()).flatten() else {
                     return;
                 };
-                self.metrics.push(&metric_row(context, &metric));
+                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&metric.metadata, &mut []);
+                self.metrics.push(&MetricRow { tenant, workspace, ..metric_row(context, &metric) });
                 return;
             }
         };
-        events.iter().for_each(|event| self.events.push(event));
+        if self.makes(Table::Events) {
+            events.iter().for_each(|event| self.events.push(event));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use custody_store::Reader;
+use custody_store::{Block, Reader};
 use datafusion::arrow::array::{ArrayRef, AsArray as _, BinaryBuilder, StringBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
@@ -10,6 +10,9 @@ use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
+
+use crate::caller::RowFilter;
+use crate::tenancy::Tenancy;
 
 /// Most bytes that one batch of rows gives.
 const BATCH_BYTES_MAX: usize = 64 << 20;
@@ -25,6 +28,7 @@ enum What {
 struct OfSeq {
     what: What,
     reader: Reader,
+    rows: RowFilter,
     signature: Signature,
 }
 
@@ -49,12 +53,12 @@ impl std::hash::Hash for OfSeq {
 }
 
 /// Both functions, over one log.
-pub(crate) fn functions(reader: &Reader) -> [ScalarUDF; 2] {
+pub(crate) fn functions(reader: &Reader, rows: &RowFilter) -> [ScalarUDF; 2] {
     [What::Proof, What::Payload].map(|what| {
         let integers = [DataType::UInt64, DataType::Int64].map(|t| TypeSignature::Exact(vec![t]));
         // Not immutable: a record may be erased, and its checkpoint changes.
         let signature = Signature::one_of(integers.to_vec(), Volatility::Volatile);
-        ScalarUDF::from(OfSeq { what, reader: reader.clone(), signature })
+        ScalarUDF::from(OfSeq { what, reader: reader.clone(), rows: rows.clone(), signature })
     })
 }
 
@@ -71,6 +75,10 @@ impl OfSeq {
             What::Proof => {
                 let mut out = StringBuilder::new();
                 for seq in seqs {
+                    let seq = match seq {
+                        Some(seq) if self.shows(seq)? => Some(seq),
+                        _ => None,
+                    };
                     let proof = seq.and_then(|seq| self.reader.proof(seq, true).ok()).map(|proof| proof.to_string());
                     room(proof.as_ref().map_or(0, String::len))?;
                     out.append_option(proof);
@@ -92,11 +100,29 @@ impl OfSeq {
         }
     }
 
-    /// The bytes of a record; `None` if it is erased, or there is none.
+    /// Whether the caller may know of a record. One whose content is erased can be of anybody: it is
+    /// hidden from whom not everything is shown to.
+    fn shows(&self, seq: u64) -> Result<bool> {
+        if self.rows.is_open() {
+            return Ok(true);
+        }
+        let block = self.reader.block_at(seq).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        Ok(block.is_some_and(|block| self.of_block(&block, (seq - block.commitments.first_seq) as usize)))
+    }
+
+    fn of_block(&self, block: &Block, at: usize) -> bool {
+        let sees = |t: Tenancy| self.rows.sees(t.tenant.as_deref(), t.workspace.as_deref());
+        self.rows.is_open() || Tenancy::of_block(block, at).is_some_and(sees)
+    }
+
+    /// The bytes of a record; `None` if it is erased or hidden, or there is none.
     fn record(&self, seq: u64) -> Result<Option<Vec<u8>>> {
         let block = self.reader.block_at(seq).map_err(|e| DataFusionError::External(Box::new(e)))?;
         Ok(block.and_then(|block| {
             let at = (seq - block.commitments.first_seq) as usize;
+            if !self.of_block(&block, at) {
+                return None;
+            }
             block.content.filter(|content| !content.is_erased(at)).map(|content| content.record(at).to_vec())
         }))
     }

@@ -1,12 +1,13 @@
 //! What queries and event streams count, for Prometheus.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use custody_store::measure::{Family, Histogram, Value};
 
 use crate::error::{Error, ErrorKind};
+use crate::gate::Place;
 
 /// Bounds for the time of queries, in ns: 1 ms to 10 min.
 const TIMES: &[u64] = &[
@@ -30,8 +31,17 @@ const TIMES: &[u64] = &[
 ];
 
 /// What queries end with when they do not succeed.
-const REASONS: [&str; 7] =
-    ["invalid_query", "read_only", "timeout", "resources_exhausted", "unavailable", "internal", "cancelled"];
+const REASONS: [&str; 9] = [
+    "invalid_query",
+    "read_only",
+    "timeout",
+    "resources_exhausted",
+    "unavailable",
+    "internal",
+    "cancelled",
+    "forbidden",
+    "too_many_queries",
+];
 
 /// `cancelled`: the one who asked has gone.
 const CANCELLED: usize = 6;
@@ -60,16 +70,21 @@ impl Default for QueryStats {
     }
 }
 
-/// A query that runs; one that is dropped without [`Self::ended`] was cancelled.
+/// A query that runs, in all threads that work on it; one that is dropped without [`Self::ended`]
+/// was cancelled.
 pub(crate) struct Running {
     stats: Arc<QueryStats>,
     start: Instant,
-    outcome: Option<usize>,
+    outcome: AtomicUsize,
+    _place: Place,
 }
 
+/// It succeeded.
+const FINE: usize = usize::MAX;
+
 impl Running {
-    pub(crate) fn ended<T>(mut self, result: &Result<T, Error>) {
-        self.outcome = result.as_ref().err().map(|error| reason(error.kind));
+    pub(crate) fn ended<T>(&self, result: &Result<T, Error>) {
+        self.outcome.store(result.as_ref().err().map_or(FINE, |error| reason(error.kind)), Relaxed);
     }
 }
 
@@ -77,8 +92,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stats.running.fetch_sub(1, Relaxed);
         self.stats.seconds.observe(self.start.elapsed().as_nanos() as u64);
-        if let Some(reason) = self.outcome {
-            self.stats.errors[reason].fetch_add(1, Relaxed);
+        if let Some(errors) = self.stats.errors.get(self.outcome.load(Relaxed)) {
+            errors.fetch_add(1, Relaxed);
         }
     }
 }
@@ -100,14 +115,26 @@ fn reason(kind: ErrorKind) -> usize {
         ErrorKind::Resources => 3,
         ErrorKind::Unavailable => 4,
         ErrorKind::Internal => 5,
+        ErrorKind::Forbidden => 7,
+        ErrorKind::Busy => 8,
     }
 }
 
 impl QueryStats {
-    pub(crate) fn begin(self: &Arc<Self>) -> Running {
+    pub(crate) fn begin(self: &Arc<Self>, place: Place) -> Running {
         self.queries.fetch_add(1, Relaxed);
         self.running.fetch_add(1, Relaxed);
-        Running { stats: Arc::clone(self), start: Instant::now(), outcome: Some(CANCELLED) }
+        Running { stats: Arc::clone(self), start: Instant::now(), outcome: CANCELLED.into(), _place: place }
+    }
+
+    /// One that was not let in.
+    pub(crate) fn refused(&self, error: &Error) {
+        self.errors[reason(error.kind)].fetch_add(1, Relaxed);
+    }
+
+    /// Queries that run, in any thread.
+    pub fn running(&self) -> u64 {
+        self.running.load(Relaxed)
     }
 
     pub(crate) fn page(&self) {

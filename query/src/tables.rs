@@ -61,6 +61,10 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Whose it is, as the sender says: tenant.id or custody.tenant of the record, or of its resource.
+        tenant: Option<String>,
+        /// Workspace, as the sender says, of the record or of its resource.
+        workspace: Option<String>,
     }
 }
 
@@ -99,6 +103,10 @@ table! {
         ingest_time: Time,
         /// Who sent it, as authenticated.
         submitter: String,
+        /// Whose it is, as the sender says: tenant.id or custody.tenant of the record, or of its resource.
+        tenant: Option<String>,
+        /// Workspace, as the sender says, of the record or of its resource.
+        workspace: Option<String>,
     }
 }
 
@@ -169,6 +177,7 @@ pub(crate) fn span_row(context: &RecordContext<'_>, resource_json: &str, span: &
         links: span_links(span).to_string(),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
+        ..SpanRow::default()
     }
 }
 
@@ -223,5 +232,6 @@ pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &Lo
         attributes: attributes_json(&log.attributes),
         ingest_time: context.ingest_time,
         submitter: context.submitter.to_owned(),
+        ..LogRow::default()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use custody_proto::{Limits, Signal, json, scan};
-use custody_query::{Answer, Engine, ErrorKind, Projection, QueryLimits, SegmentLimits};
+use custody_query::{Answer, Caller, Engine, ErrorKind, Projection, QueryLimits, SegmentLimits};
 use custody_store::{Clock, Encoding, Options, Prepared, open};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use serde_json::{Value, json};
@@ -139,7 +139,10 @@ impl Case {
     async fn ask(&self, sql: &str) -> Answer {
         let mut visible = self.engine.projection().visible();
         visible.wait_for(|size| *size >= self.writer.head_size()).await.unwrap();
-        self.engine.sql(sql, vec![], QueryLimits::default()).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+        self.engine
+            .sql(&Caller::local(None), sql, vec![], QueryLimits::default())
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"))
     }
 
     /// The rows as lines of cells, joined by spaces.
@@ -290,7 +293,7 @@ async fn records_are_tables_and_the_ledger_commits_to_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_are_read_only_and_bounded_and_errors_say_where() {
     let case = Case::new();
-    let ask = async |sql: &str, limits: QueryLimits| case.engine.sql(sql, vec![], limits).await;
+    let ask = async |sql: &str, limits: QueryLimits| case.engine.sql(&Caller::local(None), sql, vec![], limits).await;
     for sql in [
         "DROP TABLE spans",
         "INSERT INTO spans SELECT * FROM spans",

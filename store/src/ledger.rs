@@ -484,11 +484,18 @@ fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
     if matches!(name, cf::IDS | cf::REQUESTS | cf::SUBMITTERS) {
         table.set_bloom_filter(10.0, false);
     }
+    if matches!(name, cf::IDS | cf::REQUESTS) {
+        // What is looked for is nearly always new: a filter answers without a walk through the memtable.
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(0.1);
+    }
     options.set_block_based_table_factory(&table);
-    let (hot, cold) = if compression {
-        (DBCompressionType::Lz4, DBCompressionType::Zstd)
-    } else {
-        (DBCompressionType::None, DBCompressionType::None)
+    let (hot, cold) = match name {
+        // Hashes: nothing makes them smaller.
+        cf::ENTRIES | cf::NODES => (DBCompressionType::None, DBCompressionType::None),
+        _ if !compression => (DBCompressionType::None, DBCompressionType::None),
+        cf::IDS | cf::REQUESTS => (DBCompressionType::Lz4, DBCompressionType::Lz4),
+        _ => (DBCompressionType::Lz4, DBCompressionType::Zstd),
     };
     options.set_compression_type(hot);
     options.set_bottommost_compression_type(cold);

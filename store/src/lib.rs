@@ -25,6 +25,7 @@ pub mod repair;
 mod rotate;
 pub mod system;
 pub mod tamper;
+mod token;
 pub mod tree;
 #[cfg(test)]
 mod vectors;
@@ -41,6 +42,7 @@ pub use format::{Commitments, Encoding, Head};
 pub use keys::KeySource;
 pub use ledger::{Durability, Options, open};
 pub use reader::{Block, Content, Kept, Reader};
+pub use token::TOKEN_TYPE;
 pub use writer::{Receipt, Writer};
 
 /// Where times come from: ns since the Unix epoch.

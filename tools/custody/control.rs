@@ -41,6 +41,8 @@ pub enum Request {
     Cose { seq: u64 },
     /// Add a backup to a directory.
     Backup { to: PathBuf, with_keys: bool, keep: Option<usize> },
+    /// Sign a token for a script.
+    Token { wanted: crate::auth::own::Wanted },
     /// Make the projected rows again from the log: all, or those that are damaged.
     Rebuild { check: bool },
 }
@@ -159,6 +161,7 @@ fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, 
             let receipt = writer.cose_receipt(*seq)?;
             Ok(json!({"receipt": receipt}))
         }
+        Request::Token { wanted } => crate::auth::own::make(writer, wanted, identity),
         Request::Info | Request::Export { .. } | Request::Backup { .. } | Request::Rebuild { .. } => {
             Err(invalid("this needs no writer"))
         }

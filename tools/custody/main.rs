@@ -1,17 +1,21 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod auth;
 mod control;
+mod credentials;
 mod demo;
 mod events;
 mod evidence;
 mod keep;
 mod limits;
 mod observe;
+mod queries;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
+mod security;
 mod segments;
 mod select;
 mod serve;
@@ -66,6 +70,10 @@ enum Command {
     Signer(keep::Signer),
     Witness(witness::Witness),
     Redact(redact::Redact),
+    /// The policy file: who may do what.
+    #[command(subcommand)]
+    Policy(auth::command::PolicyCommand),
+    Token(auth::command::Token),
     Demo(demo::Demo),
 }
 
@@ -90,6 +98,8 @@ fn main() -> ExitCode {
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),
         Command::Witness(command) => ("witness", command.run()),
+        Command::Policy(command) => ("policy", command.run()),
+        Command::Token(command) => ("token", command.run()),
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {

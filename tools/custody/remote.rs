@@ -42,14 +42,13 @@ impl From<Failure> for Stop {
 }
 
 impl<'a> Remote<'a> {
-    /// Reads the log at a URL. Its checkpoint must be signed by these keys.
+    /// Reads the log behind an API. Its checkpoint must be signed by these keys.
     pub fn new(
-        url: &str,
+        source: Source,
         keys: &'a [VerifierKey],
         trusted: Option<&'a str>,
         progress: impl FnMut(u64, u64) + 'a,
     ) -> Self {
-        let source = Source::at(url.trim_end_matches('/').to_owned());
         Self { source, keys, trusted, progress: Box::new(progress) }
     }
 

@@ -9,24 +9,25 @@ use std::time::Duration;
 use clap::Args;
 use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
-use custody_query::{Engine, Projection, QueryLimits};
+use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
-use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::auth::layer;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::queries::QueryFlags;
+use crate::security::SecurityFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
 
 /// Receive OTLP, keep it, and answer questions about it.
 ///
-/// On loopback it needs no configuration. It listens only there: other addresses
-/// are refused until TLS and authentication are configured, which this version
-/// cannot do yet.
+/// On loopback it needs no configuration. On other addresses it listens only with TLS
+/// (--tls-cert, --tls-key) and a policy (--policy) that says who may do what.
 #[derive(Args, Default)]
 pub struct Serve {
     /// Where everything is kept; made if it is not there [default: ./custody-data].
@@ -116,7 +117,11 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    queries: QueryFlags,
+    #[command(flatten)]
     segments: SegmentFlags,
+    #[command(flatten)]
+    security: SecurityFlags,
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -196,6 +201,8 @@ struct File {
     trace_ratio: Option<f64>,
     redact: Vec<String>,
     limits: LimitFlags,
+    queries: QueryFlags,
+    security: SecurityFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
     segment_seconds_max: Option<u64>,
@@ -215,7 +222,7 @@ impl Serve {
 
     fn with_file(self) -> Result<Self, Failure> {
         let Some(path) = &self.config else { return Ok(self) };
-        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("{}: {e}", path.display()));
+        let wrong = |e: &dyn std::fmt::Display| Failure::unable(format!("--config {}: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
         let file: File = toml::from_str(&text).map_err(|e| wrong(&e.to_string().replace('\n', " ")))?;
         let place = path.display().to_string();
@@ -253,12 +260,14 @@ impl Serve {
             trace_ratio: self.trace_ratio.or(file.trace_ratio),
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             limits: self.limits.or(file.limits),
+            queries: self.queries.or(file.queries),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
                 segment_bytes_max: file.segment_bytes_max,
                 segment_seconds_max: file.segment_seconds_max,
                 segment_merge_rows_max: file.segment_merge_rows_max,
             }),
+            security: self.security.or(file.security),
             config: self.config,
         })
     }
@@ -266,15 +275,17 @@ impl Serve {
     async fn serve(self) -> Result<(), Failure> {
         // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
+        crate::security::no_core_dumps();
         let watch = Watch::new(self.trace_endpoint.as_deref(), self.trace_ratio, self.disk_free_min)?;
         let mut config = self.receivers()?;
         watch.configure(&mut config);
-        let door = Door::new(config.connections.clone());
+        config.tls = self.security.tls()?;
+        let door = Door::new(config.connections.clone(), config.tls.clone());
         let redactor = crate::redact::load(&self.redact)?;
         let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4680)));
-        only_loopback("--http", http)?;
+        self.security.admits("--http", http)?;
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
-        only_loopback("--flight-sql", flight_sql)?;
+        self.security.admits("--flight-sql", flight_sql)?;
         let witness_interval = self.witness_interval()?;
         let dir = self.data_dir.clone().unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
@@ -283,21 +294,27 @@ impl Serve {
         let options = self.options();
         let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
         config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
+        let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
+        let guards = self.security.guards(config.tls.clone(), &reader).await?;
+        config.guard = guards.auth.clone().map(|auth| auth as Arc<dyn custody_ingest::Guard>);
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let _finish = Finish(receivers.sequencer());
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
         let engine = Engine::new(projection).map_err(Failure::unable)?;
-        let observed = watch.begin(&receivers, &engine, witnesses.is_some());
-        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone());
+        let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
+        guards.begin(recorder.clone()).map_err(Failure::unable)?;
+        let engine = self.queries.apply(engine, recorder.clone(), redactor)?;
+        let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
+        let limits = self.queries.limits()?;
+        let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let recorder = Arc::new(crate::record::Appender(sequencer.clone()));
-        let served = Served::new(engine, QueryLimits::default(), observed).with_recorder(recorder);
+        let served = Served::new(engine, limits, observed).with_recorder(recorder);
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
@@ -308,21 +325,24 @@ impl Serve {
         let api_service = router(served);
         let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
         let readers = tokio::spawn({
-            let door = Arc::clone(&door);
+            let (door, auth) = (Arc::clone(&door), guards.auth.clone());
             async move {
                 tokio::join!(
-                    door.accept(&api, Tongue::Http, |_| TowerToHyperService::new(api_service.clone())),
-                    door.accept(&flight, Tongue::Grpc, |_| TowerToHyperService::new(flight_service.clone())),
+                    door.accept(&api, Tongue::Http, layer::over(auth.clone(), api_service, Tongue::Http)),
+                    door.accept(&flight, Tongue::Grpc, layer::over(auth, flight_service, Tongue::Grpc)),
                 )
             }
         });
-        let info = serde_json::json!({"http": addresses.http.to_string(), "pid": std::process::id()});
+        // Commands of this machine read the directory where the API asks who they are.
+        let url = guards.is_open().then(|| addresses.http.to_string());
+        let info = serde_json::json!({"http": url, "pid": std::process::id()});
         control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info }.start(&dir)?;
         if let Some(age) = self.retain {
             tokio::spawn(retain(sequencer, projected, age));
         }
         let stop = watch.stopping(stop_signal()?);
-        announce(self.log_format.unwrap_or_default(), &dir, &addresses, &reader);
+        let scheme = if guards.tls.is_some() { "https" } else { "http" };
+        announce(self.log_format.unwrap_or_default(), &dir, &addresses, &reader, scheme);
         if let Some(path) = self.ready_file.clone() {
             let (dir, reader) = (dir.clone(), reader.clone());
             tokio::spawn(async move {
@@ -375,8 +395,8 @@ impl Serve {
         let mut config = Config::default();
         config.grpc = self.otlp_grpc.unwrap_or(config.grpc);
         config.http = self.otlp_http.unwrap_or(config.http);
-        only_loopback("--otlp-grpc", config.grpc)?;
-        only_loopback("--otlp-http", config.http)?;
+        self.security.admits("--otlp-grpc", config.grpc)?;
+        self.security.admits("--otlp-http", config.http)?;
         config.limits.body_bytes_max = self.request_bytes_max.unwrap_or(config.limits.body_bytes_max);
         config.in_flight.bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight.bytes_max);
         self.limits.apply(&mut config)?;
@@ -385,13 +405,13 @@ impl Serve {
     }
 }
 
-/// Without TLS and authentication, only programs of this machine may ask.
+/// A witness knows no TLS: only programs of this machine may ask.
 pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
     if address.ip().is_loopback() {
         return Ok(());
     }
     Err(Failure::unable(format!(
-        "{flag} {address} is not a loopback address; without TLS and authentication custody listens on loopback only: \
+        "{flag} {address} is not a loopback address, and nothing else is listened on without TLS: \
          use 127.0.0.1, and a proxy that ends TLS in front of it"
     )))
 }
@@ -437,7 +457,7 @@ pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Resul
     })
 }
 
-fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
+fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader, scheme: &str) {
     if format == LogFormat::Json {
         return log_start(dir, addresses, reader);
     }
@@ -445,8 +465,8 @@ fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custo
     eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
     eprintln!("  public key      {}", reader.vkey());
     eprintln!("  OTLP gRPC       {}", addresses.otlp.grpc);
-    eprintln!("  OTLP HTTP       http://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
-    eprintln!("  API and page    http://{}/", addresses.http);
+    eprintln!("  OTLP HTTP       {scheme}://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
+    eprintln!("  API and page    {scheme}://{}/", addresses.http);
     eprintln!("  Flight SQL      {}", addresses.flight_sql);
 }
 

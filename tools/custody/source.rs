@@ -15,6 +15,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use crate::Failure;
+use crate::credentials::Credentials;
 
 const SERVER: &str = "http://127.0.0.1:4680";
 
@@ -27,6 +28,8 @@ pub struct From {
     /// A data directory, read as it is on disk [default: ./custody-data, if no server answers].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// How often a directory is looked at anew when a file was merged away: merging comes to an end.
@@ -36,6 +39,7 @@ const LOOKS_MAX: usize = 8;
 pub struct Source {
     url: String,
     agent: ureq::Agent,
+    credentials: Credentials,
     live: bool,
     /// The directory that is served to this process alone.
     dir: Option<PathBuf>,
@@ -46,10 +50,10 @@ impl From {
     /// Connects to the server, or opens the directory.
     pub fn open(&self) -> Result<Source, Failure> {
         match (&self.url, &self.data_dir) {
-            (Some(url), _) => Ok(Source::at(url.trim_end_matches('/').to_owned())),
+            (Some(url), _) => Source::with(url, self.credentials.clone()),
             (None, Some(dir)) => Source::of_directory(dir),
             (None, None) => {
-                let server = Source::at(SERVER.to_owned());
+                let server = Source::with(SERVER, self.credentials.clone())?;
                 if server.get("/healthz").is_ok() {
                     return Ok(server);
                 }
@@ -78,11 +82,22 @@ pub struct Got {
 }
 
 impl Source {
-    /// The API at a URL.
+    /// The API at a URL of this machine, which asks for no identity.
     pub fn at(url: String) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
-        Self { url, agent, live: true, dir: None, _own: None }
+        Self { url, agent, credentials: Credentials::default(), live: true, dir: None, _own: None }
+    }
+
+    /// The API at a URL, to which one comes with these.
+    pub fn with(url: &str, credentials: Credentials) -> Result<Self, Failure> {
+        let agent = credentials.agent()?;
+        Ok(Self { agent, credentials, ..Self::at(url.trim_end_matches('/').to_owned()) })
+    }
+
+    /// The value of `Authorization`, for a server that is not this process.
+    fn authorization(&self) -> Result<Option<String>, Failure> {
+        if self.live { self.credentials.authorization(&self.url) } else { Ok(None) }
     }
 
     /// Serves a data directory to this process alone.
@@ -111,7 +126,11 @@ impl Source {
 
     /// Fetches a path.
     pub fn get(&self, path: &str) -> Result<Got, Failure> {
-        self.read(self.agent.get(format!("{}{path}", self.url)).call())
+        let mut request = self.agent.get(format!("{}{path}", self.url));
+        if let Some(value) = self.authorization()? {
+            request = request.header("Authorization", value);
+        }
+        self.read(request.call())
     }
 
     /// Runs a query. `id` goes in as `$1` where the text has it. Beside a running server a
@@ -134,6 +153,10 @@ impl Source {
         let mut query = query.clone();
         query["format"] = "arrow".into();
         let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
+        let request = match self.authorization()? {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        };
         let got = self.read(request.send(query.to_string().as_bytes()))?;
         let (schema, batches) = custody_query::format::from_arrow(&got.body).map_err(Failure::unable)?;
         Ok((schema, batches, got.truncated))

@@ -11,7 +11,9 @@ use custody_store::note::VerifierKey;
 use custody_store::verify::{Finding, Options, State, Summary, Verdict, verify, verify_receipts};
 use serde_json::{Value, json};
 
+use crate::credentials::Credentials;
 use crate::remote::{Remote, Told};
+use crate::source::Source;
 use crate::{Failure, print};
 
 /// How often the state is kept, with --state.
@@ -31,6 +33,8 @@ pub struct Verify {
     /// tiles, root and signatures are verified; content needs the directory or a bundle. Give --vkey.
     #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "submitter", "state"], requires = "vkey")]
     url: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
     /// A signed checkpoint that you kept: nothing that it covers may be changed or rolled back.
     #[arg(long, value_name = "FILE")]
     trusted: Option<PathBuf>,
@@ -97,9 +101,10 @@ impl Verify {
     }
 
     fn remote(&self, url: &str, options: &Options) -> Result<ExitCode, Failure> {
+        let source = Source::with(url, self.credentials.clone())?;
         let mut progress = Progress::new(self.json);
         let shown = |done, total| progress.line(done, total, None);
-        let told = Remote::new(url, &options.keys, options.trusted.as_deref(), shown).verify();
+        let told = Remote::new(source, &options.keys, options.trusted.as_deref(), shown).verify();
         progress.clear();
         match told? {
             Told::Sound(records, note) if self.json => {

@@ -86,7 +86,9 @@ impl Witnesses {
             return Err(wrong(&format!("it names logs, but not this one ({}); add its log line", reader.origin())));
         }
         let witnessed = reader.newest_witnessed().map_err(Failure::unable)?.map_or(0, |kept| kept.size);
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
+        // Only what the policy names is spoken to: no redirection, and no proxy of the environment.
+        let agent = config.max_redirects(0).max_redirects_will_error(false).proxy(None).build();
         let (held, alarmed) = (HashMap::new(), HashSet::new());
         let agent = agent.new_agent();
         Ok(Self { reader, policy, interval, targets, agent, held, alarmed, witnessed, asked: false })

@@ -16,6 +16,7 @@ mod scan;
 pub(crate) mod test_requests;
 #[cfg(test)]
 mod tests;
+mod visible;
 mod write;
 
 use std::sync::Arc;

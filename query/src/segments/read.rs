@@ -23,9 +23,9 @@ use futures::StreamExt as _;
 use super::place::failed;
 use super::{SegmentFile, Table};
 use crate::Error;
+use crate::caller;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::Cell;
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 4096;
@@ -47,13 +47,15 @@ pub(crate) struct Wanted<'a> {
     columns: &'a [&'a str],
     seqs: Range<u64>,
     only: Option<(&'a str, Arc<HashSet<String>>)>,
+    /// What the snapshot shows at all.
+    shown: Vec<(&'a str, Arc<HashSet<String>>)>,
     at: Option<Arc<BTreeSet<u64>>>,
 }
 
 impl<'a> Wanted<'a> {
     /// All rows of a table.
     pub(crate) fn all(table: Table) -> Self {
-        Self { table, columns: &[], seqs: 0..u64::MAX, only: None, at: None }
+        Self { table, columns: &[], seqs: 0..u64::MAX, only: None, shown: Vec::new(), at: None }
     }
 
     /// Only some columns, which are named in the table's order.
@@ -89,13 +91,27 @@ impl<'a> Wanted<'a> {
         self.seqs(range)
     }
 
+    /// Only rows that the filter lets through.
+    fn shown(mut self, rows: &caller::RowFilter) -> Self {
+        for (column, allowed) in [("tenant", &rows.tenants), ("workspace", &rows.workspaces)] {
+            let allowed = allowed.as_ref().map(|allowed| allowed.iter().cloned().collect());
+            self.shown.extend(allowed.map(|allowed| (column, Arc::new(allowed))));
+        }
+        self
+    }
+
+    /// The columns of text that are looked at, and what of them is wanted.
+    fn texts(&self) -> impl Iterator<Item = &(&'a str, Arc<HashSet<String>>)> {
+        self.only.iter().chain(&self.shown)
+    }
+
     fn wants(&self, seq: u64) -> bool {
         self.seqs.contains(&seq) && self.at.as_ref().is_none_or(|at| at.contains(&seq))
     }
 
     /// Whether it can want anything of a range.
     fn touches(&self, range: Range<u64>) -> bool {
-        let is_empty = self.only.as_ref().is_some_and(|(_, values)| values.is_empty());
+        let is_empty = self.texts().any(|(_, values)| values.is_empty());
         let (start, end) = (range.start.max(self.seqs.start), range.end.min(self.seqs.end));
         !is_empty && start < end && self.at.as_ref().is_none_or(|at| at.range(start..end).next().is_some())
     }
@@ -104,9 +120,9 @@ impl<'a> Wanted<'a> {
     fn of_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let seqs = seq_mask(batch.column(0).as_ref(), |seq| self.wants(seq));
         let mut found = filter_record_batch(batch, &seqs)?;
-        if let Some((column, values)) = &self.only
-            && let Some(texts) = found.column_by_name(column)
-        {
+        for (column, values) in self.texts() {
+            let texts = found.column_by_name(column);
+            let texts = texts.ok_or_else(|| ArrowError::SchemaError(format!("there is no column {column}")))?;
             let mask = text_mask(texts.as_ref(), values);
             found = filter_record_batch(&found, &mask)?;
         }
@@ -128,7 +144,7 @@ impl<'a> Wanted<'a> {
             let test = move |batch: RecordBatch| Ok(seq_mask(batch.column(0).as_ref(), &wants));
             filters.push(Box::new(ArrowPredicateFn::new(mask("seq"), test)));
         }
-        if let Some((column, values)) = &self.only {
+        for (column, values) in self.texts() {
             let values = Arc::clone(values);
             let test = move |batch: RecordBatch| Ok(text_mask(batch.column(0).as_ref(), &values));
             filters.push(Box::new(ArrowPredicateFn::new(mask(column), test)));
@@ -150,16 +166,19 @@ impl<'a> Wanted<'a> {
         };
         let touched = |i: &usize| self.touches(bound(&first, *i, 0)..bound(&last, *i, u64::MAX - 1) + 1);
         let mut kept: Vec<usize> = (0..groups.len()).filter(touched).collect();
+        for (column, values) in self.texts() {
+            let texts = StatisticsConverter::try_new(column, &schema, &leaves)?;
+            let (low, high) = (texts.row_group_mins(groups)?, texts.row_group_maxes(groups)?);
+            let (low, high) = (low.as_any().downcast_ref::<StringArray>(), high.as_any().downcast_ref::<StringArray>());
+            if let (Some(low), Some(high)) = (low, high) {
+                let may = |i: usize, value: &str| {
+                    (low.is_null(i) || low.value(i) <= value) && (high.is_null(i) || value <= high.value(i))
+                };
+                kept.retain(|&i| values.iter().any(|value| may(i, value)));
+            }
+        }
         let Some((column, values)) = &self.only else { return Ok(kept) };
         let texts = StatisticsConverter::try_new(column, &schema, &leaves)?;
-        let (low, high) = (texts.row_group_mins(groups)?, texts.row_group_maxes(groups)?);
-        let (low, high) = (low.as_any().downcast_ref::<StringArray>(), high.as_any().downcast_ref::<StringArray>());
-        if let (Some(low), Some(high)) = (low, high) {
-            let may = |i: usize, value: &str| {
-                (low.is_null(i) || low.value(i) <= value) && (high.is_null(i) || value <= high.value(i))
-            };
-            kept.retain(|&i| values.iter().any(|value| may(i, value)));
-        }
         let Some(leaf) = texts.parquet_column_index() else { return Ok(kept) };
         if !self.table.bloomed().contains(column) || values.len() > BLOOM_VALUES_MAX {
             return Ok(kept);
@@ -238,6 +257,7 @@ impl Snapshot {
         wanted: &Wanted<'_>,
         mut each: impl FnMut(&RecordBatch) -> Result<bool, Error>,
     ) -> Result<(), Error> {
+        let wanted = &wanted.clone().shown(self.visible());
         for segment in self.segments.iter().filter(|s| wanted.touches(s.from..s.to)) {
             let Some(file) = segment.file(wanted.table) else { continue };
             let each = async |batch: RecordBatch| each(&batch);

@@ -16,6 +16,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPu
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 
+use super::visible::{VisibleExec, pruning, widened};
 use super::{Place, Segment, SegmentFile, Table};
 use crate::lookup;
 use crate::projection::Snapshot;
@@ -84,9 +85,16 @@ impl SealedTable {
         }
         let (from, to) = (files.first().map_or(0, |f| f.0.from), files.last().map_or(0, |f| f.0.to));
         let groups = FileGroup::new(group).split_files(state.config().target_partitions());
-        let source = ParquetSource::new(self.schema())
-            .with_table_parquet_options(state.table_options().parquet.clone())
-            .with_pushdown_filters(is_lookup(self.table, filters));
+        let mut source =
+            ParquetSource::new(self.schema()).with_table_parquet_options(state.table_options().parquet.clone());
+        let visible = self.snapshot.visible();
+        source = match visible.is_open() {
+            true => source.with_pushdown_filters(is_lookup(self.table, filters)),
+            // Only to leave out row groups: nothing of the query is tried on a row that may be hidden.
+            false => {
+                source.with_pushdown_filters(false).with_predicate(pruning(state, &self.schema(), visible, filters)?)
+            }
+        };
         let config = FileScanConfigBuilder::new(place.url().clone(), Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(self.statistics(from, to, rows, bytes))
@@ -133,7 +141,8 @@ impl TableProvider for SealedTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if filters.iter().any(|filter| lookup::is_lookup(self.table, filter)) {
+        let rows = self.snapshot.visible();
+        if rows.is_open() && filters.iter().any(|filter| lookup::is_lookup(self.table, filter)) {
             let (snapshot, table, asked) = (Arc::clone(&self.snapshot), self.table, filters.to_vec());
             let found = tokio::task::spawn_blocking(move || snapshot.lookup(table, &asked)).await;
             let found = found.map_err(|e| DataFusionError::Execution(format!("ids cannot be looked up: {e}")))?;
@@ -141,6 +150,10 @@ impl TableProvider for SealedTable {
                 return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
             }
         }
+        let columns = if rows.is_open() { None } else { Some(widened(&self.schema(), projection)?) };
+        // A limit counts visible rows.
+        let limit = limit.filter(|_| rows.is_open());
+        let projection = columns.as_ref().or(projection);
         let mut plans = Vec::new();
         for (place, files) in self.files() {
             plans.push(self.sealed(state, place, &files, (projection, filters, limit)).await?);
@@ -149,6 +162,7 @@ impl TableProvider for SealedTable {
         if plans.is_empty() || in_memory.iter().any(|batches| !batches.is_empty()) {
             plans.push(MemTable::try_new(self.schema(), in_memory)?.scan(state, projection, &[], limit).await?);
         }
-        UnionExec::try_new(plans)
+        let plan = UnionExec::try_new(plans)?;
+        Ok(if rows.is_open() { plan } else { Arc::new(VisibleExec::new(plan, rows.clone())?) })
     }
 }

@@ -415,7 +415,7 @@ async fn sql_is_the_same_sealed_and_not() {
         let query = query.replace("repeat_('0a')", &format!("'{}'", "0a".repeat(16)));
         let mut answers = Vec::new();
         for engine in &engines {
-            let answer = engine.sql(&query, vec![], QueryLimits::default()).await;
+            let answer = engine.sql(&crate::Caller::local(None), &query, vec![], QueryLimits::default()).await;
             let answer = answer.unwrap_or_else(|e| panic!("{query}: {e}"));
             answers.push(crate::format::rows(&answer.batches).unwrap());
         }
@@ -434,7 +434,7 @@ async fn bloom_filters_leave_out_what_statistics_cannot() {
     let engine = Engine::new(Arc::new(projection)).unwrap();
     for (id, kept) in [(80, 0), (1, 1)] {
         let query = format!("EXPLAIN ANALYZE SELECT name FROM spans WHERE span_id = '{id:016x}'");
-        let answer = engine.sql(&query, vec![], QueryLimits::default()).await.unwrap();
+        let answer = engine.sql(&crate::Caller::local(None), &query, vec![], QueryLimits::default()).await.unwrap();
         let plan = format!("{:?}", crate::format::rows(&answer.batches).unwrap());
         let wanted = format!("row_groups_pruned_bloom_filter=1 total \u{2192} {kept} matched");
         assert!(plan.contains(&wanted), "{plan}");
@@ -512,7 +512,8 @@ async fn a_file_that_cannot_be_read_is_told_with_the_mend() {
             std::fs::write(&path, bytes).unwrap();
         }
         for query in ["SELECT max(name) FROM spans", "SELECT count(*) FROM grants", "SELECT * FROM replay('grant-1')"] {
-            let error = engine.sql(query, vec![], QueryLimits::default()).await.unwrap_err();
+            let error =
+                engine.sql(&crate::Caller::local(None), query, vec![], QueryLimits::default()).await.unwrap_err();
             assert_eq!(error.kind, crate::ErrorKind::Unavailable, "{query}: {error}");
             assert!(error.message.contains("custody rebuild --check"), "{query}: {error}");
         }

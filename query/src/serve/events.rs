@@ -19,6 +19,8 @@ use serde_json::{Map, Value as Json, json};
 use tokio::time::Instant;
 
 use super::{Served, problem};
+use crate::audit::StreamWatch;
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::format;
 use crate::projection::Snapshot;
@@ -120,6 +122,7 @@ impl Cursors {
 /// Answers one page, or a stream of them.
 pub(super) async fn answer(
     State(served): State<Served>,
+    caller: Caller,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
@@ -149,10 +152,14 @@ pub(super) async fn answer(
         Some(Err(message)) => return bad(message),
     };
     if streams {
-        return stream(served, cursors, from, kinds).into_response();
+        let what = format!("events after {from}, kinds {}", kinds.join(","));
+        return match served.engine.audit().begin_stream(&caller, &what).await {
+            Ok(watch) => stream(served, caller, watch, cursors, from, kinds).into_response(),
+            Err(error) => error.into_response(),
+        };
     }
     served.engine.stats().page();
-    match next_page(&served, from, limit, &kinds, wait).await {
+    match next_page(&served, &caller, from, limit, &kinds, wait).await {
         Ok(page) => whole(&served, &asked, &headers, &cursors, from, limit, page),
         Err(error) => error.into_response(),
     }
@@ -165,13 +172,20 @@ fn read_wait(text: Option<&str>) -> Option<Duration> {
 }
 
 /// The next page; waits for one that is not empty, up to a time.
-async fn next_page(served: &Served, from: u64, limit: usize, kinds: &[String], wait: Duration) -> Result<Page, Error> {
+async fn next_page(
+    served: &Served,
+    caller: &Caller,
+    from: u64,
+    limit: usize,
+    kinds: &[String],
+    wait: Duration,
+) -> Result<Page, Error> {
     let until = Instant::now() + wait;
     let mut visible = served.engine.projection().visible();
     let mut from = from;
     loop {
         visible.borrow_and_update();
-        let snapshot = served.engine.projection().snapshot();
+        let snapshot = served.engine.view(caller);
         let kinds = kinds.to_vec();
         // Reading segments blocks.
         let read = tokio::task::spawn_blocking(move || page(&snapshot, from, limit, &kinds));
@@ -221,19 +235,27 @@ fn whole(
 
 /// The same as server-sent events, with the cursor as their id. A slow reader
 /// holds one page, and nobody else up.
-fn stream(served: Served, cursors: Cursors, from: u64, kinds: Vec<String>) -> impl IntoResponse {
+fn stream(
+    served: Served,
+    caller: Caller,
+    watch: StreamWatch,
+    cursors: Cursors,
+    from: u64,
+    kinds: Vec<String>,
+) -> impl IntoResponse {
     let open = served.engine.stats().stream();
     let pages = futures::stream::unfold(
-        (served, cursors, from, kinds, open),
-        |(served, cursors, from, kinds, open)| async move {
-            let page = next_page(&served, from, LIMIT_DEFAULT, &kinds, WAIT_MAX).await.ok()?;
+        (served, caller, watch, cursors, from, kinds, open),
+        |(served, caller, mut watch, cursors, from, kinds, open)| async move {
+            let page = next_page(&served, &caller, from, LIMIT_DEFAULT, &kinds, WAIT_MAX).await.ok()?;
             let next = page.next;
+            watch.rows += page.events.len() as u64;
             let event = |e: Map<String, Json>| {
                 let seq = e.get("seq").and_then(Json::as_u64).unwrap_or(next);
                 Ok::<_, Infallible>(Event::default().id(cursors.encode(seq + 1)).data(Json::Object(e).to_string()))
             };
             let events: Vec<_> = page.events.into_iter().map(event).collect();
-            Some((futures::stream::iter(events), (served, cursors, next, kinds, open)))
+            Some((futures::stream::iter(events), (served, caller, watch, cursors, next, kinds, open)))
         },
     );
     Sse::new(futures::StreamExt::flatten(pages)).keep_alive(KeepAlive::default())

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
@@ -33,12 +34,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::observe::{self, Observer};
 use super::sql::scalar;
+use crate::caller::Caller;
 use crate::engine::{Engine, QueryLimits};
 use crate::error::{Error, ErrorKind};
 
 /// The catalog and schema that every table is in.
 const CATALOG: &str = "datafusion";
 const SCHEMA: &str = "public";
+
+/// Rows and time of one query.
+const ROWS_MAX: usize = 50_000_000;
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 type DataStream = <Flight as FlightService>::DoGetStream;
 
@@ -50,8 +56,14 @@ pub struct Flight {
 }
 
 /// The gRPC service of an engine. The observer knows which requests are traced.
-pub fn service(engine: Engine, observer: Arc<dyn Observer>) -> FlightServiceServer<Flight> {
-    let limits = QueryLimits { rows_max: 50_000_000, timeout: Duration::from_secs(300), ..QueryLimits::default() };
+pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits) -> FlightServiceServer<Flight> {
+    // Rows are not kept here, but sent as they come: there may be more of them, and for longer.
+    let limits = QueryLimits {
+        rows_max: ROWS_MAX,
+        timeout: TIMEOUT.min(limits.timeout_max),
+        answer_bytes_max: usize::MAX,
+        ..limits.clone()
+    };
     FlightServiceServer::new(Flight { engine, limits, observer })
 }
 
@@ -80,45 +92,63 @@ fn status(error: Error) -> Status {
     let message = error.to_string();
     match error.kind {
         ErrorKind::Invalid => Status::invalid_argument(message),
-        ErrorKind::ReadOnly => Status::permission_denied(message),
+        ErrorKind::ReadOnly | ErrorKind::Forbidden => Status::permission_denied(message),
         ErrorKind::Timeout => Status::deadline_exceeded(message),
-        ErrorKind::Resources => Status::resource_exhausted(message),
+        ErrorKind::Resources | ErrorKind::Busy => Status::resource_exhausted(message),
         ErrorKind::Unavailable => Status::unavailable(message),
         ErrorKind::Internal => Status::internal(message),
     }
 }
 
 impl Flight {
-    async fn schema(&self, statement: &Statement) -> Result<SchemaRef, Status> {
-        self.engine.describe(&statement.sql, self.limits.clone()).await.map_err(status)
+    async fn schema(&self, caller: &Caller, statement: &Statement) -> Result<SchemaRef, Status> {
+        self.engine.describe(caller, &statement.sql, self.limits.clone()).await.map_err(status)
     }
 
     async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
+        let caller = caller(&request);
         match self.observer.traced(&request.metadata().clone().into_headers()) {
-            None => self.answer(statement).await,
+            None => self.answer(&caller, statement).await,
             Some(parent) => {
-                observe::call("arrow.flight.protocol.FlightService/DoGet", &parent, self.answer(statement)).await
+                observe::call("arrow.flight.protocol.FlightService/DoGet", &parent, self.answer(&caller, statement))
+                    .await
             }
         }
     }
 
-    async fn answer(&self, statement: Statement) -> Result<Response<DataStream>, Status> {
+    async fn answer(&self, caller: &Caller, statement: Statement) -> Result<Response<DataStream>, Status> {
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
-        let answer = self.engine.sql(&statement.sql, params, self.limits.clone()).await.map_err(status)?;
-        Ok(data(answer.schema, answer.batches))
+        let rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)?;
+        let schema = Arc::clone(&rows.schema);
+        let batches = stream::try_unfold(rows, async |mut rows| match rows.next().await {
+            Ok(Some(batch)) => Ok(Some((batch, rows))),
+            Ok(None) if rows.truncated => {
+                let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
+                Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
+        });
+        let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+        Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
     }
 
     /// Names of the tables, in order.
-    async fn tables(&self) -> Result<Vec<(String, String)>, Status> {
+    async fn tables(&self, caller: &Caller) -> Result<Vec<(String, String)>, Status> {
         let sql =
             "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
-        let answer = self.engine.sql(sql, vec![], self.limits.clone()).await.map_err(status)?;
+        let answer = self.engine.sql(caller, sql, vec![], self.limits.clone()).await.map_err(status)?;
         let rows = crate::format::rows(&answer.batches).map_err(status)?;
         let text = |row: &serde_json::Map<String, serde_json::Value>, name: &str| {
             row[name].as_str().unwrap_or_default().to_owned()
         };
         Ok(rows.iter().map(|row| (text(row, "table_name"), text(row, "table_type"))).collect())
     }
+}
+
+/// Who asks: what authenticated the connection says so.
+fn caller<T>(request: &Request<T>) -> Caller {
+    request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None))
 }
 
 /// Batches as a stream of Flight data.
@@ -139,7 +169,7 @@ fn info(
     Ok(Response::new(info.with_endpoint(endpoint).with_descriptor(request.into_inner())))
 }
 
-fn built(batch: Result<RecordBatch, arrow_flight::error::FlightError>) -> Result<Response<DataStream>, Status> {
+fn built(batch: Result<RecordBatch, FlightError>) -> Result<Response<DataStream>, Status> {
     let batch = batch.map_err(|e| Status::internal(e.to_string()))?;
     Ok(data(batch.schema(), vec![batch]))
 }
@@ -183,7 +213,7 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&statement).await?;
+        let schema = self.schema(&caller(&request), &statement).await?;
         info(&TicketStatementQuery { statement_handle: statement.encode().into() }, &schema, request)
     }
 
@@ -198,10 +228,10 @@ impl FlightSqlService for Flight {
     async fn do_action_create_prepared_statement(
         &self,
         query: ActionCreatePreparedStatementRequest,
-        _: Request<Action>,
+        request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&statement).await?;
+        let schema = self.schema(&caller(&request), &statement).await?;
         let message = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();
         let IpcMessage(dataset_schema) =
             message.map_err(|e: datafusion::arrow::error::ArrowError| Status::internal(e.to_string()))?;
@@ -228,7 +258,7 @@ impl FlightSqlService for Flight {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let mut statement = Statement::decode(&query.prepared_statement_handle)?;
-        let data = request.into_inner().map_err(arrow_flight::error::FlightError::from);
+        let data = request.into_inner().map_err(FlightError::from);
         let mut batches = arrow_flight::decode::FlightRecordBatchStream::new_from_flight_data(data);
         let batch = batches.next().await.transpose().map_err(|e| Status::invalid_argument(e.to_string()))?;
         let batch = batch.filter(|b| b.num_rows() == 1);
@@ -246,7 +276,7 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let schema = self.schema(&Statement::decode(&query.prepared_statement_handle)?).await?;
+        let schema = self.schema(&caller(&request), &Statement::decode(&query.prepared_statement_handle)?).await?;
         info(&query, &schema, request)
     }
 
@@ -302,12 +332,17 @@ impl FlightSqlService for Flight {
         info(&query, &query.clone().into_builder().schema(), request)
     }
 
-    async fn do_get_tables(&self, query: CommandGetTables, _: Request<Ticket>) -> Result<Response<DataStream>, Status> {
+    async fn do_get_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        let caller = caller(&request);
         let wants_schema = query.include_schema;
         let mut builder = query.into_builder();
-        for (name, kind) in self.tables().await? {
+        for (name, kind) in self.tables(&caller).await? {
             let schema = match wants_schema {
-                true => self.schema(&Statement::of(format!("SELECT * FROM {name}"))).await?,
+                true => self.schema(&caller, &Statement::of(format!("SELECT * FROM {name}"))).await?,
                 false => Arc::new(Schema::empty()),
             };
             let kind = if kind == "VIEW" { "VIEW" } else { "TABLE" };

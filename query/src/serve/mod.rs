@@ -9,11 +9,14 @@ pub mod tiles;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::authorize;
+use crate::caller::Caller;
 use crate::engine::{Engine, QueryLimits};
 use crate::error::{Error, ErrorKind};
 use crate::recorder::Recorder;
@@ -61,8 +64,17 @@ pub fn router(served: Served) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(1 << 20))
+        .layer(axum::middleware::from_fn(authorized))
         .layer(axum::middleware::from_fn_with_state(served.clone(), observe::trace))
         .with_state(served)
+}
+
+/// Lets in who has the role that the path needs.
+async fn authorized(caller: Caller, request: Request, next: Next) -> Response {
+    match authorize::allow(&caller, request.method(), request.uri().path()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 /// A page with the head, the checkpoint and a box for SQL. It loads nothing from
@@ -102,12 +114,17 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self.kind {
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::ReadOnly => StatusCode::FORBIDDEN,
+            ErrorKind::ReadOnly | ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
             ErrorKind::Resources => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        problem(status, self.kind.code(), &self.message, self.position)
+        let mut response = problem(status, self.kind.code(), &self.message, self.position);
+        if self.kind == ErrorKind::Busy {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }

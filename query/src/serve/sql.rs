@@ -10,13 +10,10 @@ use datafusion::scalar::ScalarValue;
 use serde::Deserialize;
 
 use super::{Served, problem};
+use crate::caller::Caller;
 use crate::engine::{Answer, QueryLimits};
 use crate::error::Error;
 use crate::format;
-
-/// The largest `timeout_ms` and `max_rows` that a request may ask for.
-const TIMEOUT_MAX: Duration = Duration::from_secs(600);
-const ROWS_MAX: usize = 1_000_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +38,7 @@ enum Format {
 }
 
 /// Answers one query.
-pub(super) async fn answer(State(served): State<Served>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn answer(State(served): State<Served>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !content_type.starts_with("application/json") {
         return problem(
@@ -58,20 +55,20 @@ pub(super) async fn answer(State(served): State<Served>, headers: HeaderMap, bod
             return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
         }
     };
-    match run(&served, query).await {
+    match run(&served, &caller, query).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
-async fn run(served: &Served, query: Query) -> Result<Response, Error> {
+async fn run(served: &Served, caller: &Caller, query: Query) -> Result<Response, Error> {
     let limits = QueryLimits {
-        timeout: query.timeout_ms.map_or(served.limits.timeout, Duration::from_millis).min(TIMEOUT_MAX),
-        rows_max: query.max_rows.unwrap_or(served.limits.rows_max).min(ROWS_MAX),
+        timeout: query.timeout_ms.map_or(served.limits.timeout, Duration::from_millis).min(served.limits.timeout_max),
+        rows_max: query.max_rows.unwrap_or(served.limits.rows_max).min(served.limits.rows_most),
         ..served.limits.clone()
     };
     let params = query.params.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
-    let answer = served.engine.sql(&query.sql, params, limits).await?;
+    let answer = served.engine.sql(caller, &query.sql, params, limits).await?;
     let (content_type, body) = match query.format {
         Format::Json => ("application/json", format::json(&answer)?),
         Format::Csv => ("text/csv; charset=utf-8", format::csv(&answer)?),

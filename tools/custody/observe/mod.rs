@@ -23,6 +23,7 @@ use opentelemetry::Context;
 use serde_json::{Value as Json, json};
 
 use crate::Failure;
+use crate::auth::reload::Guards;
 
 /// With less room on the disk requests are refused, unless something else is asked for.
 const DISK_FREE_MIN: u64 = 256 << 20;
@@ -51,7 +52,7 @@ impl Watch {
     }
 
     /// Watches the parts of a server from now on.
-    pub fn begin(&self, receivers: &Receivers, engine: &Engine, witnesses: bool) -> Arc<Observed> {
+    pub fn begin(&self, receivers: &Receivers, engine: &Engine, witnesses: bool, guards: Guards) -> Arc<Observed> {
         let reader = engine.projection().reader().clone();
         tokio::spawn(disk::guard(Arc::from(reader.dir()), self.disk_free_min, Arc::clone(&self.gate)));
         Arc::new(Observed {
@@ -65,6 +66,7 @@ impl Watch {
             disk_free_min: self.disk_free_min,
             draining: Arc::clone(&self.draining),
             witnesses,
+            guards,
             sampling: self.traces.as_ref().map(|traces| traces.sampling),
         })
     }
@@ -108,6 +110,8 @@ pub struct Observed {
     draining: Arc<AtomicBool>,
     /// Whether witnesses are configured.
     witnesses: bool,
+    /// TLS and identities.
+    guards: Guards,
     /// Which requests are traced, if traces are exported.
     sampling: Option<trace::Sampling>,
 }
@@ -155,6 +159,7 @@ impl Observed {
         out.extend(self.witness_families());
         out.extend(self.queries.families());
         out.extend(self.disk_families());
+        out.extend(self.guards.families());
         out.extend(process::families());
         out
     }

@@ -38,6 +38,8 @@ struct PartialSuccess {
 /// `google.rpc.Status`, with the details that are read here.
 #[derive(Clone, PartialEq, Message)]
 struct Status {
+    #[prost(string, tag = "2")]
+    message: String,
     #[prost(message, repeated, tag = "3")]
     details: Vec<Any>,
 }
@@ -79,8 +81,27 @@ pub fn http(status: http::StatusCode, headers: &HeaderMap, body: &[u8]) -> Answe
     match status.as_u16() {
         200 => accepted(body),
         code @ (429 | 502 | 503 | 504) => Answer::Retry(format!("HTTP {code}"), retry_after.map(Duration::from_secs)),
-        code => Answer::Refused(format!("HTTP {code}")),
+        code => Answer::Refused(told(&format!("HTTP {code}"), &message_of(body))),
     }
+}
+
+/// What the body of an error says: `google.rpc.Status` in protobuf or JSON, or text.
+fn message_of(body: &[u8]) -> String {
+    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+    match json.as_ref().and_then(|json| json.get("message")?.as_str()) {
+        Some(message) => message.to_owned(),
+        None => match Status::decode(body) {
+            Ok(status) if !status.message.is_empty() => status.message,
+            _ => String::from_utf8_lossy(body).into_owned(),
+        },
+    }
+}
+
+/// A code with the first of what the server says about it. Answers are counted by this text.
+fn told(code: &str, message: &str) -> String {
+    const CHARS_MAX: usize = 160;
+    let message: String = message.chars().filter(|c| !c.is_control()).take(CHARS_MAX).collect();
+    if message.is_empty() { code.to_owned() } else { format!("{code}: {message}") }
 }
 
 /// The names of gRPC's status codes.
@@ -117,8 +138,21 @@ pub fn grpc(trailers: &HeaderMap, body: &[u8]) -> Answer {
         ("OK", _) => accepted(body.get(5..).unwrap_or_default()),
         ("CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE" | "DATA_LOSS", _)
         | ("RESOURCE_EXHAUSTED", Some(_)) => Answer::Retry((*name).into(), delay),
-        _ => Answer::Refused((*name).into()),
+        _ => Answer::Refused(told(name, &grpc_message(trailers))),
     }
+}
+
+/// `grpc-message`, which is percent-encoded (gRPC over HTTP/2, "Status-Message").
+fn grpc_message(trailers: &HeaderMap) -> String {
+    let mut bytes = trailers.get("grpc-message").map_or(&b""[..], |v| v.as_bytes());
+    let mut out = Vec::with_capacity(bytes.len());
+    while let Some((&byte, rest)) = bytes.split_first() {
+        let digits = rest.get(..2).filter(|_| byte == b'%').and_then(|d| std::str::from_utf8(d).ok());
+        let decoded = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
+        out.push(decoded.unwrap_or(byte));
+        bytes = if decoded.is_some() { &rest[2..] } else { rest };
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// `RetryInfo` out of the status in `grpc-status-details-bin`.
@@ -142,7 +176,7 @@ mod tests {
         if delay.is_some() {
             let value = RetryInfo { retry_delay: delay }.encode_to_vec();
             let any = Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value };
-            let details = Status { details: vec![any] }.encode_to_vec();
+            let details = Status { details: vec![any], ..Status::default() }.encode_to_vec();
             let text = base64::engine::general_purpose::STANDARD_NO_PAD.encode(details);
             out.insert("grpc-status-details-bin", text.parse().unwrap());
         }
@@ -164,6 +198,18 @@ mod tests {
         let seven = Some(Duration::from_secs(7));
         assert_eq!(http(http::StatusCode::SERVICE_UNAVAILABLE, &headers, b""), Answer::Retry("HTTP 503".into(), seven));
         assert_eq!(http(http::StatusCode::BAD_REQUEST, &headers, b""), Answer::Refused("HTTP 400".into()));
+    }
+
+    #[test]
+    fn what_the_server_says_is_shown() {
+        let mut refused = trailers("3", None);
+        refused.insert("grpc-message", "50%25 of it%0A is %zz".parse().unwrap());
+        assert_eq!(grpc(&refused, &[]), Answer::Refused("INVALID_ARGUMENT: 50% of it is %zz".into()));
+        let status = Status { message: "a span is wrong".into(), ..Status::default() }.encode_to_vec();
+        for body in [status.as_slice(), br#"{"code": 3, "message": "a span is wrong"}"#, b"a span is wrong"] {
+            let answer = http(http::StatusCode::BAD_REQUEST, &HeaderMap::new(), body);
+            assert_eq!(answer, Answer::Refused("HTTP 400: a span is wrong".into()));
+        }
     }
 
     #[test]

@@ -90,6 +90,10 @@ fn dry_run(options: &Options) -> Result<u8, String> {
 }
 
 fn measure(options: Options) -> Result<u8, String> {
+    // A place that cannot be written should not cost a run.
+    if let Some(path) = options.json.as_ref().filter(|path| path.as_os_str() != "-") {
+        std::fs::write(path, "").map_err(|e| format!("--json {}: {e}", path.display()))?;
+    }
     let target = Arc::new(Target::new(&options)?);
     let watch = options.server_pid.map(Watch::start).transpose()?;
     let own = Watch::start(std::process::id())?;

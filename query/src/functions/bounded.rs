@@ -1,0 +1,184 @@
+//! Functions that say before they run how much they would give.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+};
+
+/// Most bytes that a function gives for one batch of rows.
+pub(super) const BATCH_BYTES_MAX: u64 = 64 << 20;
+
+/// How large a result can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Growth {
+    /// Length times a number.
+    Repeat,
+    /// As many characters as a number says, or as there are.
+    Pad,
+    /// Each occurrence of the second replaced by the third.
+    Replace,
+    /// All of the first, each byte of it replaced by all of the third.
+    Product,
+    /// All arguments together.
+    Sum,
+    /// All arguments together, with the separator between elements.
+    Join,
+}
+
+/// A function that is asked how much it will give before it is called.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bounded {
+    pub(super) inner: Arc<ScalarUDF>,
+    pub(super) growth: Growth,
+}
+
+/// An argument, row by row.
+pub(super) struct Argument(ArrayRef, bool);
+
+impl Argument {
+    pub(super) fn of(value: &ColumnarValue) -> Result<Self> {
+        Ok(match value {
+            ColumnarValue::Array(array) => Self(Arc::clone(array), false),
+            ColumnarValue::Scalar(scalar) => Self(scalar.to_array()?, true),
+        })
+    }
+
+    fn row(&self, i: usize) -> usize {
+        if self.1 { 0 } else { i }
+    }
+
+    /// The texts, if it is one of text.
+    fn texts(&self) -> Option<StringArray> {
+        let is_text = matches!(self.0.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+        let texts = is_text.then(|| cast(&self.0, &DataType::Utf8).ok()).flatten()?;
+        Some(texts.as_string::<i32>().clone())
+    }
+
+    fn numbers(&self) -> Option<datafusion::arrow::array::Int64Array> {
+        Some(cast(&self.0, &DataType::Int64).ok()?.as_primitive::<Int64Type>().clone())
+    }
+
+    /// Bytes of all rows that a result takes of it.
+    fn bytes(&self, rows: usize) -> u64 {
+        let own = match self.texts() {
+            Some(texts) => (0..texts.len()).map(|i| texts.value(i).len() as u64).sum(),
+            None => self.0.to_data().get_slice_memory_size().unwrap_or_else(|_| self.0.get_array_memory_size()) as u64,
+        };
+        if self.1 { own.saturating_mul(rows as u64) } else { own }
+    }
+
+    /// The bytes of its longest text.
+    fn longest(&self) -> u64 {
+        self.texts().map_or(8, |texts| (0..texts.len()).map(|i| texts.value(i).len() as u64).max().unwrap_or(0))
+    }
+
+    /// How many elements its lists have, in all rows.
+    fn elements(&self, rows: usize) -> u64 {
+        let own = match self.0.as_list_opt::<i32>() {
+            Some(lists) => (0..lists.len()).map(|i| u64::from(lists.value_length(i).unsigned_abs())).sum(),
+            None => self.0.len() as u64,
+        };
+        if self.1 { own.saturating_mul(rows as u64) } else { own }
+    }
+}
+
+impl Growth {
+    /// The most bytes of a result for these arguments; `None` if they are not of the expected types.
+    pub(super) fn most(self, args: &[Argument], rows: usize) -> Option<u64> {
+        let sum = || args.iter().map(|arg| arg.bytes(rows)).fold(0, u64::saturating_add);
+        let each = |most: &dyn Fn(usize) -> u64| (0..rows).map(most).fold(0, u64::saturating_add);
+        Some(match self {
+            Self::Sum => sum(),
+            Self::Join => {
+                let separator = args.iter().map(Argument::longest).min().unwrap_or(0).max(args.first()?.longest());
+                let separator = if args.len() > 1 { separator.max(args.get(1)?.longest()) } else { separator };
+                let elements = args.iter().map(|arg| arg.elements(rows)).fold(0, u64::saturating_add);
+                let is_list = args.first()?.0.as_list_opt::<i32>().is_some();
+                let separator = if is_list { args.get(1..)?.iter().map(Argument::longest).max()? } else { separator };
+                sum().saturating_add(elements.saturating_mul(separator))
+            }
+            Self::Repeat => {
+                let (text, times) = (args.first()?.texts()?, args.get(1)?.numbers()?);
+                each(&|i| {
+                    let times = times.value(args[1].row(i)).max(0) as u64;
+                    (text.value(args[0].row(i)).len() as u64).saturating_mul(times)
+                })
+            }
+            Self::Pad => {
+                let (text, length) = (args.first()?.texts()?, args.get(1)?.numbers()?);
+                each(&|i| {
+                    let length = (length.value(args[1].row(i)).max(0) as u64).saturating_mul(4);
+                    length.max(text.value(args[0].row(i)).len() as u64)
+                })
+            }
+            Self::Replace => {
+                let (text, from, to) = (args.first()?.texts()?, args.get(1)?.texts()?, args.get(2)?.texts()?);
+                each(&|i| {
+                    let (text, from) = (text.value(args[0].row(i)), from.value(args[1].row(i)));
+                    let to = to.value(args[2].row(i)).len() as u64;
+                    let times = if from.is_empty() { text.len() + 1 } else { text.matches(from).count() } as u64;
+                    (text.len() as u64).saturating_add(times.saturating_mul(to))
+                })
+            }
+            Self::Product => {
+                let first = args.first()?.bytes(rows).saturating_add(rows as u64);
+                first.saturating_mul(args.get(2)?.longest().saturating_add(1))
+            }
+        })
+    }
+}
+
+impl Bounded {
+    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let values = args.args.iter().map(Argument::of).collect::<Result<Vec<_>>>()?;
+        let most = match values.is_empty() {
+            true => Some(0),
+            false => self.growth.most(&values, args.number_rows),
+        };
+        match most {
+            Some(most) if most <= BATCH_BYTES_MAX => Ok(()),
+            most => Err(DataFusionError::ResourcesExhausted(format!(
+                "{}() could give {} MiB at once, and {} are allowed; ask for fewer or shorter values",
+                self.inner.name(),
+                most.map_or_else(|| "any number of".into(), |most| (most >> 20).to_string()),
+                BATCH_BYTES_MAX >> 20
+            ))),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Bounded {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.check(&args)?;
+        self.inner.invoke_with_args(args)
+    }
+}

@@ -1,0 +1,161 @@
+//! The functions that a query may call: those listed here, and none other.
+//!
+//! A memory pool counts what sorts, joins and aggregates hold, and nothing of what a function
+//! returns. So a function whose result can be larger than its arguments is either not there, or
+//! says before it runs how much it would give, and refuses what is too much: `bounded`.
+//! docs/sql.md has the same list; a test compares the three.
+
+mod bounded;
+mod planner;
+
+use std::sync::{Arc, LazyLock};
+
+use bounded::{Bounded, Growth};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use planner::BoundedPlanner;
+
+/// Functions of values whose results are about as large as their arguments, at most.
+#[rustfmt::skip]
+const SCALAR: &[&str] = &[
+    // Conditions and structure.
+    "coalesce", "nullif", "nvl", "nvl2", "greatest", "least", "get_field", "named_struct", "struct", "arrow_typeof",
+    "union_extract", "union_tag",
+    // Text.
+    "ascii", "bit_length", "btrim", "character_length", "chr", "contains", "ends_with", "find_in_set", "initcap",
+    "left", "levenshtein", "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "split_part",
+    "starts_with", "strpos", "substr", "substr_index", "to_hex", "translate", "upper", "encode", "decode",
+    "regexp_count", "regexp_instr", "regexp_like", "regexp_match",
+    // Time.
+    "current_date", "current_time", "date_bin", "date_part", "date_trunc", "from_unixtime", "make_date", "now",
+    "to_char", "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
+    "to_timestamp_nanos", "to_timestamp_seconds", "to_unixtime",
+    // Numbers.
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "cos", "cosh", "cot",
+    "degrees", "exp", "factorial", "floor", "gcd", "isnan", "iszero", "lcm", "ln", "log", "log10", "log2", "nanvl",
+    "pi", "power", "radians", "round", "signum", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+    // Lists.
+    "array_any_value", "array_dims", "array_distance", "array_distinct", "array_element", "array_empty",
+    "array_except", "array_has", "array_has_all", "array_has_any", "array_intersect", "array_length", "array_max",
+    "array_min", "array_ndims", "array_pop_back", "array_pop_front", "array_position", "array_positions",
+    "array_remove", "array_remove_all", "array_remove_n", "array_reverse", "array_slice", "array_sort",
+    "cardinality", "empty", "flatten", "string_to_array",
+    // JSON.
+    "json_as_text", "json_contains", "json_get", "json_get_array", "json_get_bool", "json_get_float",
+    "json_get_int", "json_get_json", "json_get_str", "json_length", "json_object_keys", "json_union_to_text",
+    "json_from_scalar",
+    // The ledger's own.
+    "authority_covers", "proof", "payload", "tenant_claim_holds", "tenants_of",
+];
+
+/// Functions whose results can be larger, each with what it would give.
+const BOUNDED: &[(&str, Growth)] = &[
+    ("repeat", Growth::Repeat),
+    ("lpad", Growth::Pad),
+    ("rpad", Growth::Pad),
+    ("replace", Growth::Replace),
+    ("regexp_replace", Growth::Product),
+    ("overlay", Growth::Sum),
+    ("concat", Growth::Sum),
+    ("concat_ws", Growth::Join),
+    ("array_to_string", Growth::Join),
+    ("make_array", Growth::Sum),
+    ("array_append", Growth::Sum),
+    ("array_prepend", Growth::Sum),
+    ("array_concat", Growth::Sum),
+    ("array_union", Growth::Sum),
+    ("array_replace", Growth::Product),
+    ("array_replace_n", Growth::Product),
+    ("array_replace_all", Growth::Product),
+];
+
+/// Functions over groups; what they hold is counted by the memory pool.
+#[rustfmt::skip]
+const AGGREGATE: &[&str] = &[
+    "any_value", "approx_distinct", "approx_median", "approx_percentile_cont", "approx_percentile_cont_with_weight",
+    "array_agg", "avg", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr", "count", "covar_pop",
+    "covar_samp", "first_value", "grouping", "last_value", "max", "median", "min", "nth_value", "percentile_cont",
+    "regr_avgx", "regr_avgy", "regr_count", "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy",
+    "regr_syy", "stddev", "stddev_pop", "sum", "var", "var_pop",
+];
+
+/// Functions over windows.
+#[rustfmt::skip]
+const WINDOW: &[&str] = &[
+    "cume_dist", "dense_rank", "first_value", "lag", "last_value", "lead", "nth_value", "ntile", "percent_rank",
+    "rank", "row_number",
+];
+
+/// Functions that are tables; the catalog has them.
+#[cfg(test)]
+const TABLE: &[&str] = &["delegation_chain", "replay"];
+
+/// A session that has only what is listed: no formats, no writers of files, no other functions.
+pub(crate) fn session() -> SessionStateBuilder {
+    static LISTED: LazyLock<(Vec<Arc<ScalarUDF>>, Vec<Arc<AggregateUDF>>, Vec<Arc<WindowUDF>>)> = LazyLock::new(|| {
+        let scalar = SessionStateDefaults::default_scalar_functions().into_iter().filter_map(listed).collect();
+        let mut aggregate = SessionStateDefaults::default_aggregate_functions();
+        aggregate.retain(|function| AGGREGATE.contains(&function.name()));
+        let mut window = SessionStateDefaults::default_window_functions();
+        window.retain(|function| WINDOW.contains(&function.name()));
+        (scalar, aggregate, window)
+    });
+    // The first planner that knows an operator decides.
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(BoundedPlanner)];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    SessionStateBuilder::new()
+        .with_expr_planners(planners)
+        .with_scalar_functions(LISTED.0.clone())
+        .with_aggregate_functions(LISTED.1.clone())
+        .with_window_functions(LISTED.2.clone())
+}
+
+/// A function as a session has it: as it is, bounded, or not at all.
+fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
+    if SCALAR.contains(&inner.name()) {
+        return Some(inner);
+    }
+    let growth = BOUNDED.iter().find(|(name, _)| *name == inner.name())?.1;
+    Some(Arc::new(ScalarUDF::from(Bounded { inner, growth })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// The names between two marks of the document, in backquotes.
+    fn documented() -> BTreeSet<String> {
+        let text = include_str!("../../docs/sql.md");
+        let from = text.find("<!-- functions").unwrap();
+        let list = &text[from..text.find("<!-- end of functions").unwrap()];
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_session_has_what_is_listed_and_documented_and_nothing_else() {
+        let mut context = SessionContext::new_with_state(session().build());
+        datafusion_functions_json::register_all(&mut context).unwrap();
+        let state = context.state();
+        assert!(state.table_functions().is_empty() && state.higher_order_functions().is_empty());
+        let scalar = state.scalar_functions().values().map(|f| f.name().to_owned());
+        let aggregate = state.aggregate_functions().values().map(|f| f.name().to_owned());
+        let window = state.window_functions().values().map(|f| f.name().to_owned());
+        let had: BTreeSet<String> = scalar.chain(aggregate).chain(window).collect();
+        // The catalog adds these.
+        let own = ["authority_covers", "proof", "payload", "tenant_claim_holds", "tenants_of"];
+        let had: BTreeSet<String> =
+            had.into_iter().chain(own.into_iter().chain(TABLE.iter().copied()).map(str::to_owned)).collect();
+        let bounded = BOUNDED.iter().map(|(name, _)| *name);
+        let listed = [SCALAR, AGGREGATE, WINDOW, TABLE].into_iter().flatten().copied().chain(bounded);
+        let listed: BTreeSet<String> = listed.map(str::to_owned).collect();
+        let apart = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.symmetric_difference(b).cloned().collect::<Vec<_>>();
+        assert_eq!(apart(&had, &listed), Vec::<String>::new(), "the registry and the list");
+        assert_eq!(apart(&listed, &documented()), Vec::<String>::new(), "the list and docs/sql.md");
+    }
+}

@@ -1,0 +1,92 @@
+//! Whose a record is: its tenant and its workspace, by which rows are shown or hidden.
+//!
+//! Both are what the sender says, in the record's attributes or else in its resource. There is one
+//! answer for a record: its row in `spans`, `logs` or `metrics`, its events, its entry in `ledger`,
+//! its proof and its bytes are all shown or all hidden.
+
+use std::sync::Arc;
+
+use custody_proto::Signal;
+use custody_proto::otlp::common::{InstrumentationScope, KeyValue};
+use custody_proto::otlp::logs::LogRecord;
+use custody_proto::otlp::metrics::Metric;
+use custody_proto::otlp::resource::Resource;
+use custody_proto::otlp::trace::Span;
+use custody_store::{Block, Content};
+use prost::Message as _;
+
+use crate::attributes::Attributes;
+use crate::event::EventRow;
+use crate::mapping::{RecordContext, map_log, map_span};
+use crate::rows::Time;
+
+/// Attributes that name a tenant, of a record or of a resource; the first wins.
+pub(crate) const TENANT: [&str; 2] = ["tenant.id", "custody.tenant"];
+
+/// Attributes that name a workspace, of a record or of a resource.
+pub(crate) const WORKSPACE: [&str; 4] =
+    ["authz.grant.workspace", "authz.workspace", "custody.workspace", "workspace.id"];
+
+/// Which tenants a submitter may speak for; `None` is not bound to any.
+pub type Bindings = Arc<dyn Fn(&str) -> Option<Arc<[String]>> + Send + Sync>;
+
+/// Whose a record is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tenancy {
+    pub(crate) tenant: Option<String>,
+    pub(crate) workspace: Option<String>,
+}
+
+impl Tenancy {
+    /// What a resource says of its records.
+    pub(crate) fn of_resource(resource: &Resource) -> Self {
+        let attributes = Attributes(&resource.attributes);
+        Self { tenant: attributes.first(&TENANT), workspace: attributes.first(&WORKSPACE) }
+    }
+
+    /// What holds for a record of that resource: its own word first, then what its mapping reads
+    /// out of it, then the resource's. Its events get the same.
+    pub(crate) fn of_record(&self, attributes: &[KeyValue], events: &mut [EventRow]) -> Self {
+        let attributes = Attributes(attributes);
+        let tenant = attributes.first(&TENANT).or_else(|| events.iter().find_map(|e| e.tenant.clone()));
+        let workspace = attributes.first(&WORKSPACE).or_else(|| events.iter().find_map(|e| e.workspace.clone()));
+        let own = Self {
+            tenant: tenant.or_else(|| self.tenant.clone()),
+            workspace: workspace.or_else(|| self.workspace.clone()),
+        };
+        for event in events {
+            event.tenant.clone_from(&own.tenant);
+            event.workspace.clone_from(&own.workspace);
+        }
+        own
+    }
+
+    /// Of the `i`-th record of a block, off the log; `None` if its content is erased.
+    pub(crate) fn of_block(block: &Block, i: usize) -> Option<Self> {
+        let content = block.content.as_ref().filter(|content| !content.is_erased(i))?;
+        let resource = Resource::decode(content.resource(i)).unwrap_or_default();
+        Some(Self::decoded(block.commitments.signal, content, i, &resource))
+    }
+
+    fn decoded(signal: Signal, content: &Content, i: usize, resource: &Resource) -> Self {
+        let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
+        let submitter = content.identity();
+        let ingest_time = Time::default();
+        let context = RecordContext { seq: 0, record_hash: "", ingest_time, submitter, resource, scope: &scope };
+        let shared = Self::of_resource(resource);
+        match signal {
+            Signal::Traces => {
+                let span = Span::decode(content.record(i)).unwrap_or_default();
+                shared.of_record(&span.attributes, &mut map_span(&context, &span))
+            }
+            Signal::Logs => {
+                let log = LogRecord::decode(content.record(i)).unwrap_or_default();
+                shared.of_record(&log.attributes, &mut map_log(&context, &log))
+            }
+            Signal::Metrics => {
+                let metric = Metric::decode(content.record(i)).unwrap_or_default();
+                shared.of_record(&metric.metadata, &mut [])
+            }
+        }
+    }
+}

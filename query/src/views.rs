@@ -1,0 +1,99 @@
+//! Views over who did what with the ledger, and who claims to be whom: `audit`, `foreign_claims`.
+
+use std::sync::Arc;
+
+use custody_store::system::AUDIT_IDENTITY;
+use datafusion::arrow::array::{Array as _, AsArray as _, BooleanArray, ListBuilder, StringBuilder};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::Result;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::prelude::SessionContext;
+
+use crate::tenancy::Bindings;
+
+/// Adds them to a session.
+pub(crate) async fn register(context: &SessionContext, bindings: Option<&Bindings>) -> Result<()> {
+    let bindings = bindings.cloned().unwrap_or_else(|| Arc::new(|_: &str| None));
+    context.register_udf(tenants_of(Arc::clone(&bindings)));
+    context.register_udf(tenant_claim_holds(bindings));
+    for (name, sql) in [("audit", audit()), ("foreign_claims", foreign_claims())] {
+        let view = context.sql(&sql).await?.into_view();
+        context.register_table(name, view)?;
+    }
+    Ok(())
+}
+
+/// What callers did, as `system:audit` wrote it down. No sender can have that identity.
+fn audit() -> String {
+    let text = |name: &str| format!("json_get_str(attributes, 'custody.audit.{name}')");
+    let number = |name: &str| format!("json_get_int(attributes, 'custody.audit.{name}')");
+    let records = format!("FROM logs WHERE submitter = '{AUDIT_IDENTITY}'");
+    format!(
+        "SELECT a.time, a.identity, a.actor_type, a.action, a.text, a.text_digest, a.params, \
+         coalesce(e.outcome, a.outcome) AS outcome, coalesce(e.rows, a.rows) AS rows, \
+         coalesce(e.elapsed_ns, a.elapsed_ns) AS elapsed_ns, a.attributes, a.seq, a.record_hash FROM \
+         (SELECT ingest_time AS time, {identity} AS identity, {actor} AS actor_type, {action} AS action, {said} AS text, \
+          {digest} AS text_digest, {params} AS params, {outcome} AS outcome, {rows} AS rows, {elapsed} AS elapsed_ns, \
+          {number} AS number, attributes, seq, record_hash {records} AND event_name <> 'custody.audit.query_end') a \
+         LEFT JOIN (SELECT {of} AS of, {outcome} AS outcome, {rows} AS rows, {elapsed} AS elapsed_ns {records} \
+          AND event_name = 'custody.audit.query_end') e ON e.of = a.number",
+        identity = text("identity"),
+        actor = text("actor_type"),
+        // What other parts of the server say has a name of its own.
+        action = format!("substr(event_name, {})", "custody.audit.".len() + 1),
+        said = text("text"),
+        digest = text("text.digest"),
+        params = text("params"),
+        outcome = text("outcome"),
+        rows = number("rows"),
+        elapsed = number("elapsed_ns"),
+        number = number("number"),
+        of = number("of"),
+    )
+}
+
+/// Records that name a tenant which their submitter is not bound to.
+fn foreign_claims() -> String {
+    let each = [("spans", "span"), ("logs", "log"), ("metrics", "metric")].map(|(table, kind)| {
+        format!(
+            "SELECT seq, record_hash, '{kind}' AS kind, tenant, workspace, submitter, tenants_of(submitter) AS bound_to, \
+             ingest_time FROM {table} WHERE tenant IS NOT NULL AND NOT tenant_claim_holds(submitter, tenant)"
+        )
+    });
+    each.join(" UNION ALL ")
+}
+
+/// `tenants_of(submitter)`: the tenants that the policy binds an identity to; null if to none.
+fn tenants_of(bindings: Bindings) -> ScalarUDF {
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let run = move |args: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(args)?;
+        let submitters = cast(&arrays[0], &DataType::Utf8)?;
+        let mut out = ListBuilder::new(StringBuilder::new());
+        for submitter in submitters.as_string::<i32>() {
+            let bound = submitter.and_then(|submitter| bindings(submitter));
+            out.append_option(bound.map(|tenants| tenants.iter().map(|t| Some(t.clone())).collect::<Vec<_>>()));
+        }
+        Ok(ColumnarValue::Array(Arc::new(out.finish())))
+    };
+    create_udf("tenants_of", vec![DataType::Utf8], list, Volatility::Stable, Arc::new(run))
+}
+
+/// `tenant_claim_holds(submitter, tenant)`: whether an identity may speak for a tenant.
+fn tenant_claim_holds(bindings: Bindings) -> ScalarUDF {
+    let run = move |args: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(args)?;
+        let (submitters, tenants) = (cast(&arrays[0], &DataType::Utf8)?, cast(&arrays[1], &DataType::Utf8)?);
+        let (submitters, tenants) = (submitters.as_string::<i32>(), tenants.as_string::<i32>());
+        let holds = |i: usize| {
+            let bound = bindings(submitters.value(i));
+            let is_there = submitters.is_valid(i) && tenants.is_valid(i);
+            is_there.then(|| bound.is_none_or(|bound| bound.iter().any(|one| one == tenants.value(i))))
+        };
+        let out: BooleanArray = (0..tenants.len()).map(holds).collect();
+        Ok(ColumnarValue::Array(Arc::new(out)))
+    };
+    let types = vec![DataType::Utf8, DataType::Utf8];
+    create_udf("tenant_claim_holds", types, DataType::Boolean, Volatility::Stable, Arc::new(run))
+}

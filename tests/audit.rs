@@ -1,0 +1,67 @@
+//! The watchers are watched, on the built binary: who asked what is in the log itself, and query
+//! threads give way.
+
+mod support;
+
+use support::Server;
+
+fn start(flags: &[&str]) -> Server {
+    Server::start_in(tempfile::tempdir().unwrap(), flags)
+}
+
+#[test]
+fn every_question_is_in_the_log_that_was_asked() {
+    let mut server = start(&["--audit", "all"]);
+    server.send_grpc(support::recorded_requests().into_iter().take(3).collect());
+    server.custody(&["sql", "SELECT count(*) FROM spans", "--format", "json"]);
+    let failed = server.custody_output(&["sql", "SELECT nothing FROM spans WHERE name = $1", "--param", "emma"]);
+    assert!(!failed.status.success());
+    let rows = server.sql(
+        "SELECT identity, actor_type, action, text, params, outcome, rows, elapsed_ns > 0 AS took FROM audit \
+         WHERE action = 'query' AND text LIKE 'SELECT count%' OR text LIKE 'SELECT nothing%' ORDER BY seq",
+    );
+    let told: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    for (row, text, outcome, n) in [
+        (&rows[0], "SELECT count(*) FROM spans", "ok", 1),
+        (&rows[1], "SELECT nothing FROM spans WHERE name = $1", "invalid_query", 0),
+    ] {
+        assert_eq!((row["text"].as_str(), row["outcome"].as_str()), (Some(text), Some(outcome)), "{row}");
+        assert!(row["identity"].as_str().unwrap().starts_with("peer:"), "{row}");
+        assert_eq!(
+            (row["rows"].as_u64(), row["took"].as_bool(), row["actor_type"].as_str()),
+            (Some(n), Some(true), Some("unknown")),
+            "{row}"
+        );
+    }
+    assert_eq!(rows[1]["params"], "emma");
+    // They are records like all others: proved, and of an identity that nobody can send as.
+    let kept = server.sql("SELECT proof(CAST(seq AS BIGINT)) IS NOT NULL AS proved FROM audit LIMIT 1");
+    assert_eq!(kept[0]["proved"], true);
+    server.stop_and_verify();
+}
+
+#[test]
+fn without_identities_nothing_is_recorded_unless_it_is_asked_for() {
+    let mut server = start(&[]);
+    server.sql("SELECT 1 AS one");
+    assert!(server.sql("SELECT * FROM audit").is_empty());
+    server.stop_and_verify();
+}
+
+#[test]
+fn query_threads_give_way_to_others() {
+    let mut server = start(&["--query-timeout", "5", "--query-rows-max", "7"]);
+    assert_eq!(server.sql("SELECT unnest([1,2,3,4,5,6,7,8,9]) AS n").len(), 7, "--query-rows-max");
+    let mut nice = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap() {
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, rest) = stat.rsplit_once(") ").unwrap();
+        // The 19th field is the niceness.
+        let niceness: i64 = rest.split_whitespace().nth(16).unwrap().parse().unwrap();
+        nice.push((name.rsplit_once('(').unwrap().1.to_owned(), niceness));
+    }
+    assert!(nice.iter().any(|(name, n)| name == "query" && *n == 19), "{nice:?}");
+    assert!(nice.iter().all(|(name, n)| (name == "query") == (*n == 19)), "{nice:?}");
+    server.stop_and_verify();
+}

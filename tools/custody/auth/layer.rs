@@ -1,0 +1,160 @@
+//! In front of the HTTP API and Flight SQL: each request gets its [`Caller`], or is refused.
+//!
+//! An answer may take long: a stream of events, a large result. Before each piece of it goes out it
+//! is asked again whether the caller may still have it; when his token has ended, his certificate was
+//! revoked or his rights were changed, the stream breaks off.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use custody_ingest::{Peer, Refusal, Tongue};
+use custody_query::{Caller, Roles, RowFilter};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+
+use super::{ASSERTION, Auth, Login, now};
+
+/// Whether the server lives is for everybody to ask: load balancers have no token.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The services of a listener's connections: this layer over a router.
+pub fn over(auth: Option<Arc<Auth>>, router: Router, tongue: Tongue) -> impl Fn(Peer) -> Over {
+    move |peer| Over { auth: auth.clone(), peer, router: router.clone(), tongue }
+}
+
+/// The service of one connection.
+pub struct Over {
+    auth: Option<Arc<Auth>>,
+    peer: Peer,
+    router: Router,
+    tongue: Tongue,
+}
+
+impl Service<Request<Incoming>> for Over {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Box::pin(serve(self.auth.clone(), self.peer.clone(), self.router.clone(), self.tongue, request))
+    }
+}
+
+/// Answers one request.
+async fn serve(
+    auth: Option<Arc<Auth>>,
+    peer: Peer,
+    router: Router,
+    tongue: Tongue,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let Some(auth) = auth else {
+        request.extensions_mut().insert(Caller::local(Some(peer.address())));
+        return TowerToHyperService::new(router).call(request).await;
+    };
+    if tongue == Tongue::Http && OPEN.contains(&request.uri().path()) {
+        let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
+        request.extensions_mut().insert(Caller { roles, rows, ..Caller::local(Some(peer.address())) });
+        return TowerToHyperService::new(router).call(request).await;
+    }
+    let generation = auth.generation.load(Relaxed);
+    match auth.login(&peer, request.headers()).await {
+        Err(denied) => Ok(refused(&denied.refusal(), tongue)),
+        Ok(login) => {
+            let mut headers = HeaderMap::new();
+            for name in [header::AUTHORIZATION, ASSERTION] {
+                if let Some(value) = request.headers().get(&name) {
+                    headers.insert(name, value.clone());
+                }
+            }
+            request.extensions_mut().insert(login.caller.clone());
+            let standing = Standing { auth, peer, headers, login, generation };
+            let answer = TowerToHyperService::new(router).call(request).await?;
+            Ok(answer.map(|body| Body::new(Watched { body, standing })))
+        }
+    }
+}
+
+fn refused(refusal: &Refusal, tongue: Tongue) -> Response<Body> {
+    let mut answer = match tongue {
+        Tongue::Grpc => refusal.grpc().into_http(),
+        Tongue::Http => {
+            let status = refusal.http_status();
+            let code = match status.as_u16() {
+                401 => "unauthenticated",
+                403 => "forbidden",
+                _ => "unavailable",
+            };
+            let body = serde_json::json!({"code": code, "message": refusal.message(), "position": null}).to_string();
+            let mut answer = Response::new(Body::from(body));
+            *answer.status_mut() = status;
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer
+        }
+    };
+    if let Some(challenge) = refusal.challenge() {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    answer
+}
+
+/// With what somebody came in, and what that gave him.
+struct Standing {
+    auth: Arc<Auth>,
+    peer: Peer,
+    headers: HeaderMap,
+    login: Arc<Login>,
+    generation: u64,
+}
+
+impl Standing {
+    /// Whether he would be let in now, with the same rights.
+    fn holds(&mut self) -> bool {
+        let generation = self.auth.generation.load(Relaxed);
+        if generation == self.generation && now() < self.login.until && self.peer.certificate().is_ok() {
+            return true;
+        }
+        let (had, now) = (&self.login.caller, self.auth.attempt(&self.peer, &self.headers));
+        let same = now.is_ok_and(|now| {
+            now.caller.identity == had.identity && now.caller.roles == had.roles && now.caller.rows == had.rows
+        });
+        self.generation = if same { generation } else { self.generation };
+        same
+    }
+}
+
+/// The body of an answer, while its reader may have it.
+struct Watched {
+    body: Body,
+    standing: Standing,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_some() && !self.standing.holds() {
+            tracing::info!(identity = %self.standing.login.caller.identity, "an answer breaks off: its reader's rights ended");
+            return Poll::Ready(Some(Err(axum::Error::new("the rights of its reader ended"))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
