@@ -19,11 +19,12 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionContext;
 use tokio::sync::OnceCell;
 
-use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::checks::violations_sql;
+use crate::columns;
 use crate::grants::{ChainRow, DenialRow, GrantRow, Grants, denials};
+use crate::library;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay::{StepRow, replay};
@@ -33,10 +34,10 @@ use crate::spans::Spans;
 use crate::tables::LedgerRow;
 
 /// The view `tool_calls`.
-const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 12] = [
+pub(crate) const TABLES: &[&str] = &[
     "spans",
     "logs",
     "metrics",
@@ -49,6 +50,14 @@ pub(crate) const TABLES: [&str; 12] = [
     "dwell_time",
     "coverage",
     "ledger",
+    "retrievals",
+    "decisions",
+    "alert_outcomes",
+    "blast_radius",
+    "authority_coverage",
+    "checkpoints",
+    "custody_tables",
+    "custody_columns",
 ];
 
 /// Registers everything that a query may name.
@@ -73,13 +82,7 @@ pub(crate) async fn register(
     };
     lazy("grants", GrantRow::schema(), |s, now| Ok(GrantRow::batch(Grants::of(s, AsOf::Now, now)?.rows())))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
-    lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
-    lazy("dwell_time", DwellRow::schema(), |s, now| {
-        Ok(DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now)?, now)))
-    })?;
-    lazy("coverage", CoverageRow::schema(), |s, _| {
-        Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
-    })?;
+    library::register(context, snapshot, reader, now)?;
     context.register_udf(authority_covers());
     for function in proofs::functions(reader) {
         context.register_udf(function);
@@ -103,26 +106,33 @@ pub(crate) async fn register(
             "replay('<trace, grant, agent, conversation or alert id>')",
         ),
     );
-    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
+    let views = [
+        ("tool_calls", TOOL_CALLS.to_owned()),
+        ("violations", violations_sql()),
+        ("retrievals", library::RETRIEVALS.to_owned()),
+        ("decisions", library::DECISIONS.to_owned()),
+    ];
+    for (name, sql) in views {
         let view = context.sql(&sql).await?.into_view();
         context.register_table(name, view)?;
     }
-    Ok(())
+    // Last: it tells of all others.
+    columns::register(context).await
 }
 
 /// Rows that were made, or why not.
-type Made = std::result::Result<RecordBatch, crate::Error>;
+pub(crate) type Made = std::result::Result<RecordBatch, crate::Error>;
 
 /// A table that is made when it is first read, on a thread that may block: what it is
 /// made from may lie in files.
-struct Lazy {
+pub(crate) struct Lazy {
     schema: SchemaRef,
     make: Arc<dyn Fn() -> Made + Send + Sync>,
     made: OnceCell<RecordBatch>,
 }
 
 impl Lazy {
-    fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
         Self { schema, make: Arc::new(make), made: OnceCell::new() }
     }
 
@@ -192,7 +202,7 @@ impl TableFunctionImpl for Function {
     }
 }
 
-fn text(expr: &Expr) -> Option<String> {
+pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(
             ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)),
@@ -202,7 +212,7 @@ fn text(expr: &Expr) -> Option<String> {
     }
 }
 
-fn read_as_of(expr: &Expr) -> Result<AsOf> {
+pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
     if let Expr::Literal(ScalarValue::Int64(Some(seq)), _) = expr
         && let Ok(seq) = u64::try_from(*seq)
     {

@@ -1,5 +1,6 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod alerts;
 mod control;
 mod demo;
 mod events;
@@ -47,6 +48,7 @@ enum Command {
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),
+    Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),
     Export(evidence::Export),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Sql(command) => ("sql", command.run()),
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
+        Command::Alerts(command) => ("alerts", command.run()),
         Command::Verify(command) => return command.run(),
         Command::Check(command) => return command.run(),
         Command::Prove(command) => ("prove", command.run()),
@@ -95,7 +98,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("custody {name}: {}", failure.message);
+            // A message may quote what is in the log.
+            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
+            eprintln!("custody {name}: {}", lines.join("\n"));
             ExitCode::from(failure.status)
         }
     }

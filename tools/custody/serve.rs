@@ -305,7 +305,7 @@ impl Serve {
         };
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
-        let api_service = router(served);
+        let api_service = router(served.clone());
         let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
         let readers = tokio::spawn({
             let door = Arc::clone(&door);
@@ -317,7 +317,8 @@ impl Serve {
             }
         });
         let info = serde_json::json!({"http": addresses.http.to_string(), "pid": std::process::id()});
-        control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info }.start(&dir)?;
+        control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info, served }
+            .start(&dir)?;
         if let Some(age) = self.retain {
             tokio::spawn(retain(sequencer, projected, age));
         }

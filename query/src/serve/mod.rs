@@ -1,5 +1,6 @@
 //! HTTP on port 4680: SQL, events, the transparency log, health, a small page.
 
+pub mod alerts;
 mod events;
 pub mod flight;
 pub mod observe;
@@ -54,6 +55,7 @@ pub fn router(served: Served) -> Router {
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/events", get(events::answer))
+        .merge(alerts::routes())
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
