@@ -29,8 +29,10 @@ table! {
     AlertRow, AlertBuilder {
         /// Id.
         alert_id: String,
-        /// The record that raised it.
+        /// The record that raised it; of several under one id that of a check of the server's own, else the first.
         seq: u64,
+        /// Who sent that record, as authenticated.
+        raised_by: String,
         /// The rule or check that fired.
         rule: Option<String>,
         /// What it says.
@@ -115,7 +117,9 @@ pub enum Standing {
 impl Standing {
     /// What an event is worth.
     pub fn of(event: &EventRow, speakers: &Speakers) -> Self {
-        let heard = speakers.hear(&event.submitter, event.seq);
+        // The server's own parts keep books, and are not people.
+        let own = is_own(&event.submitter) && !is_human(event);
+        let heard = own || speakers.hear(&event.submitter, event.seq);
         match (event.invalid_reasons.is_empty(), is_human(event), heard) {
             (false, _, _) => Self::Unheard,
             (true, true, true) => Self::Person,
@@ -124,6 +128,11 @@ impl Standing {
             (true, false, false) => Self::Unheard,
         }
     }
+}
+
+/// Whether a submitter is a part of the server: no sender can have such an identity.
+fn is_own(submitter: &str) -> bool {
+    submitter.starts_with("system:")
 }
 
 fn is_human(event: &EventRow) -> bool {
@@ -163,10 +172,15 @@ fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
     let mut by_id: HashMap<&str, usize> = HashMap::new();
     for event in events.iter().filter(|e| e.kind == "alert") {
         let Some(id) = event.correlation_id.as_deref() else { continue };
-        by_id.entry(id).or_insert_with(|| {
-            alerts.push(alert_row(event));
-            alerts.len() - 1
-        });
+        match by_id.get(id) {
+            None => {
+                by_id.insert(id, alerts.len());
+                alerts.push(alert_row(event));
+            }
+            // Nobody can take the id of a check's alert by being quicker.
+            Some(&at) if is_own(&event.submitter) && !is_own(&alerts[at].raised_by) => alerts[at] = alert_row(event),
+            Some(_) => {}
+        }
     }
     let mut acts: Vec<(&EventRow, Standing)> =
         events.iter().filter(|e| e.kind != "alert").map(|e| (e, Standing::of(e, speakers))).collect();
@@ -240,6 +254,7 @@ fn alert_row(event: &EventRow) -> AlertRow {
     AlertRow {
         alert_id: event.correlation_id.clone().unwrap_or_default(),
         seq: event.seq,
+        raised_by: event.submitter.clone(),
         rule: event.action.clone(),
         title: text("security.alert.title"),
         severity: text("security.alert.severity"),

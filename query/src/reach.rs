@@ -15,7 +15,8 @@ use crate::segments::{Table, Wanted};
 table! {
     /// How far an agent or an identity got on accepted requests before it was verified again (actual), and how far
     /// its grants of that time would have let it (potential). One row per subject and window between two
-    /// verifications: an allow of a policy, an approval, or a grant that was given to it.
+    /// verifications: an allow of a policy, an approval, or a grant that was given to it. Windows in which it did nothing are
+    /// left out, except the last.
     BlastRow, BlastBuilder {
         /// agent or identity.
         subject_type: String,
@@ -325,3 +326,6 @@ fn is_valid(grant: &GrantRow, call: &Step) -> bool {
     };
     is_given && is_sound && in_time && is_kept && own && acts && reaches
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,3 +268,14 @@ fn bulk_and_automatic_closings_are_no_coverage_and_compete() {
     assert_eq!((windows[0].value.as_deref(), windows[0].window_start), (Some("r"), Some(Time(0))));
     assert_eq!(Standing::of(&case.0[11], &Speakers::default()), Standing::Automation);
 }
+
+#[test]
+fn the_id_of_a_checks_alert_cannot_be_taken_before_it() {
+    let mut case = Case::default();
+    let fields = [("security.alert.id", "a1"), ("security_rule.name", "nothing to see")];
+    case.add(0, "alert", "cert:agent", None, &fields);
+    case.alert(1, "a1");
+    case.add(2, "alert", "cert:agent", None, &fields);
+    let row = case.one();
+    assert_eq!((row.seq, row.rule.as_deref(), row.raised_by.as_str()), (1, Some("r"), "system:checks"));
+}
