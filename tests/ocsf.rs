@@ -124,7 +124,7 @@ fn every_mapped_record_is_valid() {
     }
     println!("{} events: {kinds:#?}", rows.len());
     let sources: BTreeSet<_> = kinds.keys().map(|(source, _)| source.as_str()).collect();
-    for source in ["authz", "claude_code", "codex", "gemini", "openinference", "otel_genai", "security"] {
+    for source in ["authz", "claude_code", "codex", "gemini", "openinference", "otel_genai"] {
         assert!(sources.contains(source), "{source} is not among {sources:?}");
     }
 }
