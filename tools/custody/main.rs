@@ -1,5 +1,6 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod alerts;
 mod auth;
 mod control;
 mod credentials;
@@ -17,8 +18,8 @@ mod recording;
 mod redact;
 mod remote;
 mod replay;
-mod security;
 mod rules;
+mod security;
 mod segments;
 mod select;
 mod serve;
@@ -54,6 +55,7 @@ enum Command {
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),
+    Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),
     Export(evidence::Export),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Sql(command) => ("sql", command.run()),
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
+        Command::Alerts(command) => ("alerts", command.run()),
         Command::Verify(command) => return command.run(),
         Command::Check(command) => return command.run(),
         Command::Prove(command) => ("prove", command.run()),
@@ -112,7 +115,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("custody {name}: {}", failure.message);
+            // A message may quote what is in the log.
+            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
+            eprintln!("custody {name}: {}", lines.join("\n"));
             ExitCode::from(failure.status)
         }
     }

@@ -21,8 +21,8 @@ use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
 use crate::queries::QueryFlags;
 use crate::ready::{Addresses, announce, write_ready_file};
-use crate::security::SecurityFlags;
 use crate::rules::CheckFlags;
+use crate::security::SecurityFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -347,7 +347,7 @@ impl Serve {
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
         let event_service = custody_query::serve::events::grpc::service(served.clone());
-        let api_service = router(served);
+        let api_service = router(served.clone());
         let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);
         let flight_service = flight_service.prepare().into_axum_router();
         let readers = tokio::spawn({
@@ -362,7 +362,8 @@ impl Serve {
         // Commands of this machine read the directory where the API asks who they are.
         let url = guards.is_open().then(|| addresses.http.to_string());
         let info = serde_json::json!({"http": url, "pid": std::process::id()});
-        control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info }.start(&dir)?;
+        control::Server { sequencer: sequencer.clone(), projection: Arc::clone(&projected), info, served }
+            .start(&dir)?;
         if let Some(age) = self.retain {
             tokio::spawn(retain(sequencer, projected, age));
         }

@@ -1,8 +1,10 @@
-//! `security.*` log events: alerts, and the people who answer them.
+//! `security.*` log events: alerts, the people who answer them, and whose word counts for people.
 
 use custody_proto::otlp::logs::LogRecord;
+use custody_store::system::AUDIT_IDENTITY;
 
 use super::{RecordContext, base_log};
+use crate::alerts::speakers::{SPEAKER, SPEAKERS};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
@@ -14,6 +16,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
         "security.alert.acknowledged" => "alert_acknowledged",
         "security.investigation" => "investigation",
         "security.containment" => "containment_decision",
+        SPEAKERS | SPEAKER => return Some(speaker(context, log, name)),
         _ => return None,
     };
     let attributes = Attributes(&log.attributes);
@@ -48,4 +51,14 @@ pub(super) fn invalid_reasons(row: &EventRow, has_disposition: bool) -> Vec<Stri
     let closed = row.decision.as_deref() == Some("closed");
     rule(kind == "investigation" && closed && !has_disposition, "closed without a disposition");
     reasons
+}
+
+/// Who may speak for people is said by the server alone.
+fn speaker(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> EventRow {
+    let mut row = base_log(context, log, "security", "authority_change");
+    row.action = Some(name.to_owned());
+    if context.submitter != AUDIT_IDENTITY {
+        row.invalid_reasons.push("only the server says whose word counts".into());
+    }
+    row
 }
