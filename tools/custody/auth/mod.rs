@@ -132,16 +132,6 @@ impl Auth {
         self.in_force().policy.digest.clone()
     }
 
-    /// Which tenants a sender may speak for, where a rule names his identity. (Of a token whose claims
-    /// decided, nobody knows that later.)
-    pub fn bindings(self: &Arc<Self>) -> custody_query::Bindings {
-        let auth = Arc::clone(self);
-        Arc::new(move |identity| {
-            let in_force = auth.in_force();
-            in_force.policy.decide(Subject { identity, token: None })?.rows.tenants.clone()
-        })
-    }
-
     /// Loads the keys of all issuers; those of files must be there.
     pub fn load_keys(&self) -> Result<(), String> {
         load_keys(&self.in_force())
