@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use custody_ingest::redact::Redactor;
-use custody_proto::otlp::collector::logs::ExportLogsServiceRequest;
+use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
 use custody_proto::otlp::common::{AnyValue, any_value::Value};
 use custody_proto::otlp::logs::{LogRecord, ResourceLogs, ScopeLogs};
 use custody_proto::{Limits, Signal};
@@ -16,6 +16,7 @@ use prost::Message as _;
 use serde::Deserialize;
 
 use crate::Failure;
+use crate::auth::Auth;
 
 /// What of the limits of queries is set.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -99,6 +100,7 @@ impl QueryFlags {
         engine: Engine,
         recorder: Arc<dyn Recorder>,
         redactor: Option<Arc<Redactor>>,
+        auth: Option<Arc<Auth>>,
     ) -> Result<Engine, Failure> {
         let all = Concurrency::default();
         let concurrency = Concurrency {
@@ -110,11 +112,20 @@ impl QueryFlags {
                 all.per_identity_max,
             )?,
         };
-        let mut audit = Audit::new(recorder, self.audit.unwrap_or_default());
+        let mode = match self.audit.unwrap_or_default() {
+            // Where there is a policy, all are known whom it lets in.
+            AuditMode::Identified if auth.is_some() => AuditMode::All,
+            mode => mode,
+        };
+        let mut audit = Audit::new(recorder, mode);
         if let Some(redactor) = redactor {
             audit = audit.with_redaction(redaction(redactor));
         }
-        Ok(engine.with_limits(concurrency, self.memory()?).with_audit(audit))
+        let engine = engine.with_limits(concurrency, self.memory()?).with_audit(audit);
+        Ok(match auth {
+            Some(auth) => engine.with_bindings(Arc::new(move |identity: &str| auth.tenants_of(identity))),
+            None => engine,
+        })
     }
 }
 

@@ -309,7 +309,7 @@ impl Serve {
         let engine = Engine::new(projection).map_err(Failure::unable)?;
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
-        let engine = self.queries.apply(engine, recorder.clone(), redactor)?;
+        let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.clone())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
         let limits = self.queries.limits()?;
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
