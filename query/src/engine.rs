@@ -363,6 +363,7 @@ impl Engine {
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         let reader = self.projection.reader();
         catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).await.map_err(wrong)?;
+        crate::checks::register(&context, &self.projection, snapshot, now()).map_err(wrong)?;
         Ok(context)
     }
 }
@@ -381,7 +382,7 @@ fn yield_to_others() {
 }
 
 /// The time of a query, for what has expired and what is still open.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Time(since.map_or(0, |d| d.as_nanos() as i64))
 }

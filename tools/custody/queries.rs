@@ -16,7 +16,6 @@ use prost::Message as _;
 use serde::Deserialize;
 
 use crate::Failure;
-use crate::auth::Auth;
 
 /// What of the limits of queries is set.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -94,13 +93,14 @@ impl QueryFlags {
         at_least("--query-memory-max", self.query_memory_max, 16 << 20, 1 << 30)
     }
 
-    /// Gives an engine its limits, and the way to the log for what is asked of it.
+    /// Gives an engine its limits, and the way to the log for what is asked of it. `known`: a policy says who
+    /// each caller is.
     pub fn apply(
         &self,
         engine: Engine,
         recorder: Arc<dyn Recorder>,
         redactor: Option<Arc<Redactor>>,
-        auth: Option<Arc<Auth>>,
+        known: bool,
     ) -> Result<Engine, Failure> {
         let all = Concurrency::default();
         let concurrency = Concurrency {
@@ -114,18 +114,14 @@ impl QueryFlags {
         };
         let mode = match self.audit.unwrap_or_default() {
             // Where there is a policy, all are known whom it lets in.
-            AuditMode::Identified if auth.is_some() => AuditMode::All,
+            AuditMode::Identified if known => AuditMode::All,
             mode => mode,
         };
         let mut audit = Audit::new(recorder, mode);
         if let Some(redactor) = redactor {
             audit = audit.with_redaction(redaction(redactor));
         }
-        let engine = engine.with_limits(concurrency, self.memory()?).with_audit(audit);
-        Ok(match auth {
-            Some(auth) => engine.with_bindings(Arc::new(move |identity: &str| auth.tenants_of(identity))),
-            None => engine,
-        })
+        Ok(engine.with_limits(concurrency, self.memory()?).with_audit(audit))
     }
 }
 
