@@ -325,7 +325,7 @@ impl Serve {
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
-        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;

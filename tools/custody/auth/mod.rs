@@ -132,11 +132,14 @@ impl Auth {
         self.in_force().policy.digest.clone()
     }
 
-    /// The tenants that a sender of this identity may speak for, where a rule that names identities says
-    /// so. Rules of claims say nothing afterwards: a record has no token.
-    pub fn tenants_of(&self, identity: &str) -> Option<Arc<[String]>> {
-        let in_force = self.in_force();
-        in_force.policy.decide(Subject { identity, token: None })?.rows.tenants.clone()
+    /// Which tenants a sender may speak for, where a rule names his identity. (Of a token whose claims
+    /// decided, nobody knows that later.)
+    pub fn bindings(self: &Arc<Self>) -> custody_query::Bindings {
+        let auth = Arc::clone(self);
+        Arc::new(move |identity| {
+            let in_force = auth.in_force();
+            in_force.policy.decide(Subject { identity, token: None })?.rows.tenants.clone()
+        })
     }
 
     /// Loads the keys of all issuers; those of files must be there.

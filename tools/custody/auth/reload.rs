@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use custody_ingest::tls::Tls;
-use custody_query::Recorder;
+use custody_query::{Engine, Recorder};
 use custody_store::measure::{Family, Value};
 use custody_store::system::SystemRecord;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,6 +73,14 @@ impl Guards {
     /// Whether everybody may do everything who reaches the API, and in the clear.
     pub fn is_open(&self) -> bool {
         self.tls.is_none() && self.auth.is_none()
+    }
+
+    /// Tells queries which tenants senders may speak for.
+    pub fn bind(&self, engine: Engine) -> Engine {
+        match &self.auth {
+            Some(auth) => engine.with_bindings(auth.bindings()),
+            None => engine,
+        }
     }
 
     /// From now on there is a log to say things in.
