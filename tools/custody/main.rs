@@ -1,5 +1,6 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod alerts;
 mod auth;
 mod control;
 mod credentials;
@@ -11,11 +12,13 @@ mod keep;
 mod limits;
 mod observe;
 mod queries;
+mod ready;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
+mod rules;
 mod security;
 mod segments;
 mod select;
@@ -52,6 +55,7 @@ enum Command {
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),
+    Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),
     Export(evidence::Export),
@@ -65,6 +69,9 @@ enum Command {
     Restore(keep::Restore),
     Repair(keep::Repair),
     Rebuild(segments::Rebuild),
+    /// The rules of the checks.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -84,6 +91,7 @@ fn main() -> ExitCode {
         Command::Sql(command) => ("sql", command.run()),
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
+        Command::Alerts(command) => ("alerts", command.run()),
         Command::Verify(command) => return command.run(),
         Command::Check(command) => return command.run(),
         Command::Prove(command) => ("prove", command.run()),
@@ -95,6 +103,7 @@ fn main() -> ExitCode {
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
         Command::Rebuild(command) => ("rebuild", command.run()),
+        Command::Rules(command) => ("rules", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),
@@ -106,7 +115,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("custody {name}: {}", failure.message);
+            // A message may quote what is in the log.
+            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
+            eprintln!("custody {name}: {}", lines.join("\n"));
             ExitCode::from(failure.status)
         }
     }

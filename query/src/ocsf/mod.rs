@@ -7,6 +7,7 @@
 mod cef;
 mod class;
 mod ecs;
+mod entries;
 mod event;
 mod json;
 mod parts;
@@ -14,6 +15,7 @@ mod schema;
 mod told;
 mod validate;
 
+pub use entries::EntryHashes;
 pub use schema::Schema;
 pub use validate::{Fault, Report};
 
@@ -55,15 +57,6 @@ impl Format {
     pub fn is_json(self) -> bool {
         self != Self::Cef
     }
-}
-
-/// What the log's entry of a record says, as hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryHashes {
-    /// The BLAKE3 chain with this entry.
-    pub chain: [u8; 32],
-    /// Its RFC 6962 leaf.
-    pub leaf: [u8; 32],
 }
 
 /// What an event needs besides its row.
@@ -113,4 +106,6 @@ fn millis(time: crate::rows::Time) -> i64 {
 const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]
-mod tests;
+mod any_tests;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! HTTP on port 4680: SQL, events, the transparency log, health, a small page.
 
+pub mod alerts;
 pub mod events;
 pub mod flight;
 pub mod observe;
@@ -61,6 +62,7 @@ pub fn router(served: Served) -> Router {
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
         .merge(events::routes(&served))
+        .merge(alerts::routes())
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
