@@ -19,12 +19,13 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionContext;
 use tokio::sync::OnceCell;
 
-use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
+use crate::columns;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
+use crate::library;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay_table::ReplayFunction;
@@ -38,8 +39,11 @@ use crate::views;
 /// The view `tool_calls`.
 pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
+/// The view `coverage_of_mapping`.
+const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
+
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 14] = [
+pub(crate) const TABLES: &[&str] = &[
     "spans",
     "logs",
     "metrics",
@@ -51,9 +55,18 @@ pub(crate) const TABLES: [&str; 14] = [
     "violations",
     "dwell_time",
     "coverage",
+    "coverage_of_mapping",
     "ledger",
     "audit",
     "foreign_claims",
+    "retrievals",
+    "decisions",
+    "alert_outcomes",
+    "blast_radius",
+    "authority_coverage",
+    "checkpoints",
+    "custody_tables",
+    "custody_columns",
 ];
 
 /// Registers everything that a query may name.
@@ -79,13 +92,7 @@ pub(crate) async fn register(
     };
     context.register_table("grants", Arc::new(GrantTable::new(snapshot, now)))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
-    lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
-    lazy("dwell_time", DwellRow::schema(), |s, now| {
-        Ok(DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now)?, now)))
-    })?;
-    lazy("coverage", CoverageRow::schema(), |s, _| {
-        Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
-    })?;
+    library::register(context, snapshot, reader, now)?;
     context.register_udf(authority_covers());
     for function in proofs::functions(reader, snapshot.visible()) {
         context.register_udf(function);
@@ -102,9 +109,19 @@ pub(crate) async fn register(
         ),
     );
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
-    let view = context.sql(TOOL_CALLS).await?.into_view();
-    context.register_table("tool_calls", view)?;
-    views::register(context, bindings).await
+    let made = [
+        ("tool_calls", TOOL_CALLS),
+        ("coverage_of_mapping", COVERAGE),
+        ("retrievals", library::RETRIEVALS),
+        ("decisions", library::DECISIONS),
+    ];
+    for (name, sql) in made {
+        let view = context.sql(sql).await?.into_view();
+        context.register_table(name, view)?;
+    }
+    views::register(context, bindings).await?;
+    // Last: it tells of all others.
+    columns::register(context).await
 }
 
 /// Rows that were made, or why not.
@@ -195,7 +212,7 @@ impl TableFunctionImpl for Function {
     }
 }
 
-fn text(expr: &Expr) -> Option<String> {
+pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(
             ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)),
@@ -205,7 +222,7 @@ fn text(expr: &Expr) -> Option<String> {
     }
 }
 
-fn read_as_of(expr: &Expr) -> Result<AsOf> {
+pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
     if let Expr::Literal(ScalarValue::Int64(Some(seq)), _) = expr
         && let Ok(seq) = u64::try_from(*seq)
     {

@@ -1,22 +1,25 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod alerts;
 mod auth;
 mod control;
 mod credentials;
 mod demo;
+mod event_flags;
 mod events;
 mod evidence;
 mod keep;
 mod limits;
 mod observe;
 mod queries;
+mod ready;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
-mod security;
 mod rules;
+mod security;
 mod segments;
 mod select;
 mod serve;
@@ -52,6 +55,7 @@ enum Command {
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),
+    Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),
     Export(evidence::Export),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Sql(command) => ("sql", command.run()),
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
+        Command::Alerts(command) => ("alerts", command.run()),
         Command::Verify(command) => return command.run(),
         Command::Check(command) => return command.run(),
         Command::Prove(command) => ("prove", command.run()),
@@ -110,7 +115,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("custody {name}: {}", failure.message);
+            // A message may quote what is in the log.
+            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
+            eprintln!("custody {name}: {}", lines.join("\n"));
             ExitCode::from(failure.status)
         }
     }
@@ -124,6 +131,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether it may go well another time.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.status == 2
+    }
+
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
         self.message.contains("segment file") && self.message.contains("cannot be read")
