@@ -26,6 +26,7 @@ use crate::caller::RowFilter;
 use crate::checks::violations_sql;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
+use crate::late_views;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay_table::ReplayFunction;
@@ -58,13 +59,14 @@ pub(crate) const TABLES: [&str; 14] = [
 ];
 
 /// Registers everything that a query may name.
-pub(crate) async fn register(
+pub(crate) fn register(
     context: &SessionContext,
     snapshot: &Arc<Snapshot>,
     reader: &Reader,
     now: Time,
     bindings: Option<&Bindings>,
 ) -> Result<()> {
+    late_views::prepare(context)?;
     for table in Table::ALL {
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
     }
@@ -104,10 +106,9 @@ pub(crate) async fn register(
     );
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
     for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
-        let view = context.sql(&sql).await?.into_view();
-        context.register_table(name, view)?;
+        late_views::add(context, name, sql)?;
     }
-    views::register(context, bindings).await
+    views::register(context, bindings)
 }
 
 /// Rows that were made, or why not.

@@ -21,6 +21,7 @@ mod gate;
 mod grant_table;
 pub mod grants;
 mod ids;
+mod late_views;
 mod lineage;
 mod lookup;
 pub mod mapping;

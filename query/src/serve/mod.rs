@@ -3,6 +3,7 @@
 mod events;
 pub mod flight;
 pub mod observe;
+mod replay;
 mod sql;
 pub mod tiles;
 
@@ -54,6 +55,7 @@ pub fn router(served: Served) -> Router {
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/events", get(events::answer))
+        .route("/api/v1/replay", get(replay::answer))
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
