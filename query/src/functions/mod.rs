@@ -131,7 +131,7 @@ mod tests {
 
     /// The names between two marks of the document, in backquotes.
     fn documented() -> BTreeSet<String> {
-        let text = include_str!("../../docs/sql.md");
+        let text = include_str!("../../../docs/sql.md");
         let from = text.find("<!-- functions").unwrap();
         let list = &text[from..text.find("<!-- end of functions").unwrap()];
         list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
