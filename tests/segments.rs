@@ -55,6 +55,10 @@ fn everything(dir: &Path) -> String {
         "SELECT * FROM alerts ORDER BY seq",
         "SELECT check_id, seq, detail, alert_id FROM violations ORDER BY 1, 2",
         "SELECT * FROM coverage",
+        "SELECT * FROM retrievals ORDER BY seq",
+        "SELECT * FROM decisions ORDER BY seq",
+        "SELECT * FROM authority_coverage ORDER BY 1, 2",
+        "SELECT * FROM events_as_of(100) ORDER BY seq",
     ];
     let ask = |sql: &&str| custody(dir, &["sql", sql, "--format", "json", "--max-rows", "100000"]);
     queries.iter().map(ask).collect()

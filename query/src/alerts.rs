@@ -1,23 +1,38 @@
-//! Alerts, and how long it took until a person noticed: `alerts`, `dwell_time`,
-//! `coverage`.
+//! Alerts, and what people did about them: the table `alerts`.
+//!
+//! An alert is folded from its events in the order of their times. What counts as a person's
+//! act is decided in one place, [`Standing`]: the record must claim a person, keep the model's
+//! rules, and come from a submitter whose word counts for people ([`speakers`]). Everything else
+//! stays evidence: a claim shows as a claim, and stops no clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+pub mod acts;
+mod history;
+pub mod measures;
+pub mod speakers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use self::speakers::Speakers;
 use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Time, table};
-use crate::survival::{Interval, Observation, quantile};
+use crate::rows::{Cell, Time, table};
+use crate::segments::{Table, Wanted};
+
+pub use self::history::{HistoryRow, history};
 
 table! {
     /// One alert, with what people did about it.
     AlertRow, AlertBuilder {
         /// Id.
         alert_id: String,
-        /// The record that raised it.
+        /// The record that raised it; of several under one id that of a check of the server's own, else the first.
         seq: u64,
+        /// Who sent that record, as authenticated.
+        raised_by: String,
         /// The rule or check that fired.
         rule: Option<String>,
         /// What it says.
@@ -32,127 +47,214 @@ table! {
         agent_id: Option<String>,
         /// Grant.
         grant_id: Option<String>,
+        /// Tenant.
+        tenant: Option<String>,
+        /// Workspace.
+        workspace: Option<String>,
+        /// The team that is responsible, where the alert names it.
+        team: Option<String>,
         /// When it was raised.
         raised_time: Time,
         /// Event time of the earliest record that it cites.
         first_evidence_time: Option<Time>,
-        /// When the ledger took that record: nobody can backdate this.
+        /// When the ledger took the first of the records that it cites: nobody can backdate this.
         first_evidence_ingest_time: Option<Time>,
-        /// When a person first noticed.
+        /// When a person first noticed: the first act of a person about it, other than a closing in bulk.
         acknowledged_time: Option<Time>,
         /// Who.
         acknowledged_by: Option<String>,
+        /// When somebody whose word does not count for people first claimed that a person did something
+        /// about it. It stops no clock.
+        claimed_time: Option<Time>,
+        /// The person of that claim.
+        claimed_by: Option<String>,
         /// When a person began to look into it.
         investigation_opened_time: Option<Time>,
-        /// When a person closed it with a disposition.
+        /// Who.
+        investigation_opened_by: Option<String>,
+        /// Notes of people.
+        notes: u64,
+        /// When a person closed it with a disposition; null again when it was reopened.
         closed_time: Option<Time>,
+        /// Who.
+        closed_by: Option<String>,
+        /// single (looked at by itself) or bulk (with many others, or said to be).
+        closed_how: Option<String>,
         /// true_positive, false_positive, benign or undetermined.
         disposition: Option<String>,
-        /// open, acknowledged, investigating or closed.
+        /// How often an investigation was opened again after it was closed.
+        reopened: u64,
+        /// The newest decision of a person to contain, or not to.
+        containment: Option<String>,
+        /// When it was made.
+        contained_time: Option<Time>,
+        /// Who made it.
+        contained_by: Option<String>,
+        /// When automation closed or suppressed it.
+        suppressed_time: Option<Time>,
+        /// The alert that it was merged into.
+        merged_into: Option<String>,
+        /// When.
+        merged_time: Option<Time>,
+        /// open, acknowledged, investigating, closed, suppressed (by automation) or merged.
         state: String,
     }
 }
 
-table! {
-    /// How long alerts dwell: Kaplan-Meier estimates, alerts nobody has
-    /// acknowledged counted as still open (right-censored). One row per rule and
-    /// interval, and one over all rules (`rule` is null).
-    DwellRow, DwellBuilder {
-        /// The rule; null for all.
-        rule: Option<String>,
-        /// dwell (earliest evidence to first human acknowledgement),
-        /// dwell_from_ingest (the same from when the ledger took that evidence),
-        /// detect (earliest evidence to alert), acknowledge (alert to acknowledgement).
-        measure: String,
-        /// Alerts that have such an interval.
-        alerts: u64,
-        /// Those in which it has ended.
-        ended: u64,
-        /// Those in which it has not.
-        still_open: u64,
-        /// Share of those.
-        share_open: f64,
-        /// Intervals that end before they begin: clock faults, not counted further.
-        clock_faults: u64,
-        /// Median, seconds; null if it is not reached.
-        p50_seconds: Option<f64>,
-        /// Its 95 % interval, from (log-log, Greenwood).
-        p50_low: Option<f64>,
-        /// Its 95 % interval, to.
-        p50_high: Option<f64>,
-        /// 90th percentile, seconds.
-        p90_seconds: Option<f64>,
-        /// Its 95 % interval, from.
-        p90_low: Option<f64>,
-        /// Its 95 % interval, to.
-        p90_high: Option<f64>,
-        /// 99th percentile, seconds.
-        p99_seconds: Option<f64>,
-        /// Its 95 % interval, from.
-        p99_low: Option<f64>,
-        /// Its 95 % interval, to.
-        p99_high: Option<f64>,
+/// What a record about an alert is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A person's act.
+    Person,
+    /// Bookkeeping of automation: it can suppress and merge, never notice or decide.
+    Automation,
+    /// Claims to be a person's act, from a submitter whose word does not count for people.
+    Claimed,
+    /// Breaks the model's rules, or is automation of somebody whose word does not count.
+    Unheard,
+}
+
+impl Standing {
+    /// What an event is worth.
+    pub fn of(event: &EventRow, speakers: &Speakers) -> Self {
+        // The server's own parts keep books, and are not people.
+        let own = is_own(&event.submitter) && !is_human(event);
+        let heard = own || speakers.hear(&event.submitter, event.seq);
+        match (event.invalid_reasons.is_empty(), is_human(event), heard) {
+            (false, _, _) => Self::Unheard,
+            (true, true, true) => Self::Person,
+            (true, true, false) => Self::Claimed,
+            (true, false, true) => Self::Automation,
+            (true, false, false) => Self::Unheard,
+        }
     }
 }
 
-table! {
-    /// How many alerts a person really looked into. One row per rule, and one
-    /// over all rules (`rule` is null).
-    CoverageRow, CoverageBuilder {
-        /// The rule; null for all.
-        rule: Option<String>,
-        /// Alerts raised.
-        raised: u64,
-        /// Those a person acknowledged.
-        acknowledged: u64,
-        /// Those a person opened an investigation of.
-        opened: u64,
-        /// Those a person closed with a disposition.
-        closed: u64,
-        /// closed / raised.
-        coverage: f64,
-    }
+/// Whether a submitter is a part of the server: no sender can have such an identity.
+fn is_own(submitter: &str) -> bool {
+    submitter.starts_with("system:")
 }
+
+fn is_human(event: &EventRow) -> bool {
+    event.initiator_type.as_deref() == Some("human")
+}
+
+/// Kinds of events that tell the life of an alert.
+const ACTS: [&str; 3] = ["alert_acknowledged", "investigation", "containment_decision"];
+
+/// So many closings of one person...
+const BULK_MIN: usize = 5;
+/// ...within this time were not looked at one by one, whatever they say of themselves.
+const BULK_NS: i64 = 10_000_000_000;
 
 /// All alerts up to `as_of`.
 pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<AlertRow>, Error> {
-    let mut alerts: Vec<AlertRow> = Vec::new();
-    let mut by_id: HashMap<String, usize> = HashMap::new();
-    for event in snapshot.events_of(&["alert"], as_of)? {
-        let Some(id) = event.correlation_id.clone() else { continue };
-        by_id.entry(id).or_insert_with(|| {
-            alerts.push(alert_row(&event));
-            alerts.len() - 1
-        });
-    }
-    for event in snapshot.events_of(&["alert_acknowledged", "investigation"], as_of)? {
-        let human = event.initiator_type.as_deref() == Some("human") && event.invalid_reasons.is_empty();
-        let at = event.correlation_id.as_ref().and_then(|id| by_id.get(id));
-        if let (true, Some(&at)) = (human, at) {
-            answer(&mut alerts[at], &event);
-        }
-    }
+    let events =
+        snapshot.events_of(&["alert", "alert_acknowledged", "investigation", "containment_decision"], as_of)?;
+    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
     cite(snapshot, &mut alerts)?;
-    for alert in &mut alerts {
-        alert.state = match (alert.acknowledged_time, alert.investigation_opened_time, alert.closed_time) {
-            (_, _, Some(_)) => "closed",
-            (_, Some(_), None) => "investigating",
-            (Some(_), None, None) => "acknowledged",
-            (None, None, None) => "open",
-        }
-        .into();
-    }
     Ok(alerts)
 }
 
+/// One alert, and the events that tell its life.
+pub fn alert(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Option<(AlertRow, Vec<EventRow>)>, Error> {
+    let mut events = snapshot.events_where("correlation_id", [id], as_of)?;
+    // Grants have correlation ids, too.
+    events.retain(|e| e.kind == "alert" || ACTS.contains(&e.kind.as_str()));
+    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
+    cite(snapshot, &mut alerts)?;
+    Ok(alerts.pop().map(|alert| (alert, events)))
+}
+
+/// The alerts of some events, in the order they were raised.
+fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
+    let mut alerts: Vec<AlertRow> = Vec::new();
+    let mut by_id: HashMap<&str, usize> = HashMap::new();
+    for event in events.iter().filter(|e| e.kind == "alert") {
+        let Some(id) = event.correlation_id.as_deref() else { continue };
+        match by_id.get(id) {
+            None => {
+                by_id.insert(id, alerts.len());
+                alerts.push(alert_row(event));
+            }
+            // Nobody can take the id of a check's alert by being quicker.
+            Some(&at) if is_own(&event.submitter) && !is_own(&alerts[at].raised_by) => alerts[at] = alert_row(event),
+            Some(_) => {}
+        }
+    }
+    let mut acts: Vec<(&EventRow, Standing)> =
+        events.iter().filter(|e| e.kind != "alert").map(|e| (e, Standing::of(e, speakers))).collect();
+    acts.sort_by_key(|(e, _)| (e.event_time, e.seq));
+    let bulk = closed_in_bulk(&acts);
+    for (event, standing) in acts {
+        let at = event.correlation_id.as_deref().and_then(|id| by_id.get(id));
+        if let Some(&at) = at {
+            live(&mut alerts[at], event, standing, bulk.contains(&event.seq));
+        }
+    }
+    for alert in &mut alerts {
+        alert.state = state(alert).into();
+    }
+    alerts
+}
+
+fn state(alert: &AlertRow) -> &'static str {
+    let steps = [
+        (alert.closed_time.is_some(), "closed"),
+        (alert.merged_time.is_some(), "merged"),
+        (alert.investigation_opened_time.is_some(), "investigating"),
+        (alert.acknowledged_time.is_some(), "acknowledged"),
+        (alert.suppressed_time.is_some(), "suppressed"),
+    ];
+    steps.into_iter().find(|(is_so, _)| *is_so).map_or("open", |(_, name)| name)
+}
+
+fn is_closing(event: &EventRow) -> bool {
+    event.kind == "investigation" && event.decision.as_deref() == Some("closed")
+}
+
+/// The closings by people that say they are in bulk, or that come so close together that nobody
+/// can have looked at each.
+fn closed_in_bulk(acts: &[(&EventRow, Standing)]) -> HashSet<u64> {
+    let mut bulk = HashSet::new();
+    let mut by_person: BTreeMap<Option<&str>, Vec<&EventRow>> = BTreeMap::new();
+    for (event, standing) in acts {
+        if *standing == Standing::Person && is_closing(event) {
+            by_person.entry(event.initiator_id.as_deref()).or_default().push(event);
+            if says_bulk(event) {
+                bulk.insert(event.seq);
+            }
+        }
+    }
+    for closings in by_person.values() {
+        for some in closings.windows(BULK_MIN) {
+            if some[BULK_MIN - 1].event_time.0.saturating_sub(some[0].event_time.0) <= BULK_NS {
+                bulk.extend(some.iter().map(|e| e.seq));
+            }
+        }
+    }
+    bulk
+}
+
+fn says_bulk(event: &EventRow) -> bool {
+    let fields = fields(event);
+    let mode = fields.get("security.investigation.mode").and_then(Json::as_str);
+    matches!(mode, Some("bulk" | "auto")) || fields.get("security.investigation.bulk") == Some(&Json::Bool(true))
+}
+
+fn fields(event: &EventRow) -> Json {
+    serde_json::from_str(&event.attributes).unwrap_or_default()
+}
+
 fn alert_row(event: &EventRow) -> AlertRow {
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
+    let fields = fields(event);
     let text = |name: &str| fields.get(name).and_then(Json::as_str).map(str::to_owned);
     let seq = |item: &Json| item.as_u64().or_else(|| item.as_str()?.parse().ok());
     let evidence = fields.get("security.alert.evidence").and_then(Json::as_array);
     AlertRow {
         alert_id: event.correlation_id.clone().unwrap_or_default(),
         seq: event.seq,
+        raised_by: event.submitter.clone(),
         rule: event.action.clone(),
         title: text("security.alert.title"),
         severity: text("security.alert.severity"),
@@ -160,37 +262,96 @@ fn alert_row(event: &EventRow) -> AlertRow {
         trace_id: event.trace_id.clone(),
         agent_id: event.agent_id.clone(),
         grant_id: event.grant_id.clone(),
+        tenant: event.tenant.clone(),
+        workspace: event.workspace.clone(),
+        team: text("security.alert.team"),
         raised_time: event.event_time,
         ..AlertRow::default()
     }
 }
 
-/// What a person did. The first of each kind counts.
-fn answer(alert: &mut AlertRow, event: &EventRow) {
-    let earlier = |have: Option<Time>| have.is_none_or(|t| event.event_time < t);
-    match (event.kind.as_str(), event.decision.as_deref()) {
-        ("alert_acknowledged", _) if earlier(alert.acknowledged_time) => {
-            alert.acknowledged_time = Some(event.event_time);
-            alert.acknowledged_by.clone_from(&event.initiator_id);
+/// Takes one act into the life of an alert. They come in the order of their times.
+fn live(alert: &mut AlertRow, event: &EventRow, standing: Standing, bulk: bool) {
+    let (time, who) = (event.event_time, &event.initiator_id);
+    let step = event.decision.as_deref().unwrap_or_default();
+    match standing {
+        Standing::Unheard => return,
+        Standing::Claimed => {
+            if alert.claimed_time.is_none() {
+                (alert.claimed_time, alert.claimed_by) = (Some(time), who.clone());
+            }
+            return;
         }
-        ("investigation", Some("opened")) if earlier(alert.investigation_opened_time) => {
-            alert.investigation_opened_time = Some(event.event_time);
+        // Automation keeps books; what it acknowledges nobody has noticed.
+        Standing::Automation => match (event.kind.as_str(), step) {
+            ("investigation", "closed" | "suppressed") => drop(alert.suppressed_time.get_or_insert(time)),
+            ("investigation", "merged") => merge(alert, event),
+            _ => {}
+        },
+        Standing::Person => person(alert, event, step, bulk),
+    }
+}
+
+fn person(alert: &mut AlertRow, event: &EventRow, step: &str, bulk: bool) {
+    let (time, who) = (event.event_time, &event.initiator_id);
+    if !bulk && alert.acknowledged_time.is_none() {
+        (alert.acknowledged_time, alert.acknowledged_by) = (Some(time), who.clone());
+    }
+    match (event.kind.as_str(), step) {
+        ("investigation", "opened") => {
+            if alert.closed_time.take().is_some() {
+                (alert.closed_by, alert.closed_how, alert.disposition) = (None, None, None);
+                alert.reopened += 1;
+            }
+            if alert.investigation_opened_time.is_none() {
+                (alert.investigation_opened_time, alert.investigation_opened_by) = (Some(time), who.clone());
+            }
         }
-        ("investigation", Some("closed")) if earlier(alert.closed_time) => {
-            let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-            let disposition = fields.get("security.investigation.disposition").and_then(Json::as_str);
-            alert.closed_time = Some(event.event_time);
-            alert.disposition = disposition.map(str::to_owned);
+        ("investigation", "note") => alert.notes += 1,
+        ("investigation", "closed") if alert.closed_time.is_none() => {
+            let disposition =
+                fields(event).get("security.investigation.disposition").and_then(Json::as_str).map(str::to_owned);
+            (alert.closed_time, alert.closed_by, alert.disposition) = (Some(time), who.clone(), disposition);
+            alert.closed_how = Some(if bulk { "bulk" } else { "single" }.into());
+        }
+        ("investigation", "suppressed") => drop(alert.suppressed_time.get_or_insert(time)),
+        ("investigation", "merged") => merge(alert, event),
+        ("containment_decision", _) => {
+            (alert.containment, alert.contained_time) = (event.decision.clone(), Some(time));
+            alert.contained_by.clone_from(who);
         }
         _ => {}
     }
 }
 
-/// The times of the earliest cited record of each alert.
+fn merge(alert: &mut AlertRow, event: &EventRow) {
+    if alert.merged_time.is_none() {
+        alert.merged_time = Some(event.event_time);
+        alert.merged_into = fields(event).get("security.alert.merged_into").and_then(Json::as_str).map(str::to_owned);
+    }
+}
+
+/// The times of the earliest cited record of each alert: of its event, or of the span or log
+/// record where no mapping makes an event of it.
 fn cite(snapshot: &Snapshot, alerts: &mut [AlertRow]) -> Result<(), Error> {
-    let cited: BTreeSet<u64> = alerts.iter().flat_map(|a| a.evidence.iter().copied()).collect();
-    let times: HashMap<u64, (Time, Time)> =
-        snapshot.events_at(&cited)?.iter().map(|e| (e.seq, (e.event_time, e.ingest_time))).collect();
+    let mut cited: BTreeSet<u64> = alerts.iter().flat_map(|a| a.evidence.iter().copied()).collect();
+    let mut times: HashMap<u64, (Time, Time)> = HashMap::new();
+    let sources = [(Table::Events, "event_time"), (Table::Spans, "start_time"), (Table::Logs, "time")];
+    for (table, time) in sources {
+        if cited.is_empty() {
+            break;
+        }
+        snapshot.read(&Wanted::all(table).at(&cited).columns(&["seq", time, "ingest_time"]), |batch| {
+            let [seq, event_time, ingest_time] = batch.columns() else { return Ok(true) };
+            for i in 0..batch.num_rows() {
+                let ingested = <Time as Cell>::read(ingest_time, i);
+                let happened = <Option<Time> as Cell>::read(event_time, i).unwrap_or(ingested);
+                times.entry(<u64 as Cell>::read(seq, i)).or_insert((happened, ingested));
+            }
+            Ok(true)
+        })?;
+        cited.retain(|seq| !times.contains_key(seq));
+    }
     for alert in alerts {
         let known = || alert.evidence.iter().filter_map(|seq| times.get(seq));
         alert.first_evidence_time = known().map(|t| t.0).min();
@@ -199,81 +360,20 @@ fn cite(snapshot: &Snapshot, alerts: &mut [AlertRow]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The rules, and all of them together.
-fn by_rule(alerts: &[AlertRow]) -> BTreeMap<Option<String>, Vec<&AlertRow>> {
-    let mut out: BTreeMap<Option<String>, Vec<&AlertRow>> = BTreeMap::new();
-    out.insert(None, alerts.iter().collect());
-    for alert in alerts {
-        if let Some(rule) = &alert.rule {
-            out.entry(Some(rule.clone())).or_default().push(alert);
-        }
-    }
-    out
+/// The alerts of one snapshot, folded when first asked for, and once.
+pub(crate) struct Folded {
+    snapshot: Arc<Snapshot>,
+    made: std::sync::OnceLock<Result<Arc<Vec<AlertRow>>, Error>>,
 }
 
-/// The table `dwell_time`, with `now` as the end of what is still open.
-pub fn dwell_time(alerts: &[AlertRow], now: Time) -> Vec<DwellRow> {
-    type Ends = fn(&AlertRow) -> (Option<Time>, Option<Time>);
-    let measures: [(&str, Ends); 4] = [
-        ("dwell", |a| (a.first_evidence_time, a.acknowledged_time)),
-        ("dwell_from_ingest", |a| (a.first_evidence_ingest_time, a.acknowledged_time)),
-        ("detect", |a| (a.first_evidence_time, Some(a.raised_time))),
-        ("acknowledge", |a| (Some(a.raised_time), a.acknowledged_time)),
-    ];
-    let mut out = Vec::new();
-    for (rule, alerts) in by_rule(alerts) {
-        for (measure, ends) in measures {
-            let ends = alerts.iter().map(|a| ends(a)).filter_map(|(from, to)| from.map(|from| (from, to)));
-            out.push(dwell_row(rule.clone(), measure, ends, now));
-        }
+impl Folded {
+    /// Of a snapshot; nothing is folded yet.
+    pub(crate) fn of(snapshot: &Arc<Snapshot>) -> Arc<Self> {
+        Arc::new(Self { snapshot: Arc::clone(snapshot), made: std::sync::OnceLock::new() })
     }
-    out
-}
 
-fn dwell_row(
-    rule: Option<String>,
-    measure: &str,
-    ends: impl Iterator<Item = (Time, Option<Time>)>,
-    now: Time,
-) -> DwellRow {
-    let mut row = DwellRow { rule, measure: measure.to_owned(), ..DwellRow::default() };
-    let mut observations = Vec::new();
-    for (from, to) in ends {
-        row.alerts += 1;
-        let seconds = (to.unwrap_or(now).0.saturating_sub(from.0)) as f64 / 1e9;
-        if seconds < 0.0 {
-            row.clock_faults += 1;
-            continue;
-        }
-        if to.is_some() {
-            row.ended += 1
-        } else {
-            row.still_open += 1
-        }
-        observations.push(Observation { seconds, ended: to.is_some() });
+    /// All alerts. It blocks.
+    pub(crate) fn get(&self) -> Result<Arc<Vec<AlertRow>>, Error> {
+        self.made.get_or_init(|| alerts(&self.snapshot, AsOf::Now).map(Arc::new)).clone()
     }
-    let counted = row.ended + row.still_open;
-    row.share_open = if counted == 0 { 0.0 } else { row.still_open as f64 / counted as f64 };
-    let parts = |q: Interval| (q.value, q.low, q.high);
-    (row.p50_seconds, row.p50_low, row.p50_high) = parts(quantile(&mut observations, 0.5));
-    (row.p90_seconds, row.p90_low, row.p90_high) = parts(quantile(&mut observations, 0.9));
-    (row.p99_seconds, row.p99_low, row.p99_high) = parts(quantile(&mut observations, 0.99));
-    row
-}
-
-/// The table `coverage`.
-pub fn coverage(alerts: &[AlertRow]) -> Vec<CoverageRow> {
-    let row = |(rule, alerts): (Option<String>, Vec<&AlertRow>)| {
-        let count = |test: fn(&AlertRow) -> bool| alerts.iter().filter(|a| test(a)).count() as u64;
-        let (raised, closed) = (alerts.len() as u64, count(|a| a.closed_time.is_some()));
-        CoverageRow {
-            rule,
-            raised,
-            acknowledged: count(|a| a.acknowledged_time.is_some()),
-            opened: count(|a| a.investigation_opened_time.is_some()),
-            closed,
-            coverage: if raised == 0 { 0.0 } else { closed as f64 / raised as f64 },
-        }
-    };
-    by_rule(alerts).into_iter().map(row).collect()
 }

@@ -21,7 +21,7 @@ fn json(value: &AnyValue, depth: usize) -> Json {
     match &value.value {
         _ if depth == 0 => Json::Null,
         None => Json::Null,
-        Some(Value::StringValue(s)) => Json::String(s.clone()),
+        Some(Value::StringValue(s)) => Json::String(conceal(s).unwrap_or_else(|| s.clone())),
         Some(Value::BoolValue(b)) => Json::Bool(*b),
         Some(Value::IntValue(i)) => Json::from(*i),
         Some(Value::DoubleValue(d)) => {
@@ -34,7 +34,16 @@ fn json(value: &AnyValue, depth: usize) -> Json {
     }
 }
 
+/// Attributes as a JSON object.
+pub(crate) fn attributes_object(attributes: &[KeyValue]) -> Json {
+    object(attributes, DEPTH_MAX)
+}
+
 fn object(attributes: &[KeyValue], depth: usize) -> Json {
+    Json::Object(members(attributes, depth))
+}
+
+fn members(attributes: &[KeyValue], depth: usize) -> Map<String, Json> {
     let mut out = Map::new();
     // How often a key came that came twice: thousands of one key must not take their square.
     let mut times: HashMap<&str, u64> = HashMap::new();
@@ -49,12 +58,91 @@ fn object(attributes: &[KeyValue], depth: usize) -> Json {
         }
         out.insert(key, value);
     }
-    Json::Object(out)
+    out
 }
 
-/// Attributes as one JSON object.
+/// A text that is a signed token (a JWS in compact form, RFC 7515 section 7.1), with its
+/// signature replaced by a digest: rows are for reading, and whoever reads one must not be able
+/// to use it. The log keeps what was sent; `custody serve --redact` keeps it out of there too.
+pub(crate) fn conceal(text: &str) -> Option<String> {
+    let (scheme, token) = match text.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => (scheme, token),
+        _ => ("", text),
+    };
+    // The header is a JSON object, so every token begins so.
+    let (signed, signature) = token.strip_prefix("eyJ")?.rsplit_once('.')?;
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let (header, payload) = signed.split_once('.')?;
+    if ![header, payload, signature].into_iter().all(is_part) {
+        return None;
+    }
+    Some(format!("{scheme}eyJ{signed}.blake3:{}", blake3::hash(signature.as_bytes()).to_hex()))
+}
+
+/// Attributes as the members of a JSON object.
+pub(crate) fn attributes_map(attributes: &[KeyValue]) -> Map<String, Json> {
+    members(attributes, DEPTH_MAX)
+}
+
+/// Attributes as one JSON object: the same text as that of [`any_value_json`], without the values between.
 pub fn attributes_json(attributes: &[KeyValue]) -> String {
-    object(attributes, DEPTH_MAX).to_string()
+    let mut out = Vec::with_capacity(2 + attributes.iter().map(|a| a.key.len() + 24).sum::<usize>());
+    write_object(&mut out, attributes, DEPTH_MAX);
+    // Only texts and JSON's own signs were written.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn write_object(out: &mut Vec<u8>, attributes: &[KeyValue], depth: usize) {
+    if attributes.len() > FEW || has_twins(attributes) {
+        // Names that came twice get others, and many are not compared each with each.
+        return write_text(out, &object(attributes, depth));
+    }
+    out.push(b'{');
+    for (i, attribute) in attributes.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_text(out, &attribute.key);
+        out.push(b':');
+        match &attribute.value {
+            Some(value) => write_value(out, value, depth),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+    out.push(b'}');
+}
+
+/// Attributes up to this many are compared each with each.
+const FEW: usize = 24;
+
+fn has_twins(attributes: &[KeyValue]) -> bool {
+    attributes.iter().enumerate().any(|(i, a)| attributes[..i].iter().any(|b| a.key == b.key))
+}
+
+fn write_value(out: &mut Vec<u8>, value: &AnyValue, depth: usize) {
+    match &value.value {
+        Some(Value::StringValue(text)) if depth > 0 => write_text(out, text),
+        Some(Value::IntValue(number)) if depth > 0 => write_text(out, number),
+        Some(Value::KvlistValue(list)) if depth > 0 => write_object(out, &list.values, depth - 1),
+        Some(Value::ArrayValue(list)) if depth > 0 => {
+            out.push(b'[');
+            for (i, item) in list.values.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_value(out, item, depth - 1);
+            }
+            out.push(b']');
+        }
+        _ => write_text(out, &json(value, depth)),
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    // Writing to memory does not fail, and none of these values refuses to be JSON.
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok());
 }
 
 /// Attributes, looked up by name. The first of a name wins.
@@ -65,6 +153,11 @@ impl<'a> Attributes<'a> {
     fn value(&self, name: &str) -> Option<&'a Value> {
         let found = self.0.iter().find(|a| a.key == name)?;
         found.value.as_ref()?.value.as_ref()
+    }
+
+    /// Whether there is such an attribute.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|attribute| attribute.key == name)
     }
 
     /// A non-empty text, or a number or truth value as text.
@@ -157,10 +250,53 @@ mod tests {
     }
 
     #[test]
+    fn written_at_once_it_is_the_same_text() {
+        let any = |value| Some(AnyValue { value: Some(value) });
+        let pair = |key: &str, value| KeyValue { key: key.into(), value, ..Default::default() };
+        let list = custody_proto::otlp::common::ArrayValue {
+            values: vec![
+                AnyValue { value: None },
+                any(Value::DoubleValue(1e300)).unwrap(),
+                any(Value::IntValue(-7)).unwrap(),
+            ],
+        };
+        let mut deep = any(Value::StringValue("\u{1}\"quoted\" \u{1f600}\n".into()));
+        for _ in 0..120 {
+            let values = vec![pair("in", deep)];
+            deep = any(Value::KvlistValue(custody_proto::otlp::common::KeyValueList { values }));
+        }
+        let twins = custody_proto::otlp::common::KeyValueList { values: vec![text("t", "1"), text("t", "2")] };
+        let attributes = [
+            pair("deep", deep),
+            pair("list", any(Value::ArrayValue(list))),
+            pair("none", None),
+            pair("true", any(Value::BoolValue(true))),
+            pair("", any(Value::KvlistValue(twins))),
+        ];
+        assert_eq!(attributes_json(&attributes), object(&attributes, DEPTH_MAX).to_string());
+        assert_eq!(attributes_json(&[]), "{}");
+    }
+
+    #[test]
     fn a_key_that_comes_again_and_again_takes_linear_time() {
         let many: Vec<_> = (0..100_000).map(|i| text("k", &i.to_string())).collect();
         let json: Map<String, Json> = serde_json::from_str(&attributes_json(&many)).unwrap();
         assert_eq!((json.len(), &json["k"], &json["k#100000"]), (100_000, &Json::from("0"), &Json::from("99999")));
+    }
+
+    #[test]
+    fn a_token_in_a_row_cannot_be_used() {
+        let json = attributes_json(&[
+            text("t", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln"),
+            text("h", "Bearer eyJh.eyJq.c2ln"),
+        ]);
+        assert!(
+            json.contains("eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.blake3:") && json.contains("Bearer eyJh.eyJq.blake3:")
+        );
+        assert!(!json.contains("c2ln"), "{json}");
+        for other in ["eyJhbGciOiJub25lIn0.eyJqdGkiOiJnIn0.", "eyJ", "eyJ..", "bearer €", "a.b.c", "eyJa.b c.d"] {
+            assert_eq!(conceal(other), None, "{other}");
+        }
     }
 
     #[test]

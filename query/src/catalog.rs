@@ -19,14 +19,14 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionContext;
 use tokio::sync::OnceCell;
 
-use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
-use crate::checks::violations_sql;
+use crate::columns;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::late_views;
+use crate::library;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay_table::ReplayFunction;
@@ -38,10 +38,13 @@ use crate::tenancy::{Bindings, Tenancy};
 use crate::views;
 
 /// The view `tool_calls`.
-const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+
+/// The view `coverage_of_mapping`.
+const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
 
 /// The tables and views, for people.
-pub(crate) const TABLES: [&str; 14] = [
+pub(crate) const TABLES: &[&str] = &[
     "spans",
     "logs",
     "metrics",
@@ -53,9 +56,18 @@ pub(crate) const TABLES: [&str; 14] = [
     "violations",
     "dwell_time",
     "coverage",
+    "coverage_of_mapping",
     "ledger",
     "audit",
     "foreign_claims",
+    "retrievals",
+    "decisions",
+    "alert_outcomes",
+    "blast_radius",
+    "authority_coverage",
+    "checkpoints",
+    "custody_tables",
+    "custody_columns",
 ];
 
 /// Registers everything that a query may name.
@@ -73,7 +85,7 @@ pub(crate) fn register(
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
-    let ledger = Ledger { reader: reader.clone(), size: snapshot.size, rows: snapshot.visible().clone() };
+    let ledger = Ledger::between(reader.clone(), 0, snapshot.size, snapshot.visible().clone());
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
     let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
@@ -82,13 +94,7 @@ pub(crate) fn register(
     };
     context.register_table("grants", Arc::new(GrantTable::new(snapshot, now)))?;
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
-    lazy("alerts", AlertRow::schema(), |s, _| Ok(AlertRow::batch(&alerts::alerts(s, AsOf::Now)?)))?;
-    lazy("dwell_time", DwellRow::schema(), |s, now| {
-        Ok(DwellRow::batch(&alerts::dwell_time(&alerts::alerts(s, AsOf::Now)?, now)))
-    })?;
-    lazy("coverage", CoverageRow::schema(), |s, _| {
-        Ok(CoverageRow::batch(&alerts::coverage(&alerts::alerts(s, AsOf::Now)?)))
-    })?;
+    library::register(context, snapshot, reader, now)?;
     context.register_udf(authority_covers());
     for function in proofs::functions(reader, snapshot.visible()) {
         context.register_udf(function);
@@ -105,25 +111,33 @@ pub(crate) fn register(
         ),
     );
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
-    for (name, sql) in [("tool_calls", TOOL_CALLS.to_owned()), ("violations", violations_sql())] {
+    let made = [
+        ("tool_calls", TOOL_CALLS),
+        ("coverage_of_mapping", COVERAGE),
+        ("retrievals", library::RETRIEVALS),
+        ("decisions", library::DECISIONS),
+    ];
+    for (name, sql) in made {
         late_views::add(context, name, sql)?;
     }
-    views::register(context, bindings)
+    views::register(context, bindings)?;
+    // Last: it tells of all others.
+    columns::register(context)
 }
 
 /// Rows that were made, or why not.
-type Made = std::result::Result<RecordBatch, crate::Error>;
+pub(crate) type Made = std::result::Result<RecordBatch, crate::Error>;
 
 /// A table that is made when it is first read, on a thread that may block: what it is
 /// made from may lie in files.
-struct Lazy {
+pub(crate) struct Lazy {
     schema: SchemaRef,
     make: Arc<dyn Fn() -> Made + Send + Sync>,
     made: OnceCell<RecordBatch>,
 }
 
 impl Lazy {
-    fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
         Self { schema, make: Arc::new(make), made: OnceCell::new() }
     }
 
@@ -199,7 +213,7 @@ impl TableFunctionImpl for Function {
     }
 }
 
-fn text(expr: &Expr) -> Option<String> {
+pub(crate) fn text(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(
             ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)),
@@ -209,7 +223,7 @@ fn text(expr: &Expr) -> Option<String> {
     }
 }
 
-fn read_as_of(expr: &Expr) -> Result<AsOf> {
+pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
     if let Expr::Literal(ScalarValue::Int64(Some(seq)), _) = expr
         && let Ok(seq) = u64::try_from(*seq)
     {
@@ -222,7 +236,7 @@ fn read_as_of(expr: &Expr) -> Result<AsOf> {
 }
 
 /// `authority_covers(patterns, value)`: whether one of the patterns matches.
-fn authority_covers() -> ScalarUDF {
+pub(crate) fn authority_covers() -> ScalarUDF {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let run = |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
@@ -242,8 +256,9 @@ fn authority_covers() -> ScalarUDF {
 }
 
 /// The table `ledger`, read off the log's entries as it is needed.
-struct Ledger {
+pub(crate) struct Ledger {
     reader: Reader,
+    from: u64,
     size: u64,
     rows: RowFilter,
 }
@@ -273,6 +288,11 @@ fn shown(
 }
 
 impl Ledger {
+    /// The entries of the blocks from the one at `from` on, up to a size.
+    pub(crate) fn between(reader: Reader, from: u64, size: u64, rows: RowFilter) -> Self {
+        Self { reader, from, size, rows }
+    }
+
     /// The rows of the block at `seq`, and the seq after it.
     fn block(
         reader: &Reader,
@@ -313,8 +333,8 @@ impl PartitionStream for Ledger {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (reader, size, rows) = (self.reader.clone(), self.size, self.rows.clone());
-        let blocks = std::iter::successors(Some((None, 0)), move |(_, seq)| {
+        let (reader, from, size, rows) = (self.reader.clone(), self.from, self.size, self.rows.clone());
+        let blocks = std::iter::successors(Some((None, from)), move |(_, seq)| {
             (*seq < size).then(|| match Self::block(&reader, &rows, *seq) {
                 Ok((batch, next)) => (Some(Ok(batch)), next),
                 Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),

@@ -83,6 +83,24 @@ table! {
         classification: Option<String>,
         /// Correlation id.
         correlation_id: Option<String>,
+        /// The actor: human, agent, workload or automation, where the source says.
+        actor_type: Option<String>,
+        /// SPIFFE id of the workload, as the source says (`submitter` is what was authenticated).
+        workload_id: Option<String>,
+        /// What the call does: read, write or external_send.
+        effect: Option<String>,
+        /// How far what was retrieved is trusted, as the source says.
+        trust: Option<String>,
+        /// The evaluation that a grant was given by.
+        evaluation_id: Option<String>,
+        /// Digest of a call's arguments, as caller or executor computed it.
+        arguments_digest: Option<String>,
+        /// Digest of what an approver was shown.
+        shown_digest: Option<String>,
+        /// Digest of the tool's schema.
+        schema_digest: Option<String>,
+        /// Digest of the parent grant, as the derived one names it.
+        parent_hash: Option<String>,
         /// Conversation or session.
         conversation_id: Option<String>,
         /// ok, error or unset.

@@ -64,7 +64,8 @@ table! {
         revoked_time: Option<Time>,
         /// The record that did so.
         revoked_seq: Option<u64>,
-        /// Whether its token was checked: unverified, until issuers' keys are configured.
+        /// Whether its token is its issuer's: verified, invalid, or unverified (no keys of that issuer are
+        /// configured); null without a token.
         signature: Option<String>,
         /// ok, missing (a parent was never received) or cycle.
         lineage: String,
@@ -457,7 +458,7 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
         state: state.into(),
         issued_time: event.event_time,
         issued_seq: event.seq,
-        signature: fields.text("authz.grant.token").map(|_| "unverified".into()),
+        signature: fields.text(crate::issuers::STATE),
         reasons: event.reasons.iter().chain(&event.invalid_reasons).cloned().collect(),
         record_hash: event.record_hash.clone(),
         ..GrantRow::default()

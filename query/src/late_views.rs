@@ -8,53 +8,57 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result};
-use datafusion::logical_expr::TableType;
+use datafusion::execution::SessionState;
 use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
 
-/// The schema of a session: its tables, and the views that were not named yet.
+/// The schema of a session: its tables, and those that were not named yet.
 struct LateSchema {
     tables: MemorySchemaProvider,
-    views: Mutex<HashMap<String, String>>,
-    /// Plans a view. It has the session weakly: the session has this.
-    plan: Plan,
+    late: Mutex<HashMap<String, Make>>,
+    /// The session; it is held weakly, for it has this.
+    state: Box<dyn Fn() -> Option<SessionState> + Send + Sync>,
 }
 
-type Planned = futures::future::BoxFuture<'static, Result<Arc<dyn TableProvider>>>;
-type Plan = Box<dyn Fn(String) -> Planned + Send + Sync>;
+type Made = BoxFuture<'static, Result<Arc<dyn TableProvider>>>;
+
+/// Makes a table, given the session.
+pub(crate) type Make = Arc<dyn Fn(SessionContext) -> Made + Send + Sync>;
 
 /// Makes the schema of a session one whose views are planned late; before any table is registered.
 pub(crate) fn prepare(context: &SessionContext) -> Result<()> {
-    let state = context.state_weak_ref();
-    let plan: Plan = Box::new(move |sql| {
-        let state = state.clone();
-        Box::pin(async move {
-            let state = state.upgrade().ok_or_else(|| DataFusionError::Internal("the session has ended".into()))?;
-            let state = state.read().clone();
-            let plan = state.create_logical_plan(&sql).await?;
-            let view: Arc<dyn TableProvider> = Arc::new(datafusion::datasource::ViewTable::new(plan, None));
-            Ok(view)
-        })
-    });
-    let schema = LateSchema { tables: MemorySchemaProvider::new(), views: Mutex::default(), plan };
+    let session = context.state_weak_ref();
+    let state = Box::new(move || session.upgrade().map(|state| state.read().clone()));
+    let (tables, late) = (MemorySchemaProvider::new(), Mutex::default());
     let catalog = context.catalog("datafusion").ok_or_else(|| DataFusionError::Internal("no catalog".into()))?;
-    catalog.register_schema("public", Arc::new(schema))?;
+    catalog.register_schema("public", Arc::new(LateSchema { tables, late, state }))?;
     Ok(())
 }
 
 /// Adds a view to a session that was prepared.
-pub(crate) fn add(context: &SessionContext, name: &str, sql: String) -> Result<()> {
+pub(crate) fn add(context: &SessionContext, name: &str, sql: impl Into<String>) -> Result<()> {
+    let sql: Arc<str> = sql.into().into();
+    let make: Make = Arc::new(move |context| {
+        let sql = Arc::clone(&sql);
+        Box::pin(async move { Ok(context.sql(&sql).await?.into_view()) })
+    });
+    add_table(context, name, make)
+}
+
+/// Adds a table that is made when it is named.
+pub(crate) fn add_table(context: &SessionContext, name: &str, make: Make) -> Result<()> {
     let schema = context.catalog("datafusion").and_then(|catalog| catalog.schema("public"));
     let schema = schema.ok_or_else(|| DataFusionError::Internal("no schema".into()))?;
     let Some(late) = schema.downcast_ref::<LateSchema>() else {
         return Err(DataFusionError::Internal("the session was not prepared for views".into()));
     };
-    late.lock().insert(name.to_owned(), sql);
+    late.lock().insert(name.to_owned(), make);
     Ok(())
 }
 
 impl LateSchema {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Make>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,20 +80,14 @@ impl SchemaProvider for LateSchema {
         if let Some(table) = self.tables.table(name).await? {
             return Ok(Some(table));
         }
-        let Some(sql) = self.lock().get(name).cloned() else { return Ok(None) };
-        let view = (self.plan)(sql).await?;
+        let Some(make) = self.lock().get(name).cloned() else { return Ok(None) };
+        let state = (self.state)().ok_or_else(|| DataFusionError::Internal("the session has ended".into()))?;
+        let view = make(SessionContext::new_with_state(state)).await?;
         // Two that plan it at once plan the same; either is kept.
         if !self.tables.table_exist(name) {
             self.tables.register_table(name.to_owned(), Arc::clone(&view))?;
         }
         Ok(Some(view))
-    }
-
-    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
-        if self.lock().contains_key(name) {
-            return Ok(Some(TableType::View));
-        }
-        self.tables.table_type(name).await
     }
 
     fn register_table(&self, name: String, table: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {

@@ -5,13 +5,16 @@
 //! `Writer` nor RocksDB.
 
 pub mod alerts;
+mod asked;
 pub mod attributes;
 pub mod audit;
 pub mod authority;
 mod authorize;
 pub mod caller;
 mod catalog;
+pub mod checkpoints;
 pub mod checks;
+pub mod columns;
 mod engine;
 mod error;
 pub mod event;
@@ -21,7 +24,9 @@ mod gate;
 mod grant_table;
 pub mod grants;
 mod ids;
+pub mod issuers;
 mod late_views;
+mod library;
 mod lineage;
 mod lookup;
 pub mod mapping;
@@ -29,6 +34,7 @@ pub mod metrics;
 pub mod ocsf;
 mod projection;
 mod proofs;
+pub mod reach;
 mod recorder;
 pub mod replay;
 mod replay_table;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::Error;
 use crate::caller::RowFilter;
-use crate::event::EventBuilder;
+use crate::event::{EventBuilder, EventRow};
 use crate::ids::{Ids, Keeper};
 use crate::lookup::Log;
 use crate::mapping::{RecordContext, map_log, map_span};
@@ -125,9 +125,13 @@ pub struct Projection {
     pub(crate) sealing: Mutex<()>,
     pub(crate) stepping: Mutex<()>,
     pub(crate) books: Mutex<Books>,
+    /// The checks that follow it, if any do.
+    pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
     pub(crate) index: Keeper,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
+    /// The newest events, encoded for all who follow them.
+    pub(crate) recent: crate::serve::events::Recent,
     pub(crate) stop: AtomicBool,
 }
 
@@ -162,9 +166,11 @@ impl Projection {
             sealing: Mutex::default(),
             stepping: Mutex::default(),
             books: Mutex::default(),
+            checks: OnceLock::new(),
             index: Keeper::default(),
             current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,
+            recent: crate::serve::events::Recent::default(),
             stop: AtomicBool::new(false),
         }
     }
@@ -465,8 +471,9 @@ impl Rows {
                 let Ok(span) = Span::decode(bytes) else { return };
                 let mut events = map_span(context, &span);
                 let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
+                let source = source(&events);
                 if self.makes(Table::Spans) {
-                    self.spans.push(&SpanRow { tenant, workspace, ..span_row(context, json, &span) });
+                    self.spans.push(&SpanRow { tenant, workspace, source, ..span_row(context, json, &span) });
                 }
                 events
             }
@@ -474,8 +481,9 @@ impl Rows {
                 let Ok(log) = LogRecord::decode(bytes) else { return };
                 let mut events = map_log(context, &log);
                 let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
+                let source = source(&events);
                 if self.makes(Table::Logs) {
-                    self.logs.push(&LogRow { tenant, workspace, ..log_row(context, json, &log) });
+                    self.logs.push(&LogRow { tenant, workspace, source, ..log_row(context, json, &log) });
                 }
                 events
             }
@@ -492,4 +500,9 @@ impl Rows {
             events.iter().for_each(|event| self.events.push(event));
         }
     }
+}
+
+/// Which mapping made events of a record.
+fn source(events: &[EventRow]) -> Option<String> {
+    events.first().map(|event| event.source.clone())
 }

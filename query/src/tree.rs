@@ -115,9 +115,9 @@ fn details(step: &StepRow, paint: &Paint) -> Vec<String> {
 
 /// One line of plain text, shortened.
 fn clean(text: &str, max: usize) -> String {
-    // Controls command a terminal; bidirectional overrides make it show what is not there.
-    let unsafe_char = |c: char| c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    let plain: String = text.chars().map(|c| if unsafe_char(c) { ' ' } else { c }).collect();
+    // White space first, so that a line break reads as one; what else commands a terminal is shown as a picture.
+    let plain: String = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+    let plain = crate::format::plain(&plain);
     let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     if plain.chars().count() <= max {
         return plain;

@@ -85,6 +85,8 @@ impl Server {
             .arg("--ready-file")
             .arg(&ready)
             .args(flags)
+            // Tests that count records know of those that they send; those of checks turn them on.
+            .args(if flags.contains(&"--checks") { &[][..] } else { &["--checks", "off"] })
             .env("CUSTODY_LOG", "warn")
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("stderr.log")).unwrap())

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use custody_ingest::Sequencer;
 use custody_query::Projection;
+use custody_query::serve::Served;
 use custody_store::bundle::{Export, Exporting, seal_line};
 use custody_store::system::SeqSet;
 use custody_store::{Cause, Erasure, Error, ErrorKind, Hold, KeySource, Options, Reader, Writer, open};
@@ -43,6 +44,10 @@ pub enum Request {
     Backup { to: PathBuf, with_keys: bool, keep: Option<usize> },
     /// Sign a token for a script.
     Token { wanted: crate::auth::own::Wanted },
+    /// Do something about an alert, as the user who asks.
+    Alert(crate::alerts::Wanted),
+    /// Say whose word counts for people.
+    Speakers(crate::alerts::Speaking),
     /// Make the projected rows again from the log: all, or those that are damaged.
     Rebuild { check: bool },
 }
@@ -162,9 +167,12 @@ fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, 
             Ok(json!({"receipt": receipt}))
         }
         Request::Token { wanted } => crate::auth::own::make(writer, wanted, identity),
-        Request::Info | Request::Export { .. } | Request::Backup { .. } | Request::Rebuild { .. } => {
-            Err(invalid("this needs no writer"))
-        }
+        Request::Info
+        | Request::Export { .. }
+        | Request::Backup { .. }
+        | Request::Alert(_)
+        | Request::Speakers(_)
+        | Request::Rebuild { .. } => Err(invalid("this needs no writer")),
     }
 }
 
@@ -214,6 +222,8 @@ fn answer_directly(
             crate::segments::rebuild_directly(reader, *check, out)?;
             Ok(json!({}))
         }
+        Request::Alert(wanted) => crate::alerts::act_directly(writer, reader, wanted, identity),
+        Request::Speakers(speaking) => crate::alerts::speak_directly(writer, reader, speaking),
         other => {
             let answer = act(writer, other, identity)?;
             reader.purge()?;
@@ -235,6 +245,7 @@ pub struct Server {
     pub sequencer: Sequencer,
     pub projection: Arc<Projection>,
     pub info: Value,
+    pub served: Served,
 }
 
 impl Server {
@@ -323,6 +334,8 @@ impl Server {
             Request::Info => Ok(Some(self.info.clone())),
             Request::Backup { to, with_keys, keep } => backup(reader, to, *with_keys, *keep).map(Some),
             Request::Export { .. } => self.export(request, identity, runtime, out).map(|()| None),
+            Request::Alert(wanted) => runtime.block_on(crate::alerts::act(&self.served, wanted, identity)).map(Some),
+            Request::Speakers(speaking) => runtime.block_on(crate::alerts::speak(&self.served, speaking)).map(Some),
             Request::Rebuild { check } => {
                 let begun = out.write_all(format!("{}\n", json!({"rebuild": true})).as_bytes());
                 begun.map_err(|e| Error::unavailable(e.to_string()))?;

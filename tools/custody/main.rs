@@ -1,20 +1,24 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
+mod alerts;
 mod auth;
 mod control;
 mod credentials;
 mod demo;
+mod event_flags;
 mod events;
 mod evidence;
 mod keep;
 mod limits;
 mod observe;
 mod queries;
+mod ready;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
+mod rules;
 mod security;
 mod segments;
 mod select;
@@ -51,6 +55,7 @@ enum Command {
     Sql(sql::Sql),
     Replay(replay::Replay),
     Events(events::Events),
+    Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),
     Export(evidence::Export),
@@ -64,6 +69,9 @@ enum Command {
     Restore(keep::Restore),
     Repair(keep::Repair),
     Rebuild(segments::Rebuild),
+    /// The rules of the checks.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -83,6 +91,7 @@ fn main() -> ExitCode {
         Command::Sql(command) => ("sql", command.run()),
         Command::Replay(command) => ("replay", command.run()),
         Command::Events(command) => ("events", command.run()),
+        Command::Alerts(command) => ("alerts", command.run()),
         Command::Verify(command) => return command.run(),
         Command::Check(command) => return command.run(),
         Command::Prove(command) => ("prove", command.run()),
@@ -94,6 +103,7 @@ fn main() -> ExitCode {
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
         Command::Rebuild(command) => ("rebuild", command.run()),
+        Command::Rules(command) => ("rules", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),
@@ -105,7 +115,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("custody {name}: {}", failure.message);
+            // A message may quote what is in the log.
+            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
+            eprintln!("custody {name}: {}", lines.join("\n"));
             ExitCode::from(failure.status)
         }
     }
@@ -119,6 +131,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether it may go well another time.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.status == 2
+    }
+
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
         self.message.contains("segment file") && self.message.contains("cannot be read")

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use custody_query::issuers::Issuers;
 use custody_query::{Projection, Rebuilt, SegmentLimits};
 use custody_store::{Error, Reader};
 
@@ -66,11 +67,31 @@ pub struct Rebuild {
     /// The data directory; if a server runs on it, the server does the work.
     #[arg(long, default_value = "custody-data", value_name = "DIR")]
     data_dir: PathBuf,
+    /// Keys to check tokens of grants with, where no server does the work (see `custody serve`).
+    #[arg(long, value_name = "ISSUER=FILE")]
+    issuer_jwks: Vec<String>,
+}
+
+/// Puts the keys of issuers in force for what this process maps.
+pub fn issuers(named: &[String]) -> Result<(), Failure> {
+    let issuers = Issuers::load(named).map_err(|e| Failure::unable(format!("--issuer-jwks: {e}")))?;
+    issuers.put_in_force();
+    Ok(())
+}
+
+/// How far it is, as a bar: `[########............] 40 %  record 40 of 100`.
+fn bar(line: &str) -> String {
+    let mut numbers = line.split(' ').filter_map(|word| word.parse::<u64>().ok());
+    let (Some(done), Some(all)) = (numbers.next(), numbers.next()) else { return line.to_owned() };
+    let percent = done.min(all).saturating_mul(100).checked_div(all).unwrap_or(100);
+    let full = (percent / 5) as usize;
+    format!("[{}{}] {percent:3} %  {line}", "#".repeat(full), ".".repeat(20 - full))
 }
 
 impl Rebuild {
     /// Rebuilds, with a line of progress on standard error.
     pub fn run(self) -> Result<(), Failure> {
+        issuers(&self.issuer_jwks)?;
         let mut shown = Shown { line: String::new(), last: String::new() };
         Control::of(&self.data_dir)?.ask(&Request::Rebuild { check: self.check }, &mut shown)?;
         eprint!("\r\x1b[K");
@@ -99,7 +120,7 @@ impl Write for Shown {
             }
             self.last = std::mem::take(&mut self.line);
             if self.last.starts_with("record ") {
-                eprint!("\r\x1b[K{}", self.last);
+                eprint!("\r\x1b[K{}", bar(&self.last));
             }
         }
         Ok(bytes.len())
@@ -153,4 +174,16 @@ pub fn forget_directly(reader: &Reader) -> Result<(), Error> {
              the server tries again"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bar;
+
+    #[test]
+    fn progress_is_a_bar() {
+        assert_eq!(bar("record 40 of 100"), "[########............]  40 %  record 40 of 100");
+        assert_eq!(bar("record 0 of 0"), "[####################] 100 %  record 0 of 0");
+        assert_eq!(bar("something else"), "something else");
+    }
 }

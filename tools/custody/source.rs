@@ -48,6 +48,16 @@ pub struct Source {
 }
 
 impl From {
+    /// The URL that was named.
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// The data directory that was named.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+
     /// Connects to the server, or opens the directory.
     pub fn open(&self) -> Result<Source, Failure> {
         match (&self.url, &self.data_dir) {
@@ -132,6 +142,16 @@ impl Source {
             request = request.header("Authorization", value);
         }
         self.read(request.call())
+    }
+
+    /// Sends JSON to a path. The key tells a repeated request.
+    pub fn post(&self, path: &str, body: &Value, key: Option<&str>) -> Result<Got, Failure> {
+        let request = self.agent.post(format!("{}{path}", self.url)).header("Content-Type", "application/json");
+        let request = match key {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        };
+        self.read(request.send(body.to_string().as_bytes()))
     }
 
     /// Runs a query. `id` goes in as `$1` where the text has it. Beside a running server a
@@ -230,6 +250,8 @@ fn refusal(status: u16, body: &[u8]) -> Failure {
         (Some(line), Some(column)) if !message.contains("Column: ") => {
             Failure::wrong(format!("line {line}, column {column}: {message}"))
         }
+        // Not the question, but the server: ask it again.
+        _ if status == 429 || status >= 500 => Failure::unable(message),
         _ => Failure::wrong(message),
     }
 }

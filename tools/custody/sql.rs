@@ -11,10 +11,12 @@ use crate::{Failure, print};
 
 /// Ask in SQL.
 ///
-/// Tables: spans, logs, metrics, events, grants, denials, tool_calls, alerts,
-/// violations, dwell_time, coverage, ledger. Functions: delegation_chain('grant'),
+/// Tables: spans, logs, metrics, events, grants, denials, tool_calls, retrievals, decisions,
+/// alerts, violations, dwell_time, alert_outcomes, coverage, blast_radius,
+/// authority_coverage, ledger, checkpoints. Functions: delegation_chain('grant'),
 /// replay('trace, grant, agent, conversation or alert'), both with an optional
-/// second argument: a seq or a time, for what the ledger knew then.
+/// second argument: a seq or a time, for what the ledger knew then. All of them, column by
+/// column: SELECT * FROM custody_tables, SELECT * FROM custody_columns.
 #[derive(Args)]
 pub struct Sql {
     /// The query; - reads it from standard input.

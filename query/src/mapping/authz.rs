@@ -1,10 +1,13 @@
-//! `authz.*` log events: requests, policy, grants, approvals, executors, outputs.
+//! `authz.*` log events: requests, policy, grants and their use, approvals, executors, outputs,
+//! and whatever else a trust authority, tool executor, skills registry or process engine tells.
 
 use custody_proto::otlp::logs::LogRecord;
+use custody_proto::otlp::trace::{Span, span::Event};
 
 use super::{RecordContext, base_log};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, attributes_map};
 use crate::event::EventRow;
+use crate::issuers;
 
 /// The event of an `authz.*` log record, if its name is one that is known.
 pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
@@ -15,6 +18,16 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
         "authz.grant.derived" => "grant_derived",
         "authz.grant.denied" => "grant_denied",
         "authz.grant.revoked" => "grant_revoked",
+        "authz.grant.used" => "grant_used",
+        "authz.guardrail" => "guardrail",
+        "authz.authority_change" => "authority_change",
+        "authz.erasure" => "erasure",
+        "authz.context.retrieval" => "context_retrieval",
+        "authz.skill.invocation" => "skill_invocation",
+        "authz.agent.invocation" => "agent_invocation",
+        "authz.model.call" => "model_call",
+        "authz.tool.call" => "tool_call",
+        "authz.tool.result" => "tool_result",
         "authz.approval" => "approval",
         "authz.executor.decision" => "executor_decision",
         "authz.output" => "output",
@@ -34,10 +47,57 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
             row.resource =
                 row.resource.take().or_else(|| attributes.first(&["authz.system.record_id", "authz.system.name"]));
         }
+        "guardrail" => {
+            row.decision = row.decision.take().or_else(|| attributes.text("authz.guardrail.verdict"));
+            row.action = row.action.take().or_else(|| attributes.text("authz.guardrail.action"));
+            row.policy_id = row.policy_id.take().or_else(|| attributes.text("authz.guardrail.name"));
+        }
+        "authority_change" => {
+            row.action = row.action.take().or_else(|| attributes.text("authz.change.what"));
+            row.decision = attributes.text("authz.change.new").or_else(|| row.decision.take());
+            row.initiator_id = row.initiator_id.take().or_else(|| attributes.text("authz.change.by"));
+        }
+        "erasure" => row.initiator_id = row.initiator_id.take().or_else(|| attributes.text("authz.erasure.by")),
+        "context_retrieval" => {
+            row.action = row.action.take().or_else(|| Some("read".into()));
+            row.resource = row.resource.take().or_else(|| attributes.text("gen_ai.data_source.id"));
+        }
+        "tool_call" | "grant_used" => row.action = row.action.take().or_else(|| row.tool.clone()),
         _ => {}
     }
+    if matches!(kind, "tool_call" | "tool_result" | "model_call" | "skill_invocation") {
+        row.status = Some(if attributes.text("error.type").is_some() { "error" } else { "ok" }.into());
+        row.status = attributes.text("authz.status").or(row.status);
+    }
     row.invalid_reasons = invalid_reasons(&row, attributes);
+    stamp_token(&mut row, log);
     Some(row)
+}
+
+/// The token of a grant: checked here, and in the row without the part that makes it usable.
+fn stamp_token(row: &mut EventRow, log: &LogRecord) {
+    let attributes = Attributes(&log.attributes);
+    if attributes.text("authz.grant.token").is_some() || attributes.text(issuers::STATE).is_some() {
+        let mut said = attributes_map(&log.attributes);
+        issuers::stamp(&mut said, row, attributes);
+        row.attributes = serde_json::Value::Object(said).to_string();
+    }
+}
+
+/// Span events under these names are read like logs: what left the system, and what filtered it.
+pub(super) fn of_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
+    let read = |event: &Event| {
+        let known = matches!(event.name.as_str(), "authz.output" | "authz.guardrail" | "authz.system_update");
+        let log = known.then(|| LogRecord {
+            time_unix_nano: event.time_unix_nano,
+            trace_id: span.trace_id.clone(),
+            span_id: span.span_id.clone(),
+            attributes: event.attributes.clone(),
+            ..LogRecord::default()
+        })?;
+        map(context, &log, &event.name)
+    };
+    span.events.iter().filter_map(read).collect()
 }
 
 fn grant(row: &mut EventRow, attributes: Attributes<'_>) {
@@ -93,11 +153,26 @@ fn invalid_reasons(row: &EventRow, attributes: Attributes<'_>) -> Vec<String> {
         "approval" => {
             let approved = row.decision.as_deref() == Some("approved");
             rule(approved && attributes.text("authz.approval.by").is_none(), "an approval without an approver");
+            let (asked, decided) =
+                (attributes.time("authz.approval.requested_at"), attributes.time("authz.approval.decided_at"));
+            rule(
+                matches!((asked, decided), (Some(a), Some(d)) if d < a),
+                "an approval decided before it was asked for",
+            );
         }
         "executor_decision" => {
             let allows = row.decision.as_deref() == Some("allow");
             rule(allows && row.grant_id.is_none(), "an executor's allow without a grant");
         }
+        "grant_used" => {
+            rule(row.grant_id.is_none(), "a use without a grant");
+            rule(row.tool_call_id.is_none(), "a use without a call");
+        }
+        "skill_invocation" => rule(row.skill_version.is_none(), "a skill without a version"),
+        "context_retrieval" => rule(row.resource.is_none(), "a retrieval without a source"),
+        "guardrail" => rule(row.decision.is_none(), "a guardrail without a verdict"),
+        "authority_change" => rule(row.initiator_id.is_none(), "a change of authority without an actor"),
+        "output" => rule(row.resource.is_none(), "an output without a destination"),
         _ => {}
     }
     reasons

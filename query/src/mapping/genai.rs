@@ -2,7 +2,7 @@
 
 use custody_proto::otlp::trace::Span;
 
-use super::{RecordContext, base_span};
+use super::{RecordContext, base_span, gateway};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
@@ -13,14 +13,31 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> 
     let mut row = base_span(context, span, source, kind);
     match kind {
         "tool_call" => {
+            // A client's span of the MCP SDK names its tool in the span's name alone.
+            row.tool = row.tool.or_else(|| span.name.split_once("tools/call ").map(|(_, tool)| tool.to_owned()));
             row.action = row.action.or_else(|| row.tool.clone());
             row.resource = row.resource.or_else(|| attributes.text("mcp.resource.uri"));
             row.tool_call_id = row.tool_call_id.or_else(|| attributes.text("jsonrpc.request.id"));
+            gateway::permission(&mut row, attributes);
+            if let Some(disposition) = gateway::disposition(attributes) {
+                row.decision = Some(disposition);
+            }
+            // What a gate on the way stopped did not run: that is its decision, and no call.
+            let said = |name: &str| attributes.text(name).is_some();
+            let is_gated = said("permission.result") || said("gen_ai.agent.tool.disposition");
+            // One that has a result did run, and a refusal beside it is evidence against it.
+            let has_run = said("gen_ai.tool.call.result") || row.status.as_deref() == Some("ok");
+            if is_gated && !has_run && matches!(row.decision.as_deref(), Some("deny" | "simulate")) {
+                row.kind = "executor_decision".into();
+            }
         }
         "context_retrieval" => {
             row.action = row.action.or_else(|| Some("read".into()));
-            row.resource = row.resource.or_else(|| attributes.first(&["gen_ai.data_source.id", "mcp.resource.uri"]));
+            row.resource = row
+                .resource
+                .or_else(|| attributes.first(&["gen_ai.data_source.id", "mcp.resource.uri", "gen_ai.prompt.name"]));
         }
+        "guardrail" => row.decision = row.decision.or_else(|| attributes.text("gen_ai.guardrail.verdict")),
         _ => {}
     }
     Some(row)
@@ -33,10 +50,11 @@ fn kind(attributes: Attributes<'_>) -> Option<(&'static str, &'static str)> {
         Some("invoke_agent" | "create_agent" | "invoke_workflow") => "agent_invocation",
         Some("chat" | "text_completion" | "generate_content" | "embeddings") => "model_call",
         Some("retrieval") => "context_retrieval",
+        Some("guardrail" | "apply_guardrail") => "guardrail",
         _ => {
             return match attributes.text("mcp.method.name").as_deref() {
                 Some("tools/call") => Some(("tool_call", "mcp")),
-                Some("resources/read") => Some(("context_retrieval", "mcp")),
+                Some("resources/read" | "prompts/get") => Some(("context_retrieval", "mcp")),
                 _ => attributes.text("skill.id").map(|_| ("skill_invocation", "otel_genai")),
             };
         }

@@ -3,13 +3,20 @@
 
 mod authz;
 mod claude_code;
+mod claude_platform;
 mod codex;
+mod document;
+mod gateway;
 mod gemini;
 mod genai;
+mod ledger;
+mod ocsf;
 mod openinference;
 mod openllmetry;
+mod policy;
 mod pomerium;
 mod security;
+mod token;
 
 use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::logs::LogRecord;
@@ -21,7 +28,7 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 2;
+pub const MAPPING_VERSION: u32 = 3;
 
 /// What is known of a record besides itself.
 pub struct RecordContext<'a> {
@@ -40,12 +47,19 @@ pub struct RecordContext<'a> {
 }
 
 /// The events of a span; none if no mapping knows it. A span that speaks several
-/// conventions is one event, by OpenTelemetry's own where it is spoken.
+/// conventions is one event, by OpenTelemetry's own where it is spoken; what it tells
+/// of in span events (`authz.output` and the like) are events of their own.
 pub fn map_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
-    let row = genai::map(context, span)
+    let row = claude_platform::map_span(context, span)
+        .or_else(|| genai::map(context, span))
         .or_else(|| openinference::map(context, span))
-        .or_else(|| openllmetry::map(context, span));
-    row.into_iter().collect()
+        .or_else(|| openllmetry::map(context, span))
+        .or_else(|| pomerium::map_span(context, span))
+        .or_else(|| gateway_span(context, span))
+        .or_else(|| grant_used(context, span));
+    let mut rows: Vec<EventRow> = row.into_iter().collect();
+    rows.extend(authz::of_span(context, span));
+    rows
 }
 
 /// The events of a log record; none if no mapping knows it.
@@ -57,10 +71,59 @@ pub fn map_log(context: &RecordContext<'_>, log: &LogRecord) -> Vec<EventRow> {
         Some(("claude_code", rest)) => claude_code::map(context, log, rest),
         Some(("codex", rest)) => codex::map(context, log, rest),
         Some(("gemini_cli", rest)) => gemini::map(context, log, rest),
-        _ if name.is_empty() => pomerium::map(context, log),
-        _ => None,
+        Some(("custody", _)) => ledger::map(context, log, &name),
+        _ => pomerium::map(context, log).or_else(|| document(context, log)).or_else(|| gateway_log(context, log)),
     };
     row.into_iter().collect()
+}
+
+/// The event of a record that is a JSON document of a known shape.
+fn document(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
+    // Members that were made attributes, by what each shape cannot do without.
+    let known = ["class_uid", "decision_id", "tuple_key", "processed_at", token::CLAIMS];
+    let is_document = |attributes: &Attributes<'_>| {
+        let decides = || attributes.has("decision") && (attributes.has("subject") || attributes.has("principal"));
+        let gives = || attributes.has("sub") && attributes.has("exp");
+        known.iter().any(|name| attributes.has(name)) || decides() || gives()
+    };
+    let said = document::Document::of(log, is_document)?;
+    if said.is_body() && matches!(said.text("/message").as_deref(), Some("authorize check" | "http-request")) {
+        return pomerium::map(context, &said.as_attributes(log));
+    }
+    if said.at("/class_uid").is_some() {
+        return ocsf::map(context, log, &said);
+    }
+    if claude_platform::is_event(&said) {
+        return claude_platform::map_log(context, log, &said);
+    }
+    if let Some(claims) = said.text(&format!("/{}", token::CLAIMS)).and_then(|text| document::Document::parse(&text)) {
+        return token::map(context, log, &claims);
+    }
+    policy::map(context, log, &said).or_else(|| token::map(context, log, &said))
+}
+
+fn gateway_span(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+    let attributes = Attributes(&span.attributes);
+    let (kind, source) = gateway::kind(attributes)?;
+    let mut row = base_span(context, span, source, kind);
+    gateway::fill(&mut row, attributes);
+    Some(row)
+}
+
+fn gateway_log(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
+    let attributes = Attributes(&log.attributes);
+    let (kind, source) = gateway::kind(attributes)?;
+    let mut row = base_log(context, log, source, kind);
+    gateway::fill(&mut row, attributes);
+    Some(row)
+}
+
+/// A span of no convention that acted under a grant.
+fn grant_used(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+    Attributes(&span.attributes).text("authz.grant.id")?;
+    let mut row = base_span(context, span, "authz", "grant_used");
+    row.action = row.action.or_else(|| row.tool.clone()).or_else(|| Some(span.name.clone()));
+    Some(row)
 }
 
 /// The name of a log event: its field, or the attribute that older SDKs use. Codex fills the
@@ -92,7 +155,16 @@ fn base(context: &RecordContext<'_>, attributes: Attributes<'_>, source: &str) -
         agent_id: attributes.text("gen_ai.agent.id"),
         agent_name: attributes.text("gen_ai.agent.name"),
         agent_version: attributes.text("gen_ai.agent.version"),
-        actor_chain: attributes.list("authz.actor_chain"),
+        actor_chain: actor_chain(attributes),
+        actor_type: attributes.first(&["authz.actor.type", "authz.approval.by_type", "security.actor.type"]),
+        workload_id: workload(attributes).or_else(|| workload(resource)),
+        effect: effect(attributes),
+        trust: attributes.text("authz.context.trust"),
+        evaluation_id: attributes.text("authz.evaluation.id"),
+        arguments_digest: attributes.text("authz.arguments.digest"),
+        shown_digest: attributes.text("authz.approval.shown_digest"),
+        schema_digest: attributes.text("authz.tool.schema_digest"),
+        parent_hash: attributes.text("authz.grant.parent_hash"),
         conversation_id: attributes.first(&["gen_ai.conversation.id", "session.id", "mcp.session.id"]),
         grant_id: attributes.text("authz.grant.id"),
         action: attributes.text("authz.action"),
@@ -151,7 +223,38 @@ fn base_span(context: &RecordContext<'_>, span: &Span, source: &str, kind: &str)
     if row.parent_span_id.is_some() && row.parent_span_id == row.span_id {
         row.invalid_reasons.push("the span is its own parent".into());
     }
+    if row.end_time.is_some_and(|end| end < row.event_time) {
+        let what = if kind == "tool_call" { "a result before its call" } else { "it ends before it begins" };
+        row.invalid_reasons.push(what.into());
+    }
     row
+}
+
+/// Who acted for whom: as the record says, else by the claims of the token that it carries.
+fn actor_chain(attributes: Attributes<'_>) -> Vec<String> {
+    let said = attributes.list("authz.actor_chain");
+    if !said.is_empty() {
+        return said;
+    }
+    let claims = attributes.text(token::CLAIMS).and_then(|text| document::Document::parse(&text));
+    claims.map_or_else(Vec::new, |claims| token::actors(claims.at("/act")))
+}
+
+/// A SPIFFE id (spiffe.io): of a span, a log or its resource.
+fn workload(attributes: Attributes<'_>) -> Option<String> {
+    let said = attributes.first(&["spiffe.id", "workload.spiffe_id", "service.spiffe_id"]);
+    said.filter(|id| id.starts_with("spiffe://"))
+}
+
+/// What a call does to the world, by our name for it or by the action gate's tier.
+fn effect(attributes: Attributes<'_>) -> Option<String> {
+    let said = attributes.text("authz.effect");
+    let tier = || match attributes.text("gen_ai.agent.tool.tier")?.as_str() {
+        "read" => Some("read".to_owned()),
+        "write" | "destructive" | "provision" | "decommission" => Some("write".to_owned()),
+        _ => None,
+    };
+    said.filter(|effect| matches!(effect.as_str(), "read" | "write" | "external_send")).or_else(tier)
 }
 
 fn link(link: &Link) -> String {
@@ -206,5 +309,7 @@ fn person(row: &mut EventRow, attributes: Attributes<'_>) {
     row.initiator_type = row.initiator_id.as_ref().map(|_| "user".into());
 }
 
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;

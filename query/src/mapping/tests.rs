@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use super::*;
 
 /// The context of a record of this resource and scope.
-fn context<'a>(resource: &'a Resource, scope: &'a InstrumentationScope) -> RecordContext<'a> {
+pub(super) fn context<'a>(resource: &'a Resource, scope: &'a InstrumentationScope) -> RecordContext<'a> {
     RecordContext { seq: 7, record_hash: "", ingest_time: Time(9), submitter: "test", resource, scope }
 }
 
 /// The rows of all spans and log records of a request.
-fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
+pub(super) fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
     let mut rows = Vec::new();
     let (none, no_scope) = (Resource::default(), InstrumentationScope::default());
     if signal == Signal::Traces {
@@ -324,7 +324,7 @@ fn pomerium_decisions() {
     );
     let row = check(json!({"allow": true, "deny": true}));
     assert_eq!((row.decision, row.reasons), (some("deny"), vec!["invalid-client-certificate".into()]));
-    // An access log's line, and a check that does not say what it decided.
+    // Another line, and a check that does not say what it decided.
     assert!(log("", json!({"message": "http-request", "response-code": 200})).is_none());
     assert!(log("", json!({"message": "authorize check"})).is_none());
 }

@@ -11,6 +11,7 @@ use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::test_requests::append;
 use super::{Place, SegmentLimits, Table, Wanted};
 use crate::event::EventRow;
+use crate::mapping::MAPPING_VERSION;
 use crate::projection::{AsOf, Projection, Snapshot};
 use crate::{Engine, QueryLimits};
 
@@ -227,7 +228,12 @@ fn what_is_damaged_or_lost_is_made_again() {
         ("another mapping made it", |folder| {
             let path = folder.join("manifest.json");
             let text = std::fs::read_to_string(&path).unwrap();
-            std::fs::write(path, text.replace("\"mapping_version\": 1", "\"mapping_version\": 0")).unwrap();
+            assert!(text.contains("\"mapping_version\": "));
+            std::fs::write(
+                path,
+                text.replace(&format!("\"mapping_version\": {MAPPING_VERSION}"), "\"mapping_version\": 0"),
+            )
+            .unwrap();
         }),
     ];
     for (what, damage) in damages {

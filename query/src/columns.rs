@@ -1,0 +1,259 @@
+//! What every table, view and function shows, column by column: the tables `custody_tables` and
+//! `custody_columns`, and docs/tables.md, all from the doc comments of the rows and the heads of the views.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::common::Result;
+use datafusion::prelude::SessionContext;
+
+use crate::catalog::{Lazy, TABLES, TOOL_CALLS};
+use crate::event::EventRow;
+use crate::grants::ChainRow;
+use crate::late_views;
+use crate::library::{Asked, DECISIONS, RETRIEVALS};
+use crate::replay::StepRow;
+use crate::rows::table;
+
+table! {
+    /// The tables, views and table functions that there are.
+    TableRow, TableRowBuilder {
+        /// Its name.
+        table_name: String,
+        /// table, view or function.
+        kind: String,
+        /// How it is called, for a function; else its name.
+        usage: String,
+        /// What its rows are.
+        description: String,
+    }
+}
+
+table! {
+    /// The columns of all tables, views and table functions.
+    ColumnRow, ColumnRowBuilder {
+        /// The table, view or function.
+        table_name: String,
+        /// The column.
+        column_name: String,
+        /// Its place, from 1.
+        ordinal_position: u64,
+        /// Its type.
+        data_type: String,
+        /// Whether it may be null.
+        is_nullable: bool,
+        /// What it holds.
+        description: String,
+    }
+}
+
+/// What each table's rows are.
+const ABOUT: [(&str, &str); 20] = [
+    ("spans", "Spans as OTLP has them, each once its newest state."),
+    ("logs", "Log records as OTLP has them."),
+    ("metrics", "Metrics with their data points, as OTLP has them."),
+    ("events", "Provenance events: one row per step, mapped from the records of all sources."),
+    ("grants", "Grants, each with its present state."),
+    ("denials", "Refusals: of a grant by its issuer, or of a call by its executor."),
+    ("tool_calls", "Tool calls of agents, with arguments and results."),
+    ("retrievals", "What agents took into their context, and from where."),
+    ("decisions", "Who or what allowed or refused: policies, issuers, approvers, executors, filters, people."),
+    ("alerts", "Alerts, each with what people did about it."),
+    ("violations", "What the checks find."),
+    ("dwell_time", "How long alerts dwell, by rule: quantiles under censoring and competing ends."),
+    ("alert_outcomes", "What became of alerts so long after they were raised (Aalen-Johansen)."),
+    ("coverage", "How many alerts a person really looked into, by rule."),
+    ("blast_radius", "How far an agent or an identity got between two verifications, and could have."),
+    ("authority_coverage", "How many tool calls were made under a valid and verified grant."),
+    ("ledger", "The log's entries: the commitment to each record."),
+    ("checkpoints", "Signed checkpoints of the log, with cosignatures of witnesses."),
+    ("custody_tables", "The tables, views and table functions that there are."),
+    ("custody_columns", "Their columns."),
+];
+
+/// Columns of views that are not columns of `events`.
+const VIEW_COLUMNS: [(&str, &str); 12] = [
+    ("check_id", "The check that found it."),
+    ("verdict", "proven, probable or undecidable."),
+    ("severity", "How bad it is: low, medium, high or critical."),
+    ("detail", "What was found, in words."),
+    ("evidence", "Seqs of the records that show it."),
+    ("tags", "Names of it in OWASP Agentic and MITRE ATLAS."),
+    ("detected_time", "When what was found happened, as its source says."),
+    ("alert_id", "The alert that was raised of it; null if there is none."),
+    ("duration_ns", "End minus start, ns."),
+    ("arguments", "The arguments, as the source has them."),
+    ("result", "The result, as the source has it."),
+    ("error_type", "What kind of error it ended with."),
+];
+
+/// The functions that are registered beside [`Asked`].
+fn functions() -> Vec<(&'static str, &'static str, &'static str, SchemaRef)> {
+    let mut out = vec![
+        (
+            "delegation_chain",
+            "delegation_chain('<grant id>'[, seq or time])",
+            "The chain of grants from the root down to one, with what each widens.",
+            ChainRow::schema(),
+        ),
+        (
+            "replay",
+            "replay('<trace, grant, agent, conversation or alert id>'[, seq or time])",
+            "Every step in causal order, with markers where evidence is missing.",
+            StepRow::schema(),
+        ),
+    ];
+    out.extend(Asked::ALL.map(|asked| (asked.name(), asked.about().0, asked.about().1, asked.schema())));
+    out
+}
+
+/// Registers `custody_tables` and `custody_columns` over all that is registered. What that is, is
+/// looked at when one of them is named.
+pub(crate) fn register(context: &SessionContext) -> Result<()> {
+    late_views::add_table(
+        context,
+        "custody_tables",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(TableRow::schema(), move || Ok(TableRow::batch(&table_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )?;
+    late_views::add_table(
+        context,
+        "custody_columns",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(ColumnRow::schema(), move || Ok(ColumnRow::batch(&column_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )
+}
+
+/// The tables and views, each with its columns.
+async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, SchemaRef)>> {
+    let mut tables: Vec<(String, &'static str, SchemaRef)> = Vec::new();
+    for name in TABLES {
+        let own = match *name {
+            "custody_tables" => Some(TableRow::schema()),
+            "custody_columns" => Some(ColumnRow::schema()),
+            _ => None,
+        };
+        let (kind, schema) = match own {
+            Some(schema) => ("table", schema),
+            None => {
+                let provider = context.table_provider(*name).await?;
+                let is_view = provider.get_logical_plan().is_some();
+                (if is_view { "view" } else { "table" }, provider.schema())
+            }
+        };
+        tables.push(((*name).to_owned(), kind, schema));
+    }
+    Ok(tables)
+}
+
+fn about(name: &str) -> &'static str {
+    ABOUT.iter().find(|(table, _)| *table == name).map_or("", |(_, text)| text)
+}
+
+fn table_rows(tables: &[(String, &'static str, SchemaRef)]) -> Vec<TableRow> {
+    let of = |(name, kind, _): &(String, &str, SchemaRef)| TableRow {
+        table_name: name.clone(),
+        kind: (*kind).to_owned(),
+        usage: name.clone(),
+        description: about(name).to_owned(),
+    };
+    let function = |(name, usage, what, _): (&str, &str, &str, SchemaRef)| TableRow {
+        table_name: name.to_owned(),
+        kind: "function".into(),
+        usage: usage.to_owned(),
+        description: what.to_owned(),
+    };
+    tables.iter().map(of).chain(functions().into_iter().map(function)).collect()
+}
+
+fn column_rows(tables: &[(String, &'static str, SchemaRef)]) -> Vec<ColumnRow> {
+    let tables = tables.iter().map(|(name, _, schema)| (name.as_str(), Arc::clone(schema)));
+    let functions = functions().into_iter().map(|(name, _, _, schema)| (name, schema));
+    let columns = |(name, schema): (&str, SchemaRef)| {
+        let heads = heads(name);
+        let row = |(i, field): (usize, &FieldRef)| ColumnRow {
+            table_name: name.to_owned(),
+            column_name: field.name().clone(),
+            ordinal_position: i as u64 + 1,
+            data_type: type_name(field.data_type()),
+            is_nullable: field.is_nullable(),
+            description: describe(field, &heads),
+        };
+        schema.fields().iter().enumerate().map(row).collect::<Vec<_>>()
+    };
+    tables.chain(functions).flat_map(columns).collect()
+}
+
+/// What a column holds: its own documentation, the head of its view, or the column that it was taken from.
+fn describe(field: &FieldRef, heads: &HashMap<&'static str, &'static str>) -> String {
+    let name = field.name().as_str();
+    if let Some(text) = heads.get(name) {
+        return (*text).to_owned();
+    }
+    if let Some(text) = field.metadata().get("doc") {
+        return text.clone();
+    }
+    let listed = VIEW_COLUMNS.iter().find(|(column, _)| *column == name).map(|(_, text)| (*text).to_owned());
+    let of_event = || EventRow::schema().field_with_name(name).ok().and_then(|f| f.metadata().get("doc").cloned());
+    listed.or_else(of_event).unwrap_or_default()
+}
+
+/// The lines `-- column: what it holds` at the head of a view's definition.
+fn heads(name: &str) -> HashMap<&'static str, &'static str> {
+    let sql = match name {
+        "tool_calls" => TOOL_CALLS,
+        "retrievals" => RETRIEVALS,
+        "decisions" => DECISIONS,
+        _ => return HashMap::new(),
+    };
+    let lines = sql.lines().map_while(|line| line.strip_prefix("-- "));
+    lines.filter_map(|line| line.split_once(": ")).collect()
+}
+
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) => format!("Timestamp(ns, {zone})"),
+        DataType::List(item) => format!("List({})", type_name(item.data_type())),
+        DataType::Utf8 | DataType::Utf8View => "Utf8".into(),
+        other => other.to_string(),
+    }
+}
+
+/// docs/tables.md, of the rows of `custody_tables` and `custody_columns`.
+pub fn document(tables: &[TableRow], columns: &[ColumnRow]) -> String {
+    let mut out = String::from(HEAD);
+    for table in tables {
+        let call = if table.kind == "function" { format!("\n`{}`\n", table.usage) } else { String::new() };
+        out.push_str(&format!("\n## {}\n{call}\n{} ({})\n\n", table.table_name, table.description, table.kind));
+        out.push_str("| column | type | null | what it holds |\n| --- | --- | --- | --- |\n");
+        for column in columns.iter().filter(|c| c.table_name == table.table_name) {
+            let null = if column.is_nullable { "yes" } else { "" };
+            let text = column.description.replace('|', "\\|");
+            out.push_str(&format!("| `{}` | {} | {null} | {text} |\n", column.column_name, column.data_type));
+        }
+    }
+    out
+}
+
+const HEAD: &str = "# Tables, views and table functions
+
+<!-- Generated from the column docs by `cargo test --workspace --test tables`; CUSTODY_WRITE_DOCS=1 writes it anew. -->
+
+All of them are in SQL too: `SHOW TABLES`, `DESCRIBE <table>`, `information_schema`, and with these texts
+`SELECT * FROM custody_tables` and `SELECT * FROM custody_columns WHERE table_name = 'alerts'`.
+Ids are lowercase hex, times are UTC in ns, attributes are JSON for the JSON functions (`json_get_str(attributes, 'name')`).
+Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`.
+A seq or a time, where a function takes one, is a literal such as `120` or `'2026-11-20T09:00:00Z'`.
+";
