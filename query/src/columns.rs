@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
 use datafusion::common::Result;
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::{Lazy, TABLES, TOOL_CALLS};
 use crate::event::EventRow;
 use crate::grants::ChainRow;
+use crate::late_views;
 use crate::library::{Asked, DECISIONS, RETRIEVALS};
 use crate::replay::StepRow;
 use crate::rows::table;
@@ -131,8 +133,35 @@ fn functions() -> Vec<(&'static str, &'static str, &'static str, SchemaRef)> {
     out
 }
 
-/// Registers `custody_tables` and `custody_columns` over all that is registered.
-pub(crate) async fn register(context: &SessionContext) -> Result<()> {
+/// Registers `custody_tables` and `custody_columns` over all that is registered. What that is, is
+/// looked at when one of them is named.
+pub(crate) fn register(context: &SessionContext) -> Result<()> {
+    late_views::add_table(
+        context,
+        "custody_tables",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(TableRow::schema(), move || Ok(TableRow::batch(&table_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )?;
+    late_views::add_table(
+        context,
+        "custody_columns",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(ColumnRow::schema(), move || Ok(ColumnRow::batch(&column_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )
+}
+
+/// The tables and views, each with its columns.
+async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, SchemaRef)>> {
     let mut tables: Vec<(String, &'static str, SchemaRef)> = Vec::new();
     for name in TABLES {
         let own = match *name {
@@ -150,13 +179,7 @@ pub(crate) async fn register(context: &SessionContext) -> Result<()> {
         };
         tables.push(((*name).to_owned(), kind, schema));
     }
-    let tables = Arc::new(tables);
-    let own = Arc::clone(&tables);
-    let lazy = Lazy::new(TableRow::schema(), move || Ok(TableRow::batch(&table_rows(&own))));
-    context.register_table("custody_tables", Arc::new(lazy))?;
-    let lazy = Lazy::new(ColumnRow::schema(), move || Ok(ColumnRow::batch(&column_rows(&tables))));
-    context.register_table("custody_columns", Arc::new(lazy))?;
-    Ok(())
+    Ok(tables)
 }
 
 fn about(name: &str) -> &'static str {
