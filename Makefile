@@ -11,7 +11,7 @@ CARGO ?= cargo
 PROFILE_DIR := $(or $(CARGO_TARGET_DIR),target)/debug
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test build lint bench release clean system venv node
+.PHONY: help demo test build lint bench release sbom audit clean system venv node
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -37,6 +37,13 @@ bench: system ## Measure the hot path beside bare loops (release build)
 
 release: system ## Build the optimised custody command
 	@$(CARGO) build --release --bin custody
+
+sbom: ## Write target/custody.cdx.json, the bill of materials (CycloneDX)
+	@tools/packaging/sbom.py > target/custody.cdx.json
+	@echo "target/custody.cdx.json"
+
+audit: ## Known vulnerabilities, licenses and sources of what is built in
+	@tools/packaging/audit.sh
 
 clean: ## Remove what was built
 	@$(CARGO) clean

@@ -4,6 +4,7 @@
 //! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]
 //! cargo run --release -p custody-benches -- ingest --all
 //! cargo run --release -p custody-benches -- ingest --payload 2048 --batch 512
+//! cargo run --release -p custody-benches -- query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]
 //! ```
 //!
 //! `ingest`: spans over OTLP/gRPC into the receivers and the log, in a process of
@@ -13,12 +14,15 @@
 //! `single` and `half`: how long one request takes beside one bare fsync, on an idle
 //! server and at half its highest rate. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
 //! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
-//! `redact`: the built-in rules, beside the scan. `size`: bytes on disk beside zstd. Quote
+//! `query`: lookups, chains and replays cold and warm, scans beside plain DataFusion and DuckDB
+//! over the same files, freshness, and how fast rows are made. `redact`: the built-in rules,
+//! beside the scan. `size`: bytes on disk beside zstd. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
 mod ingest;
 mod latency;
 mod log;
+mod query;
 mod redact;
 mod size;
 mod sized;
@@ -45,6 +49,10 @@ fn main() -> ExitCode {
         ["verify"] => verify::run(),
         ["append"] => log::append(),
         ["redact"] => redact::run(),
+        ["query", options @ ..] => match asked(options) {
+            Some(asked) => query::run(&asked),
+            None => return usage(),
+        },
         ["size"] => size::run(),
         ["proofs"] => log::proofs(10_000_000),
         ["proofs", records] => match records.parse() {
@@ -63,9 +71,37 @@ fn main() -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!(
         "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]\n       \
-         custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]"
+         custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]\n       \
+         custody-benches query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]"
     );
     ExitCode::from(2)
+}
+
+/// How large a log to ask, and where it is.
+fn asked(mut options: &[&str]) -> Option<query::Asked> {
+    let mut asked = query::Asked { records: 200_000, dir: None, python: None, lookups: 200 };
+    loop {
+        options = match options {
+            [] => return (asked.records >= 100_000 && asked.lookups > 0).then_some(asked),
+            ["--records", n, rest @ ..] => {
+                asked.records = n.parse().ok()?;
+                rest
+            }
+            ["--dir", dir, rest @ ..] => {
+                asked.dir = Some(dir.into());
+                rest
+            }
+            ["--python", python, rest @ ..] => {
+                asked.python = Some((*python).to_owned());
+                rest
+            }
+            ["--lookups", n, rest @ ..] => {
+                asked.lookups = n.parse().ok()?;
+                rest
+            }
+            _ => return None,
+        };
+    }
 }
 
 /// Which sizes and batches to measure: the usual ones where none is named.

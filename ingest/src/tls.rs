@@ -135,10 +135,12 @@ impl Tls {
     /// Shakes hands, and remembers in the session what the client showed. Who speaks something
     /// else is told so.
     pub(crate) async fn accept(self: &Arc<Self>, stream: TcpStream, session: &Session) -> io::Result<Stream> {
-        let shaken = self.shake(stream, session).await;
-        let count = if shaken.is_ok() { &self.accepted } else { &self.failed };
-        count.fetch_add(1, Relaxed);
-        shaken
+        // It may be dropped on the way, when the time is over: then it failed, too.
+        let failing = Failing(Some(&self.failed));
+        let stream = self.shake(stream, session).await?;
+        failing.not();
+        self.accepted.fetch_add(1, Relaxed);
+        Ok(stream)
     }
 
     async fn shake(self: &Arc<Self>, stream: TcpStream, session: &Session) -> io::Result<Stream> {
@@ -174,6 +176,23 @@ fn families([accepted, failed]: [u64; 2], end: u64) -> Vec<Family> {
     let handshakes = Family { name: "custody_tls_handshakes", help: "TLS connections begun", rows };
     let help = "When the server's certificate ends, since unix epoch; 0 without TLS";
     vec![handshakes, Family::gauge("custody_tls_certificate_end_timestamp_seconds", help, end as f64)]
+}
+
+/// Counts a failure when it is dropped.
+struct Failing<'a>(Option<&'a AtomicU64>);
+
+impl Failing<'_> {
+    fn not(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// A chain that a client showed.

@@ -34,6 +34,11 @@ fn json(value: &AnyValue, depth: usize) -> Json {
     }
 }
 
+/// Attributes as a JSON object.
+pub(crate) fn attributes_object(attributes: &[KeyValue]) -> Json {
+    object(attributes, DEPTH_MAX)
+}
+
 fn object(attributes: &[KeyValue], depth: usize) -> Json {
     Json::Object(members(attributes, depth))
 }
@@ -80,9 +85,64 @@ pub(crate) fn attributes_map(attributes: &[KeyValue]) -> Map<String, Json> {
     members(attributes, DEPTH_MAX)
 }
 
-/// Attributes as one JSON object.
+/// Attributes as one JSON object: the same text as that of [`any_value_json`], without the values between.
 pub fn attributes_json(attributes: &[KeyValue]) -> String {
-    object(attributes, DEPTH_MAX).to_string()
+    let mut out = Vec::with_capacity(2 + attributes.iter().map(|a| a.key.len() + 24).sum::<usize>());
+    write_object(&mut out, attributes, DEPTH_MAX);
+    // Only texts and JSON's own signs were written.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn write_object(out: &mut Vec<u8>, attributes: &[KeyValue], depth: usize) {
+    if attributes.len() > FEW || has_twins(attributes) {
+        // Names that came twice get others, and many are not compared each with each.
+        return write_text(out, &object(attributes, depth));
+    }
+    out.push(b'{');
+    for (i, attribute) in attributes.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_text(out, &attribute.key);
+        out.push(b':');
+        match &attribute.value {
+            Some(value) => write_value(out, value, depth),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+    out.push(b'}');
+}
+
+/// Attributes up to this many are compared each with each.
+const FEW: usize = 24;
+
+fn has_twins(attributes: &[KeyValue]) -> bool {
+    attributes.iter().enumerate().any(|(i, a)| attributes[..i].iter().any(|b| a.key == b.key))
+}
+
+fn write_value(out: &mut Vec<u8>, value: &AnyValue, depth: usize) {
+    match &value.value {
+        Some(Value::StringValue(text)) if depth > 0 => write_text(out, text),
+        Some(Value::IntValue(number)) if depth > 0 => write_text(out, number),
+        Some(Value::KvlistValue(list)) if depth > 0 => write_object(out, &list.values, depth - 1),
+        Some(Value::ArrayValue(list)) if depth > 0 => {
+            out.push(b'[');
+            for (i, item) in list.values.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_value(out, item, depth - 1);
+            }
+            out.push(b']');
+        }
+        _ => write_text(out, &json(value, depth)),
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    // Writing to memory does not fail, and none of these values refuses to be JSON.
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok());
 }
 
 /// Attributes, looked up by name. The first of a name wins.
@@ -187,6 +247,34 @@ mod tests {
             },
         ];
         assert_eq!(attributes_json(&attributes), r##"{"a":"1","a#2":"2","n":"NaN","b":"AQI="}"##);
+    }
+
+    #[test]
+    fn written_at_once_it_is_the_same_text() {
+        let any = |value| Some(AnyValue { value: Some(value) });
+        let pair = |key: &str, value| KeyValue { key: key.into(), value, ..Default::default() };
+        let list = custody_proto::otlp::common::ArrayValue {
+            values: vec![
+                AnyValue { value: None },
+                any(Value::DoubleValue(1e300)).unwrap(),
+                any(Value::IntValue(-7)).unwrap(),
+            ],
+        };
+        let mut deep = any(Value::StringValue("\u{1}\"quoted\" \u{1f600}\n".into()));
+        for _ in 0..120 {
+            let values = vec![pair("in", deep)];
+            deep = any(Value::KvlistValue(custody_proto::otlp::common::KeyValueList { values }));
+        }
+        let twins = custody_proto::otlp::common::KeyValueList { values: vec![text("t", "1"), text("t", "2")] };
+        let attributes = [
+            pair("deep", deep),
+            pair("list", any(Value::ArrayValue(list))),
+            pair("none", None),
+            pair("true", any(Value::BoolValue(true))),
+            pair("", any(Value::KvlistValue(twins))),
+        ];
+        assert_eq!(attributes_json(&attributes), object(&attributes, DEPTH_MAX).to_string());
+        assert_eq!(attributes_json(&[]), "{}");
     }
 
     #[test]

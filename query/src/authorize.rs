@@ -71,7 +71,9 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<(&'static [Role], &'
         "/metrics" => (&Role::ALL, "the metrics"),
         _ if under("/checkpoint") || under("/tile") => (&[Role::Witness, Role::Read], "the transparency log"),
         _ if under("/api/v1/sql") || under("/api/v1/replay") || under("/api/v1/queries") => (&[Role::Read], "asking"),
-        _ if under("/api/v1/events") || under("/api/v1/consumers") => (&[Role::Stream], "following the events"),
+        _ if under("/api/v1/events") || under("/api/v1/consumers") || under("/custody.v1.Events") => {
+            (&[Role::Stream], "following the events")
+        }
         _ if under("/api/v1/export") || under("/api/v1/evidence") => (&[Role::Export], "exporting"),
         _ if under("/api/v1/alerts") && is_get => (&[Role::Read], "reading alerts"),
         _ if under("/api/v1/alerts") => (&[Role::Investigate], "answering alerts"),

@@ -23,7 +23,6 @@ use crate::alerts::{self, AlertRow, CoverageRow, DwellRow};
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
-use crate::checks::violations_sql;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
@@ -37,7 +36,7 @@ use crate::tenancy::{Bindings, Tenancy};
 use crate::views;
 
 /// The view `tool_calls`.
-const TOOL_CALLS: &str = include_str!("tool_calls.sql");
+pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
 /// The view `coverage_of_mapping`.
 const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
@@ -75,7 +74,7 @@ pub(crate) async fn register(
     if let Some(records) = context.deregister_table("spans")? {
         context.register_table("spans", Arc::new(Spans::new(records, snapshot)))?;
     }
-    let ledger = Ledger { reader: reader.clone(), size: snapshot.size, rows: snapshot.visible().clone() };
+    let ledger = Ledger::between(reader.clone(), 0, snapshot.size, snapshot.visible().clone());
     context
         .register_table("ledger", Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(ledger)])?))?;
     let lazy = |name: &str, schema: SchemaRef, make: fn(&Snapshot, Time) -> Made| {
@@ -107,31 +106,26 @@ pub(crate) async fn register(
         ),
     );
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
-    let views = [
-        ("tool_calls", TOOL_CALLS.to_owned()),
-        ("violations", violations_sql()),
-        ("coverage_of_mapping", COVERAGE.to_owned()),
-    ];
-    for (name, sql) in views {
-        let view = context.sql(&sql).await?.into_view();
+    for (name, sql) in [("tool_calls", TOOL_CALLS), ("coverage_of_mapping", COVERAGE)] {
+        let view = context.sql(sql).await?.into_view();
         context.register_table(name, view)?;
     }
     views::register(context, bindings).await
 }
 
 /// Rows that were made, or why not.
-type Made = std::result::Result<RecordBatch, crate::Error>;
+pub(crate) type Made = std::result::Result<RecordBatch, crate::Error>;
 
 /// A table that is made when it is first read, on a thread that may block: what it is
 /// made from may lie in files.
-struct Lazy {
+pub(crate) struct Lazy {
     schema: SchemaRef,
     make: Arc<dyn Fn() -> Made + Send + Sync>,
     made: OnceCell<RecordBatch>,
 }
 
 impl Lazy {
-    fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
         Self { schema, make: Arc::new(make), made: OnceCell::new() }
     }
 
@@ -230,7 +224,7 @@ fn read_as_of(expr: &Expr) -> Result<AsOf> {
 }
 
 /// `authority_covers(patterns, value)`: whether one of the patterns matches.
-fn authority_covers() -> ScalarUDF {
+pub(crate) fn authority_covers() -> ScalarUDF {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let run = |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
@@ -250,8 +244,9 @@ fn authority_covers() -> ScalarUDF {
 }
 
 /// The table `ledger`, read off the log's entries as it is needed.
-struct Ledger {
+pub(crate) struct Ledger {
     reader: Reader,
+    from: u64,
     size: u64,
     rows: RowFilter,
 }
@@ -281,6 +276,11 @@ fn shown(
 }
 
 impl Ledger {
+    /// The entries of the blocks from the one at `from` on, up to a size.
+    pub(crate) fn between(reader: Reader, from: u64, size: u64, rows: RowFilter) -> Self {
+        Self { reader, from, size, rows }
+    }
+
     /// The rows of the block at `seq`, and the seq after it.
     fn block(
         reader: &Reader,
@@ -321,8 +321,8 @@ impl PartitionStream for Ledger {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (reader, size, rows) = (self.reader.clone(), self.size, self.rows.clone());
-        let blocks = std::iter::successors(Some((None, 0)), move |(_, seq)| {
+        let (reader, from, size, rows) = (self.reader.clone(), self.from, self.size, self.rows.clone());
+        let blocks = std::iter::successors(Some((None, from)), move |(_, seq)| {
             (*seq < size).then(|| match Self::block(&reader, &rows, *seq) {
                 Ok((batch, next)) => (Some(Ok(batch)), next),
                 Err(error) => (Some(Err(DataFusionError::External(Box::new(error)))), u64::MAX),

@@ -1,82 +1,117 @@
-//! The checks: each a SQL file whose head names its severity and its tags. Their
-//! union is the table `violations`.
+//! The checks: each a SQL file whose head names its severity, its tags and its knobs. They follow
+//! what comes in, and tell each hit once by a record of the log; docs/checks.md lists them,
+//! docs/rules.md says how to write more.
 
-/// One check.
-pub struct Check {
-    /// Its stable id.
-    pub id: &'static str,
-    /// Its definition.
-    pub sql: &'static str,
-}
+mod evaluator;
+mod examples;
+mod follow;
+mod functions;
+mod hit;
+mod rule;
+mod run;
+mod state;
+#[cfg(test)]
+mod tests;
+mod tuning;
+mod violations;
+
+pub use examples::{Tried, try_rules};
+pub use follow::{Following, Live, follow};
+pub use hit::{HitBuilder, HitRow};
+pub use rule::{Rule, SEVERITIES, Setting};
+pub use run::Checker;
+pub use tuning::{Tuning, shown};
+pub(crate) use violations::register;
 
 macro_rules! checks {
     ($($id:literal),+ $(,)?) => {
-        /// All checks that there are.
-        pub const CHECKS: &[Check] = &[$(Check { id: $id, sql: include_str!(concat!("checks/", $id, ".sql")) }),+];
+        /// The checks that come with Custody: id, definition, examples.
+        pub(crate) const BUILT_IN: &[(&str, &str, &str)] = &[$((
+            $id,
+            include_str!(concat!("checks/", $id, ".sql")),
+            include_str!(concat!("checks/", $id, ".examples.json")),
+        )),+];
     };
 }
 
 checks!(
+    "no_grant",
     "unknown_grant",
     "expired_grant",
+    "not_yet_valid",
     "revoked_grant",
     "outside_actions",
     "outside_resources",
+    "outside_constraints",
+    "wrong_subject",
+    "over_used",
     "widened_delegation",
-    "denied_then_executed",
+    "too_deep",
     "broken_lineage",
+    "denied_then_executed",
+    "approval_missing",
+    "self_approved",
+    "shared_identity",
+    "replayed_grant",
+    "bad_signature",
+    "lethal_trifecta",
+    "unattributed",
+    "missing_hop",
+    "conflicting_span",
+    "sequence_gap",
+    "silent_source",
+    "clock_skew",
+    "wrong_audience",
+    "purpose_drift",
+    "untrusted_issuer",
+    "grant_without_evaluation",
+    "policy_drift",
+    "excess_lifetime",
+    "spliced",
+    "wrong_delegator",
+    "derived_after_end",
+    "initiator_changed",
+    "inherited",
+    "uncascaded_revocation",
+    "sod_conflict",
+    "approved_other",
+    "stale_approval",
+    "late_approval",
+    "rubber_stamp",
+    "mode_bypass",
+    "identity_flap",
+    "confused_deputy",
+    "executor_bypass",
+    "params_mismatch",
+    "call_without_result",
+    "result_without_call",
+    "after_session_end",
+    "uncertified_skill",
+    "tool_schema_changed",
+    "probing",
+    "untrusted_to_write",
+    "overclassified",
+    "memory_taint",
+    "orphan_span",
+    "backdated",
+    "future_event",
+    "self_reported_only",
+    "truncated",
+    "sampled_trace",
 );
 
-impl Check {
-    /// A line of the file's head, such as `tags`.
-    fn head(&self, name: &str) -> &'static str {
-        let lines = self.sql.lines().take_while(|line| line.starts_with("--"));
-        let value = lines.filter_map(|line| line[2..].trim().strip_prefix(name)?.strip_prefix(": ")).next();
-        value.unwrap_or_default()
-    }
-
-    /// The frameworks' names for what it finds (OWASP Agentic, MITRE ATLAS).
-    pub fn tags(&self) -> Vec<&'static str> {
-        self.head("tags").split(", ").filter(|tag| !tag.is_empty()).collect()
-    }
-
-    /// How bad a hit is.
-    pub fn severity(&self) -> &'static str {
-        self.head("severity")
-    }
+/// The checks that come with Custody.
+pub fn built_in() -> Vec<Rule> {
+    let rule = |(id, sql, examples): &(&str, &str, &str)| {
+        let rule = Rule::parse(id, sql).ok()?;
+        Some(Rule { examples: Some((*examples).to_owned()), ..rule })
+    };
+    BUILT_IN.iter().filter_map(rule).collect()
 }
 
-/// The query behind the table `violations`.
-pub fn violations_sql() -> String {
-    let each = CHECKS.iter().map(|check| {
-        let tags: Vec<String> = check.tags().iter().map(|tag| format!("'{tag}'")).collect();
-        format!(
-            "SELECT check_id, verdict, severity, seq, trace_id, span_id, grant_id, agent_id, detail, evidence, \
-             make_array({}) AS tags, detected_time FROM (\n{})",
-            tags.join(", "),
-            check.sql
-        )
-    });
-    let union = each.collect::<Vec<_>>().join("\nUNION ALL\n");
-    // An alert that cites a record and names the check is the alert of that violation.
-    format!(
-        "SELECT v.*, a.alert_id FROM ({union}) v LEFT JOIN \
-         (SELECT rule, unnest(evidence) AS cited, min(alert_id) AS alert_id FROM alerts GROUP BY rule, cited) a \
-         ON a.rule = v.check_id AND a.cited = v.seq"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_check_names_its_severity_and_tags() {
-        for check in CHECKS {
-            assert!(["low", "medium", "high", "critical"].contains(&check.severity()), "{}", check.id);
-            assert!(check.tags().iter().any(|tag| tag.starts_with("OWASP ASI")), "{}", check.id);
-            assert!(check.sql.contains(&format!("'{}' AS check_id", check.id)), "{}", check.id);
-            assert!(check.sql.contains(&format!("'{}' AS severity", check.severity())), "{}", check.id);
-        }
+impl crate::Projection {
+    /// The checks that follow it, if any do.
+    pub fn checks(&self) -> Option<&std::sync::Arc<Live>> {
+        self.checks.get()
     }
 }

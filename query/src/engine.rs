@@ -5,24 +5,19 @@ use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::ParamValues;
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
-use datafusion::execution::TaskContext;
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
 use tokio::runtime::{Handle, Runtime};
 
+use crate::asked::Asked;
 use crate::audit::Audit;
 use crate::caller::{Caller, Role};
 use crate::catalog;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::functions;
 use crate::gate::{Concurrency, Gate, SharedPool};
 use crate::projection::{Projection, Snapshot};
@@ -123,8 +118,9 @@ impl Engine {
     pub fn new(projection: Arc<Projection>) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("query")
-            // Deep expressions recurse; the planner is given room before it is given up.
-            .thread_stack_size(8 << 20)
+            // Long chains of operators recurse, in places that nothing else bounds; what is not used of a
+            // stack costs no memory.
+            .thread_stack_size(64 << 20)
             .on_thread_start(yield_to_others)
             .enable_all()
             .build()
@@ -320,93 +316,6 @@ impl Engine {
     }
 }
 
-/// What is asked.
-struct Asked {
-    text: String,
-    params: Option<Vec<ScalarValue>>,
-    limits: QueryLimits,
-}
-
-impl Asked {
-    async fn frame(&self, context: &SessionContext) -> Result<DataFrame, Error> {
-        let params = self.params.iter().flatten().map(ScalarValue::size).fold(0, usize::saturating_add);
-        if self.text.len().saturating_add(params) > self.limits.text_bytes_max {
-            let message = format!("a query and its parameters have at most {} bytes", self.limits.text_bytes_max);
-            return Err(Error::invalid(message));
-        }
-        let frame = context.sql_with_options(&self.text, options()).await.map_err(|e| read_only(&self.text, &e))?;
-        match &self.params {
-            Some(params) if !params.is_empty() => {
-                frame.with_param_values(ParamValues::from(params.clone())).map_err(|e| Error::query(&e))
-            }
-            _ => Ok(frame),
-        }
-    }
-
-    async fn rows(&self, context: &SessionContext, snapshot: &Snapshot) -> Result<SendableRecordBatchStream, Error> {
-        let (state, plan) = self.frame(context).await?.into_parts();
-        is_small_enough(&plan)?;
-        tells_nothing_hidden(&plan, snapshot)?;
-        let plan = state.optimize(&plan).map_err(|e| Error::query(&e))?;
-        let rows_max = batch_rows(&plan);
-        let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(|e| Error::query(&e))?;
-        let task = TaskContext::from(&state);
-        let config = task.session_config().clone();
-        let rows_max = rows_max.min(config.batch_size());
-        let task = task.with_session_config(config.with_batch_size(rows_max));
-        execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
-    }
-}
-
-/// A query that names itself over and over is short and has a plan without end: what is shared while
-/// it is read is copied when it is planned.
-fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
-    const NODES_MAX: usize = 20_000;
-    let mut nodes = 0;
-    let walked = plan.apply_with_subqueries(|node| {
-        nodes += 1 + node.expressions().len() / 64;
-        Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    if walked.is_err() || nodes > NODES_MAX {
-        let message = format!("the plan of this query has more than {NODES_MAX} steps; ask for less at once");
-        return Err(Error::new(ErrorKind::Resources, message));
-    }
-    Ok(())
-}
-
-/// What EXPLAIN counts, it counts before rows are hidden.
-fn tells_nothing_hidden(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<(), Error> {
-    let counts = match plan {
-        LogicalPlan::Analyze(_) => true,
-        LogicalPlan::Explain(explain) => explain.verbose,
-        _ => false,
-    };
-    if counts && !snapshot.visible().is_open() {
-        let message = "EXPLAIN ANALYZE and EXPLAIN VERBOSE count rows of all tenants, and you may see only some; \
-                       use EXPLAIN";
-        return Err(Error::new(ErrorKind::Forbidden, message));
-    }
-    Ok(())
-}
-
-/// Rows of a batch, so few that no literal of the plan is repeated into more than some MiB: a text
-/// is written out for every row, and no memory pool counts that.
-fn batch_rows(plan: &LogicalPlan) -> usize {
-    const LITERAL_BYTES_MAX: usize = 32 << 20;
-    let mut bytes = 0;
-    let _ = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|expr| {
-                if let Expr::Literal(value, _) = expr {
-                    bytes += value.size();
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    });
-    (LITERAL_BYTES_MAX / bytes.max(1)).max(1)
-}
-
 /// Ends the span of a query. Its text is not told: it may hold what is private.
 fn tell(context: &Context, done: &Result<Answer, Error>) {
     let span = context.span();
@@ -432,29 +341,6 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// Nothing but queries.
-fn options() -> SQLOptions {
-    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
-}
-
-/// What is refused for wanting to change something is told apart from what is wrong.
-fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
-    let message = error.strip_backtrace();
-    if message.contains("not supported: ") && ["DDL", "DML", "Statement"].iter().any(|w| message.contains(w)) {
-        let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-        return Error::new(ErrorKind::ReadOnly, format!("{verb} is not allowed: the ledger is read-only; use SELECT"));
-    }
-    let mut error = Error::query(error);
-    if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
-        error.message = format!("there is no table {name}; there are {}", catalog::TABLES.join(", "));
-    }
-    if error.position.is_none() && error.message.contains("found: EOF") {
-        let last = text.lines().last().unwrap_or_default();
-        error.position = Some((text.lines().count().max(1) as u64, last.chars().count() as u64 + 1));
-    }
-    error
-}
-
 impl Engine {
     /// A session over one state of the log.
     async fn session(&self, snapshot: &Arc<Snapshot>, limits: &QueryLimits) -> Result<SessionContext, Error> {
@@ -477,20 +363,26 @@ impl Engine {
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         let reader = self.projection.reader();
         catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).await.map_err(wrong)?;
+        crate::checks::register(&context, &self.projection, snapshot, now()).map_err(wrong)?;
         Ok(context)
     }
 }
 
-/// Query threads give way to those that take records: the niceness of each is the highest. Where
-/// the system does not allow that they are as others.
+/// Query threads give way to those that take records: at niceness 12 one that runs beside them on a
+/// processor gets a fifteenth of it. Not the most that there is: on a busy machine a query should
+/// end, too. Where the system does not allow it they are as others.
 fn yield_to_others() {
-    if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
-        tracing::warn!(?error, "query threads have the same priority as those that take records");
+    use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
+    // Of 0 to 99, which stand for a niceness of 19 to -20.
+    let set = ThreadPriorityValue::try_from(17)
+        .map(|value| set_current_thread_priority(ThreadPriority::Crossplatform(value)));
+    if !matches!(set, Ok(Ok(()))) {
+        tracing::warn!(?set, "query threads have the same priority as those that take records");
     }
 }
 
 /// The time of a query, for what has expired and what is still open.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Time(since.map_or(0, |d| d.as_nanos() as i64))
 }

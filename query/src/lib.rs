@@ -5,6 +5,7 @@
 //! `Writer` nor RocksDB.
 
 pub mod alerts;
+mod asked;
 pub mod attributes;
 pub mod audit;
 pub mod authority;

@@ -125,9 +125,13 @@ pub struct Projection {
     pub(crate) sealing: Mutex<()>,
     pub(crate) stepping: Mutex<()>,
     pub(crate) books: Mutex<Books>,
+    /// The checks that follow it, if any do.
+    pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
     pub(crate) index: Keeper,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
+    /// The newest events, encoded for all who follow them.
+    pub(crate) recent: crate::serve::events::Recent,
     pub(crate) stop: AtomicBool,
 }
 
@@ -162,9 +166,11 @@ impl Projection {
             sealing: Mutex::default(),
             stepping: Mutex::default(),
             books: Mutex::default(),
+            checks: OnceLock::new(),
             index: Keeper::default(),
             current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,
+            recent: crate::serve::events::Recent::default(),
             stop: AtomicBool::new(false),
         }
     }

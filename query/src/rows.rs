@@ -77,7 +77,7 @@ macro_rules! cell {
     };
 }
 
-cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.clone(), s => s.to_owned());
+cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.as_str(), s => s.to_owned());
 cell!(u64, UInt64Builder, UInt64Array, DataType::UInt64, n => *n, n => n);
 cell!(u32, UInt32Builder, UInt32Array, DataType::UInt32, n => *n, n => n);
 cell!(i64, Int64Builder, Int64Array, DataType::Int64, n => *n, n => n);

@@ -6,7 +6,7 @@ use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::{Span, span::SpanKind};
 use serde_json::{Value as Json, json};
 
-use crate::attributes::{Attributes, any_value_json, attributes_json, hex_id};
+use crate::attributes::{Attributes, any_value_json, attributes_json, attributes_object, hex_id};
 use crate::mapping::{RecordContext, otlp_time, span_status};
 use crate::rows::{Time, table};
 
@@ -198,7 +198,7 @@ fn kind_name(kind: SpanKind) -> &'static str {
 
 fn span_events(span: &Span) -> Json {
     let event = |e: &custody_proto::otlp::trace::span::Event| {
-        let attributes = serde_json::from_str::<Json>(&attributes_json(&e.attributes)).unwrap_or_default();
+        let attributes = attributes_object(&e.attributes);
         json!({"name": e.name, "time_unix_nano": e.time_unix_nano.to_string(), "attributes": attributes})
     };
     span.events.iter().map(event).collect()
@@ -206,7 +206,7 @@ fn span_events(span: &Span) -> Json {
 
 fn span_links(span: &Span) -> Json {
     let link = |l: &custody_proto::otlp::trace::span::Link| {
-        let attributes = serde_json::from_str::<Json>(&attributes_json(&l.attributes)).unwrap_or_default();
+        let attributes = attributes_object(&l.attributes);
         json!({"trace_id": const_hex::encode(&l.trace_id), "span_id": const_hex::encode(&l.span_id), "attributes": attributes})
     };
     span.links.iter().map(link).collect()

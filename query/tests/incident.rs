@@ -286,7 +286,7 @@ async fn records_are_tables_and_the_ledger_commits_to_them() {
     assert_eq!(case.lines(call).await, ["send_money account:US133 {\"amount\": 30000} 1000000000 unset"]);
     assert_eq!(
         case.lines("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'").await,
-        ["12"]
+        ["14"]
     );
 }
 
@@ -317,11 +317,6 @@ async fn queries_are_read_only_and_bounded_and_errors_say_where() {
     let error = ask("SELEC 1", QueryLimits::default()).await.unwrap_err();
     assert!(error.position.is_some(), "{error}");
     for call in [
-        "repeat('x', 9)",
-        "lpad('x', 9)",
-        "rpad('x', 9)",
-        "replace('x', 'x', 'y')",
-        "regexp_replace('x', 'x', 'y')",
         "array_repeat(1, 9)",
         "list_repeat(1, 9)",
         "array_resize([1], 9)",

@@ -10,6 +10,7 @@ pub mod bundle;
 mod checkpoint;
 pub mod commit;
 pub mod cose;
+pub mod digest;
 mod erase;
 mod error;
 pub mod format;

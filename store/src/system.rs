@@ -82,12 +82,24 @@ pub struct SystemRecord {
     pub event: String,
     /// Its attributes, in order.
     pub attributes: Vec<(String, Attribute)>,
+    /// The trace that it is about; empty for none.
+    pub trace_id: Vec<u8>,
+    /// The span that it is about; empty for none.
+    pub span_id: Vec<u8>,
 }
 
 impl SystemRecord {
     /// A record without attributes yet.
     pub fn new(event: &str) -> Self {
-        Self { event: event.to_owned(), attributes: Vec::new() }
+        Self { event: event.to_owned(), attributes: Vec::new(), trace_id: Vec::new(), span_id: Vec::new() }
+    }
+
+    /// Says which trace and span it is about, by their hex ids; what is no such id is left out.
+    pub fn within(mut self, trace_id: Option<&str>, span_id: Option<&str>) -> Self {
+        let id = |hex: Option<&str>, bytes| hex.and_then(|h| const_hex::decode(h).ok()).filter(|id| id.len() == bytes);
+        self.trace_id = id(trace_id, 16).unwrap_or_default();
+        self.span_id = id(span_id, 8).unwrap_or_default();
+        self
     }
 
     /// Adds an attribute.
@@ -117,7 +129,8 @@ impl SystemRecord {
         let record = LogRecord::decode(record).ok()?;
         let attributes = record.attributes.into_iter().filter_map(|a| Some((a.key, read_value(a.value?)?)));
         let attributes = attributes.collect();
-        (!record.event_name.is_empty()).then_some(Self { event: record.event_name, attributes })
+        let (trace_id, span_id) = (record.trace_id, record.span_id);
+        (!record.event_name.is_empty()).then_some(Self { event: record.event_name, attributes, trace_id, span_id })
     }
 
     /// The request that appends it. `time` is in ns since the Unix epoch.
@@ -139,6 +152,8 @@ impl SystemRecord {
             observed_time_unix_nano: time,
             event_name: self.event.clone(),
             attributes: self.attributes.iter().map(pair).collect(),
+            trace_id: self.trace_id.clone(),
+            span_id: self.span_id.clone(),
             ..Default::default()
         };
         let scope = InstrumentationScope { name: "custody".into(), ..Default::default() };

@@ -38,7 +38,11 @@ pub enum Request {
 
 /// The recorded agents; the framing is described beside the file.
 pub fn recorded_requests() -> Vec<Request> {
-    let packed: &[u8] = include_bytes!("../fixtures/agentdojo/requests.otlp.zst");
+    requests_in(include_bytes!("../fixtures/agentdojo/requests.otlp.zst"))
+}
+
+/// The requests of a recording in that framing.
+pub fn requests_in(packed: &[u8]) -> Vec<Request> {
     let mut bytes = Vec::new();
     zstd::stream::read::Decoder::new(packed).unwrap().read_to_end(&mut bytes).unwrap();
     let mut rest = bytes.as_slice();
@@ -81,6 +85,8 @@ impl Server {
             .arg("--ready-file")
             .arg(&ready)
             .args(flags)
+            // Tests that count records know of those that they send; those of checks turn them on.
+            .args(if flags.contains(&"--checks") { &[][..] } else { &["--checks", "off"] })
             .env("CUSTODY_LOG", "warn")
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("stderr.log")).unwrap())

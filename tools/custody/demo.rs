@@ -66,7 +66,8 @@ impl Server {
         say("A ledger starts on free ports: one process, one directory, no configuration.")?;
         let own = std::env::current_exe().map_err(Failure::unable)?;
         let mut command = Command::new(own);
-        command.arg("serve").arg("--data-dir").arg(dir).arg("--ready-file").arg(ready);
+        // The story raises its alert itself, 40 minutes later; `violations` is computed when it is asked for.
+        command.args(["serve", "--checks", "off"]).arg("--data-dir").arg(dir).arg("--ready-file").arg(ready);
         for flag in ["--otlp-grpc", "--otlp-http", "--http", "--flight-sql"] {
             command.args([flag, "127.0.0.1:0"]);
         }

@@ -342,6 +342,7 @@ pub struct Signer {
 impl Signer {
     /// Serves until it is killed.
     pub fn run(self) -> Result<(), Failure> {
+        crate::security::no_core_dumps();
         let text = std::fs::read_to_string(&self.keys)
             .map_err(|e| Failure::unable(format!("{}: {e}", self.keys.display())))?;
         let keys = SigningKeys::parse(&text, &self.keys.display().to_string()).map_err(Failure::unable)?;

@@ -4,18 +4,21 @@ mod auth;
 mod control;
 mod credentials;
 mod demo;
+mod event_flags;
 mod events;
 mod evidence;
 mod keep;
 mod limits;
 mod observe;
 mod queries;
+mod ready;
 mod record;
 mod recording;
 mod redact;
 mod remote;
 mod replay;
 mod security;
+mod rules;
 mod segments;
 mod select;
 mod serve;
@@ -64,6 +67,9 @@ enum Command {
     Restore(keep::Restore),
     Repair(keep::Repair),
     Rebuild(segments::Rebuild),
+    /// The rules of the checks.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// The log's signing keys.
     #[command(subcommand)]
     Keys(keep::KeysCommand),
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
         Command::Restore(command) => ("restore", command.run()),
         Command::Repair(command) => ("repair", command.run()),
         Command::Rebuild(command) => ("rebuild", command.run()),
+        Command::Rules(command) => ("rules", command.run()),
         Command::Keys(command) => ("keys", command.run()),
         Command::Signer(command) => ("signer", command.run()),
         Command::Redact(command) => ("redact", command.run()),
@@ -119,6 +126,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether it may go well another time.
+    pub(crate) fn is_unable(&self) -> bool {
+        self.status == 2
+    }
+
     /// Whether a file of sealed rows could not be read.
     pub(crate) fn is_about_a_segment(&self) -> bool {
         self.message.contains("segment file") && self.message.contains("cannot be read")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use custody_ingest::redact::Redactor;
-use custody_proto::otlp::collector::logs::ExportLogsServiceRequest;
+use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
 use custody_proto::otlp::common::{AnyValue, any_value::Value};
 use custody_proto::otlp::logs::{LogRecord, ResourceLogs, ScopeLogs};
 use custody_proto::{Limits, Signal};
@@ -93,12 +93,14 @@ impl QueryFlags {
         at_least("--query-memory-max", self.query_memory_max, 16 << 20, 1 << 30)
     }
 
-    /// Gives an engine its limits, and the way to the log for what is asked of it.
+    /// Gives an engine its limits, and the way to the log for what is asked of it. `known`: a policy says who
+    /// each caller is.
     pub fn apply(
         &self,
         engine: Engine,
         recorder: Arc<dyn Recorder>,
         redactor: Option<Arc<Redactor>>,
+        known: bool,
     ) -> Result<Engine, Failure> {
         let all = Concurrency::default();
         let concurrency = Concurrency {
@@ -110,7 +112,12 @@ impl QueryFlags {
                 all.per_identity_max,
             )?,
         };
-        let mut audit = Audit::new(recorder, self.audit.unwrap_or_default());
+        let mode = match self.audit.unwrap_or_default() {
+            // Where there is a policy, all are known whom it lets in.
+            AuditMode::Identified if known => AuditMode::All,
+            mode => mode,
+        };
+        let mut audit = Audit::new(recorder, mode);
         if let Some(redactor) = redactor {
             audit = audit.with_redaction(redaction(redactor));
         }

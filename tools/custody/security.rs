@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use custody_ingest::tls::{ClientAuth, Tls, TlsFiles};
@@ -111,8 +112,8 @@ impl SecurityFlags {
         Tls::new(files).map(Some).map_err(Failure::unable)
     }
 
-    /// What guards the listeners of this log.
-    pub async fn guards(&self, tls: Option<Arc<Tls>>, reader: &Reader) -> Result<Guards, Failure> {
+    /// What guards the listeners of this log; no file was read before `begun`.
+    pub async fn guards(&self, tls: Option<Arc<Tls>>, reader: &Reader, begun: SystemTime) -> Result<Guards, Failure> {
         let audit = Arc::<Audit>::default();
         let auth = match &self.policy {
             None => None,
@@ -124,7 +125,7 @@ impl SecurityFlags {
                 Some(auth)
             }
         };
-        Ok(Guards { tls, auth, audit, reloads: Arc::default() })
+        Ok(Guards { tls, auth, audit, reloads: Arc::default(), begun })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use custody_ingest::{Bound, Config, Cors, Door, Receivers, Tongue};
+use custody_ingest::{Config, Cors, Door, Receivers, Tongue};
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
@@ -15,11 +15,14 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use crate::auth::layer;
+use crate::event_flags::EventFlags;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
 use crate::queries::QueryFlags;
+use crate::ready::{Addresses, announce, write_ready_file};
 use crate::security::SecurityFlags;
+use crate::rules::CheckFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -122,9 +125,13 @@ pub struct Serve {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    events: EventFlags,
+    #[command(flatten)]
     queries: QueryFlags,
     #[command(flatten)]
     segments: SegmentFlags,
+    #[command(flatten)]
+    checks: CheckFlags,
     #[command(flatten)]
     security: SecurityFlags,
 }
@@ -207,8 +214,10 @@ struct File {
     redact: Vec<String>,
     issuer_jwks: Vec<String>,
     limits: LimitFlags,
+    events: EventFlags,
     queries: QueryFlags,
     security: SecurityFlags,
+    checks: CheckFlags,
     segment_rows_max: Option<u64>,
     segment_bytes_max: Option<usize>,
     segment_seconds_max: Option<u64>,
@@ -267,6 +276,7 @@ impl Serve {
             redact: if self.redact.is_empty() { file.redact } else { self.redact },
             issuer_jwks: if self.issuer_jwks.is_empty() { file.issuer_jwks } else { self.issuer_jwks },
             limits: self.limits.or(file.limits),
+            events: self.events.or(file.events),
             queries: self.queries.or(file.queries),
             segments: self.segments.or(SegmentFlags {
                 segment_rows_max: file.segment_rows_max,
@@ -274,6 +284,7 @@ impl Serve {
                 segment_seconds_max: file.segment_seconds_max,
                 segment_merge_rows_max: file.segment_merge_rows_max,
             }),
+            checks: self.checks.or(file.checks),
             security: self.security.or(file.security),
             config: self.config,
         })
@@ -283,6 +294,7 @@ impl Serve {
         // RocksDB and every connection need files; what the system allows is taken.
         let _ = rlimit::increase_nofile_limit(OPEN_FILES);
         crate::security::no_core_dumps();
+        let begun = std::time::SystemTime::now();
         let watch = Watch::new(self.trace_endpoint.as_deref(), self.trace_ratio, self.disk_free_min)?;
         let mut config = self.receivers()?;
         watch.configure(&mut config);
@@ -295,6 +307,7 @@ impl Serve {
         let flight_sql = self.flight_sql.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4681)));
         self.security.admits("--flight-sql", flight_sql)?;
         let witness_interval = self.witness_interval()?;
+        let checker = self.checks.load().await?;
         let dir = self.data_dir.clone().unwrap_or_else(|| "custody-data".into());
         // The listeners first: a port that is taken should not cost opening the log.
         let api = listen("the HTTP API", "--http", http).await?;
@@ -305,17 +318,18 @@ impl Serve {
         let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
-        let guards = self.security.guards(config.tls.clone(), &reader).await?;
+        let guards = self.security.guards(config.tls.clone(), &reader, begun).await?;
         config.guard = guards.auth.clone().map(|auth| auth as Arc<dyn custody_ingest::Guard>);
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let _finish = Finish(receivers.sequencer());
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
-        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
-        let engine = self.queries.apply(engine, recorder.clone(), redactor)?;
+        let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
+        let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
         let limits = self.queries.limits()?;
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
@@ -323,6 +337,8 @@ impl Serve {
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
         let served = Served::new(engine, limits, observed).with_recorder(recorder);
+        let served = served.with_events(self.events.events(&dir, sequencer.clone())?);
+        let event_export = self.events.export(&served)?;
         let addresses = Addresses {
             otlp: bound,
             http: api.local_addr().map_err(Failure::unable)?,
@@ -330,8 +346,10 @@ impl Serve {
         };
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
+        let event_service = custody_query::serve::events::grpc::service(served.clone());
         let api_service = router(served);
-        let flight_service = tonic::service::Routes::new(flight_service).prepare().into_axum_router();
+        let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);
+        let flight_service = flight_service.prepare().into_axum_router();
         let readers = tokio::spawn({
             let (door, auth) = (Arc::clone(&door), guards.auth.clone());
             async move {
@@ -363,14 +381,21 @@ impl Serve {
             });
         }
         let witnesses = witnesses.map(|witnesses| tokio::spawn(witnesses.run(receivers.sequencer())));
+        let checking = checks.as_ref().map(|checks| Arc::clone(checks.live()));
+        let stop = async move {
+            stop.await;
+            // What is not judged by now is, after the next start.
+            checking.inspect(|live| live.stop());
+        };
         let result = receivers.run(stop).await;
         control::Server::stop(&dir);
         // What was not submitted by now is, after the next start.
         witnesses.inspect(|task| task.abort());
+        event_export.inspect(|task| task.abort());
         // Long polls and streams end with the process; their cursors resume.
         let _ = tokio::time::timeout(Duration::from_secs(1), door.close()).await;
         readers.abort();
-        let _ = tokio::task::spawn_blocking(move || drop(follower)).await;
+        let _ = tokio::task::spawn_blocking(move || drop((checks, follower))).await;
         if let Some(exporting) = exporting {
             let _ = tokio::task::spawn_blocking(move || exporting.stop()).await;
         }
@@ -451,61 +476,11 @@ impl Drop for Finish {
     }
 }
 
-/// What is listened on.
-struct Addresses {
-    otlp: Bound,
-    http: SocketAddr,
-    flight_sql: SocketAddr,
-}
-
 /// Binds an address; the error names the flag.
 pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|e| {
         Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
     })
-}
-
-fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &custody_store::Reader, scheme: &str) {
-    if format == LogFormat::Json {
-        return log_start(dir, addresses, reader);
-    }
-    eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
-    eprintln!("  public key      {}", reader.vkey());
-    eprintln!("  OTLP gRPC       {}", addresses.otlp.grpc);
-    eprintln!("  OTLP HTTP       {scheme}://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);
-    eprintln!("  API and page    {scheme}://{}/", addresses.http);
-    eprintln!("  Flight SQL      {}", addresses.flight_sql);
-}
-
-/// The same as [`announce`], for programs.
-fn log_start(dir: &Path, addresses: &Addresses, reader: &custody_store::Reader) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        data_dir = %dir.display(),
-        records = reader.head().size,
-        origin = reader.origin(),
-        vkey = reader.vkey(),
-        otlp_grpc = %addresses.otlp.grpc,
-        otlp_http = %addresses.otlp.http,
-        http = %addresses.http,
-        flight_sql = %addresses.flight_sql,
-        "started"
-    );
-}
-
-fn write_ready_file(
-    path: &Path,
-    dir: &Path,
-    addresses: &Addresses,
-    reader: &custody_store::Reader,
-) -> Result<(), Failure> {
-    let ready = serde_json::json!({
-        "otlp_grpc": addresses.otlp.grpc.to_string(), "otlp_http": addresses.otlp.http.to_string(),
-        "http": addresses.http.to_string(), "flight_sql": addresses.flight_sql.to_string(),
-        "data_dir": dir, "origin": reader.origin(), "vkey": reader.vkey(), "pid": std::process::id(),
-    });
-    replace(path, &format!("{ready}\n"))
 }
 
 /// Writes a small file that others wait for: it is there whole, or not.

@@ -186,6 +186,8 @@ fn refusal(status: u16, body: &[u8]) -> Failure {
         (Some(line), Some(column)) if !message.contains("Column: ") => {
             Failure::wrong(format!("line {line}, column {column}: {message}"))
         }
+        // Not the question, but the server: ask it again.
+        _ if status == 429 || status >= 500 => Failure::unable(message),
         _ => Failure::wrong(message),
     }
 }

@@ -54,6 +54,7 @@ impl Witness {
     /// Runs until SIGTERM or Ctrl-C.
     pub fn run(self) -> Result<(), Failure> {
         log::start(LogFormat::Text, None)?;
+        crate::security::no_core_dumps();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.map_err(Failure::unable)?.block_on(self.serve())
     }

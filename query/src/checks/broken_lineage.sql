@@ -1,13 +1,13 @@
 -- A grant's chain does not lead to a root: a parent was never received, or it is a cycle.
 -- severity: high
 -- tags: OWASP ASI03, OWASP ASI07
-SELECT 'broken_lineage' AS check_id, CASE g.lineage WHEN 'cycle' THEN 'proven' ELSE 'probable' END AS verdict,
-       'high' AS severity,
-       g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_id, g.subject AS agent_id,
+-- on: grant_issued, grant_derived
+-- fires: after grace
+SELECT CASE g.lineage WHEN 'cycle' THEN 'proven' ELSE 'probable' END AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_id, g.subject AS agent_id,
        CASE g.lineage WHEN 'cycle' THEN concat('the chain of grant ', g.grant_id, ' is a cycle')
             ELSE concat('grant ', g.grant_id, ' does not lead to a root: a grant above it (its parent is ',
                         g.parent_grant_id, ') was never received') END AS detail,
-       make_array(g.issued_seq) AS evidence, g.issued_time AS detected_time
+       make_array(g.issued_seq) AS evidence
 FROM grants g
 JOIN events e ON e.seq = g.issued_seq
 WHERE g.state <> 'denied' AND g.lineage <> 'ok'

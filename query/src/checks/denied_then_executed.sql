@@ -2,11 +2,12 @@
 -- call), nothing was granted afterwards that covers it, and yet the call was made.
 -- severity: critical
 -- tags: OWASP ASI01, OWASP ASI02, ATLAS AML.T0051.001, ATLAS AML.T0053
-SELECT 'denied_then_executed' AS check_id, 'proven' AS verdict, 'critical' AS severity,
-       h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id,
+-- on: tool_call
+-- fires: after grace
+SELECT 'proven' AS verdict, h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id,
        concat('tool ', h.tool, CASE WHEN h.resource IS NULL THEN '' ELSE concat(' on ', h.resource) END,
               ' was executed although refused: ', min(h.reason)) AS detail,
-       array_append(array_agg(h.denial_seq), h.seq) AS evidence, h.event_time AS detected_time
+       array_append(array_agg(h.denial_seq), h.seq) AS evidence
 FROM (
     SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason

@@ -1,10 +1,11 @@
 -- The call's resource is not among the resources of its grant.
 -- severity: high
 -- tags: OWASP ASI02, OWASP ASI03, ATLAS AML.T0053, ATLAS AML.T0086
-SELECT 'outside_resources' AS check_id, 'proven' AS verdict, 'high' AS severity,
-       c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
+-- on: tool_call
+-- fires: at once
+SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('resource ', c.resource, ' is not among those granted: ', array_to_string(g.resources, ', ')) AS detail,
-       make_array(g.issued_seq, c.seq) AS evidence, c.event_time AS detected_time
+       make_array(g.issued_seq, c.seq) AS evidence
 FROM tool_calls c
 JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
 WHERE g.resources IS NOT NULL AND c.resource IS NOT NULL AND NOT authority_covers(g.resources, c.resource)

@@ -1,11 +1,12 @@
--- The grant id was never issued in the ledger, or only by a record that breaks the model's rules
+-- The grant was never issued in the ledger, or only by a record that breaks the model's rules
 -- (a call after the end of such a grant is `expired_grant`).
 -- severity: high
 -- tags: OWASP ASI03, ATLAS AML.T0053
-SELECT 'unknown_grant' AS check_id, 'proven' AS verdict, 'high' AS severity,
-       c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
+-- on: tool_call
+-- fires: after grace
+SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('tool ', c.tool, ' was called under grant ', c.grant_id, ', which was never validly issued') AS detail,
-       make_array(c.seq) AS evidence, c.event_time AS detected_time
+       make_array(c.seq) AS evidence
 FROM tool_calls c
 LEFT ANTI JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
                    AND (g.state <> 'invalid' OR c.event_time > g.expires_at)

@@ -13,6 +13,9 @@ use datafusion::logical_expr::{
 /// Most bytes that a function gives for one batch of rows.
 pub(super) const BATCH_BYTES_MAX: u64 = 64 << 20;
 
+/// Most bytes of a constant: planning folds it into the plan, and copies that many times.
+const CONSTANT_BYTES_MAX: u64 = 1 << 20;
+
 /// How large a result can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Growth {
@@ -140,13 +143,15 @@ impl Bounded {
             true => Some(0),
             false => self.growth.most(&values, args.number_rows),
         };
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let allowed = if is_constant { CONSTANT_BYTES_MAX } else { BATCH_BYTES_MAX };
         match most {
-            Some(most) if most <= BATCH_BYTES_MAX => Ok(()),
+            Some(most) if most <= allowed => Ok(()),
             most => Err(DataFusionError::ResourcesExhausted(format!(
                 "{}() could give {} MiB at once, and {} are allowed; ask for fewer or shorter values",
                 self.inner.name(),
                 most.map_or_else(|| "any number of".into(), |most| (most >> 20).to_string()),
-                BATCH_BYTES_MAX >> 20
+                allowed >> 20
             ))),
         }
     }

@@ -10,6 +10,7 @@ use crate::event::EventRow;
 pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
     let kind = match name {
         "security.alert" => "alert",
+        "security.alert.superseded" => "alert_superseded",
         "security.alert.acknowledged" => "alert_acknowledged",
         "security.investigation" => "investigation",
         "security.containment" => "containment_decision",
@@ -21,7 +22,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
     row.initiator_id = attributes.text("security.actor.id");
     row.initiator_type = attributes.text("security.actor.type");
     match kind {
-        "alert" => row.action = attributes.text("security_rule.name"),
+        "alert" | "alert_superseded" => row.action = attributes.text("security_rule.name"),
         "investigation" => row.decision = attributes.text("security.investigation.state"),
         "containment_decision" => row.decision = attributes.text("security.containment.action"),
         _ => {}
@@ -41,7 +42,7 @@ pub(super) fn invalid_reasons(row: &EventRow, has_disposition: bool) -> Vec<Stri
     };
     let kind = row.kind.as_str();
     rule(row.correlation_id.is_none(), "no alert is named");
-    rule(kind != "alert" && row.initiator_id.is_none(), "no actor is named");
+    rule(!matches!(kind, "alert" | "alert_superseded") && row.initiator_id.is_none(), "no actor is named");
     let human = row.initiator_type.as_deref() == Some("human");
     rule(kind == "containment_decision" && !human, "containment is a human's decision");
     let closed = row.decision.as_deref() == Some("closed");

@@ -98,18 +98,22 @@ impl Extension<'_> {
 /// Escapes a backslash and what ends the field; a line never breaks. CEF knows `\n` and `\r` for
 /// that in values; other control characters become spaces.
 fn escape(out: &mut String, text: &str, ends: &[char]) {
-    for char in text.chars() {
-        match char {
+    let is_odd = |c: char| c == '\\' || c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || ends.contains(&c);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_odd) {
+        out.push_str(&rest[..at]);
+        let Some(odd) = rest[at..].chars().next() else { break };
+        match odd {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\\' => out.push_str("\\\\"),
-            char if ends.contains(&char) => {
+            odd if ends.contains(&odd) => {
                 out.push('\\');
-                out.push(char);
+                out.push(odd);
             }
-            '\u{2028}' | '\u{2029}' => out.push(' '),
-            char if char.is_control() => out.push(' '),
-            char => out.push(char),
+            _ => out.push(' '),
         }
+        rest = &rest[at + odd.len_utf8()..];
     }
+    out.push_str(rest);
 }

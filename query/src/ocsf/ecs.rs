@@ -115,7 +115,7 @@ fn types(p: &Parts<'_>) -> Vec<&'static str> {
 /// The other fields that ECS has.
 fn fields(p: &Parts<'_>, w: &mut Writer<'_>) {
     let (row, told) = (p.row, p.told);
-    let mut object = |name: &str, members: &[(&str, Option<&str>)]| {
+    let mut object = |name: &'static str, members: &[(&'static str, Option<&str>)]| {
         if members.iter().any(|(_, text)| text.is_some()) {
             w.object(name, |w| members.iter().for_each(|(name, text)| w.some(name, *text)));
         }

@@ -25,10 +25,12 @@ impl<'a> Writer<'a> {
         self.follows = true;
     }
 
-    fn key(&mut self, key: &str) {
+    /// Keys are names of a schema: they need no escaping.
+    fn key(&mut self, key: &'static str) {
         self.comma();
-        string(self.out, key);
-        self.out.push(':');
+        self.out.push('"');
+        self.out.push_str(key);
+        self.out.push_str("\":");
     }
 
     fn within(&mut self, open: char, close: char, inside: impl FnOnce(&mut Self)) {
@@ -45,13 +47,13 @@ impl<'a> Writer<'a> {
     }
 
     /// A member that is an object.
-    pub(super) fn object(&mut self, key: &str, inside: impl FnOnce(&mut Self)) {
+    pub(super) fn object(&mut self, key: &'static str, inside: impl FnOnce(&mut Self)) {
         self.key(key);
         self.within('{', '}', inside);
     }
 
     /// A member that is a list; `inside` adds [`Writer::item`]s or [`Writer::item_text`]s.
-    pub(super) fn list(&mut self, key: &str, inside: impl FnOnce(&mut Self)) {
+    pub(super) fn list(&mut self, key: &'static str, inside: impl FnOnce(&mut Self)) {
         self.key(key);
         self.within('[', ']', inside);
     }
@@ -68,37 +70,37 @@ impl<'a> Writer<'a> {
         string(self.out, text);
     }
 
-    pub(super) fn text(&mut self, key: &str, text: &str) {
+    pub(super) fn text(&mut self, key: &'static str, text: &str) {
         self.key(key);
         string(self.out, text);
     }
 
     /// Nothing, if there is no text.
-    pub(super) fn some(&mut self, key: &str, text: Option<&str>) {
+    pub(super) fn some(&mut self, key: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(key, text);
         }
     }
 
-    pub(super) fn number(&mut self, key: &str, number: impl std::fmt::Display) {
+    pub(super) fn number(&mut self, key: &'static str, number: impl std::fmt::Display) {
         self.key(key);
         let _ = write!(self.out, "{number}");
     }
 
-    pub(super) fn flag(&mut self, key: &str, flag: bool) {
+    pub(super) fn flag(&mut self, key: &'static str, flag: bool) {
         self.key(key);
         self.out.push_str(if flag { "true" } else { "false" });
     }
 
     /// Nothing, if the list is empty.
-    pub(super) fn texts<T: AsRef<str>>(&mut self, key: &str, texts: &[T]) {
+    pub(super) fn texts<T: AsRef<str>>(&mut self, key: &'static str, texts: &[T]) {
         if !texts.is_empty() {
             self.list(key, |w| texts.iter().for_each(|text| w.item_text(text.as_ref())));
         }
     }
 
     /// A value that is JSON already, on one line.
-    pub(super) fn raw(&mut self, key: &str, json: &str) {
+    pub(super) fn raw(&mut self, key: &'static str, json: &str) {
         self.key(key);
         self.out.push_str(json);
     }
@@ -112,7 +114,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Text that a key and a writer of more begin with: several pieces as one string.
-    pub(super) fn pieces(&mut self, key: &str, pieces: &[&str]) {
+    pub(super) fn pieces(&mut self, key: &'static str, pieces: &[&str]) {
         self.key(key);
         self.out.push('"');
         pieces.iter().for_each(|piece| escape(self.out, piece));
@@ -127,28 +129,48 @@ pub(super) fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// Bytes that a string of ours does not hold as they are: 1 quotes and backslashes, 2 control characters.
+static SPECIAL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = 2;
+        byte += 1;
+    }
+    table[b'"' as usize] = 1;
+    table[b'\\' as usize] = 1;
+    table[0x7f] = 2;
+    // The first byte of C1 controls, and of more.
+    table[0xc2] = 2;
+    table
+};
+
 /// Escapes what JSON must, and C1 controls and DEL besides: some terminals obey them.
 fn escape(out: &mut String, text: &str) {
     let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let (short, length) = match byte {
+    let (mut from, mut at) = (0, 0);
+    while let Some(next) = bytes[at..].iter().position(|b| SPECIAL[usize::from(*b)] != 0) {
+        at += next;
+        let (short, length) = match bytes[at] {
             b'"' => ("\\\"", 1),
             b'\\' => ("\\\\", 1),
             b'\n' => ("\\n", 1),
             b'\r' => ("\\r", 1),
             b'\t' => ("\\t", 1),
-            0..0x20 | 0x7f => ("", 1),
-            0xc2 if bytes.get(at + 1).is_some_and(|next| *next < 0xa0) => ("", 2),
-            _ => continue,
+            0xc2 if bytes.get(at + 1).is_some_and(|next| *next >= 0xa0) => {
+                at += 2;
+                continue;
+            }
+            0xc2 => ("", 2),
+            _ => ("", 1),
         };
         out.push_str(&text[from..at]);
         out.push_str(short);
         if short.is_empty() {
-            let code = if length == 2 { bytes[at + 1] } else { *byte };
-            let _ = write!(out, "\\u{code:04x}");
+            let _ = write!(out, "\\u{:04x}", bytes[at + length - 1]);
         }
-        from = at + length;
+        at += length;
+        from = at;
     }
     out.push_str(&text[from..]);
 }
@@ -164,20 +186,21 @@ pub(super) struct Members<'a> {
 pub(super) fn is_plain_object(text: &str) -> bool {
     text.starts_with('{')
         && !has_controls(text)
-        && !text.contains("\\ud")
-        && !text.contains("\\uD")
+        && !(text.contains('\\') && (text.contains("\\ud") || text.contains("\\uD")))
         && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// Whether a text holds what [`escape`] would escape besides quotes.
+/// Whether a text holds what [`escape`] would escape besides quotes and backslashes.
 fn has_controls(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let odd = |(at, byte): (usize, &u8)| match byte {
-        0..0x20 | 0x7f => true,
-        0xc2 => bytes.get(at + 1).is_some_and(|next| *next < 0xa0),
-        _ => false,
-    };
-    bytes.iter().enumerate().any(odd)
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    while let Some(next) = bytes[at..].iter().position(|b| SPECIAL[usize::from(*b)] == 2) {
+        at += next;
+        if bytes[at] != 0xc2 || bytes.get(at + 1).is_some_and(|next| *next < 0xa0) {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 /// JSON without control characters: in JSON made by serde they stand in strings only.
@@ -278,10 +301,10 @@ mod tests {
         #[test]
         fn any_text_is_written_so_that_it_is_read_back(text: String, list in proptest::collection::vec(any::<String>(), 0..3)) {
             let mut out = String::new();
-            Writer::new(&mut out).root(|w| { w.text(&text, &text); w.list("l", |w| list.iter().for_each(|t| w.item_text(t))); });
+            Writer::new(&mut out).root(|w| { w.text("t", &text); w.list("l", |w| list.iter().for_each(|t| w.item_text(t))); });
             prop_assert!(!out.chars().any(char::is_control));
             let mut want = serde_json::Map::new();
-            want.insert(text.clone(), text.into());
+            want.insert("t".into(), text.into());
             want.insert("l".into(), list.into());
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap(), serde_json::Value::Object(want));
         }

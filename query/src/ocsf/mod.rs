@@ -7,6 +7,7 @@
 mod cef;
 mod class;
 mod ecs;
+mod entries;
 mod event;
 mod json;
 mod parts;
@@ -14,6 +15,7 @@ mod schema;
 mod told;
 mod validate;
 
+pub use entries::EntryHashes;
 pub use schema::Schema;
 pub use validate::{Fault, Report};
 
@@ -57,15 +59,6 @@ impl Format {
     }
 }
 
-/// What the log's entry of a record says, as hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryHashes {
-    /// The BLAKE3 chain with this entry.
-    pub chain: [u8; 32],
-    /// Its RFC 6962 leaf.
-    pub leaf: [u8; 32],
-}
-
 /// What an event needs besides its row.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
@@ -94,6 +87,11 @@ pub fn encode(format: Format, row: &EventRow, context: &Context<'_>, out: &mut S
     }
 }
 
+/// How severe an event is, as OCSF's `severity_id`: 0 to 6, or 99 for what its source alone knows.
+pub(crate) fn severity(row: &EventRow) -> u32 {
+    class::severity(row, &told::Told::of(row)).0
+}
+
 /// The stable id of an event, by which a reader drops doubles: `origin:seq:kind`.
 fn uid(row: &EventRow, context: &Context<'_>) -> String {
     format!("{}:{}:{}", context.origin, row.seq, row.kind)
@@ -108,4 +106,6 @@ fn millis(time: crate::rows::Time) -> i64 {
 const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]
-mod tests;
+mod any_tests;
+#[cfg(test)]
+pub(crate) mod tests;

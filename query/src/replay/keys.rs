@@ -399,8 +399,11 @@ impl<'a> Placing<'a> {
             return None;
         }
         let own = self.by_span.get(&node.span) == Some(&at);
-        // What is decided within a call's own span still comes before the call.
-        let beside = own && self.node(at).rank != rank::AGENT && self.up[at as usize] != NONE;
+        // What is decided within a call's own span still comes before the call, and what is given to
+        // an agent within its own span before the agent.
+        let above = self.node(at);
+        let is_before = above.rank != rank::AGENT || (node.rank == rank::GIVEN && node.agent == above.agent);
+        let beside = own && is_before && self.up[at as usize] != NONE;
         Some(if beside { self.up[at as usize] } else { at })
     }
 

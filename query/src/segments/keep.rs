@@ -254,6 +254,7 @@ impl Projection {
             tails.for_each(|tail| tail.forget(&erased));
         })?;
         self.forget_in_index(&erased)?;
+        self.recent.clear();
         if erased.is_empty() || replaced.is_empty() { Ok(()) } else { self.clear() }
     }
 

@@ -76,6 +76,16 @@ impl Table {
         }
     }
 
+    /// Columns whose values are nearly all different.
+    pub(crate) fn unique(self) -> &'static [&'static str] {
+        match self {
+            Self::Spans => &["seq", "record_hash", "span_id", "attributes", "start_time", "end_time", "duration_ns"],
+            Self::Logs => &["seq", "record_hash", "attributes", "body", "time", "observed_time"],
+            Self::Metrics => &["seq", "record_hash", "points"],
+            Self::Events => &["seq", "record_hash", "span_id", "attributes", "event_time", "tool_call_id"],
+        }
+    }
+
     /// Columns with a bloom filter: those that are asked for one value of many.
     pub(crate) fn bloomed(self) -> &'static [&'static str] {
         match self {

@@ -26,7 +26,6 @@ use crate::Error;
 use crate::caller;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Cell, Time};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 4096;

@@ -93,6 +93,10 @@ impl Spot {
             .set_sorting_columns(Some(vec![SortingColumn { column_idx: 0, descending: false, nulls_first: false }]))
             .set_key_value_metadata(Some(pairs))
             .set_created_by(format!("custody {}", env!("CARGO_PKG_VERSION")));
+        for column in table.unique() {
+            // Every value is another: a dictionary of them is work for nothing.
+            builder = builder.set_column_dictionary_enabled(ColumnPath::from(*column), false);
+        }
         for column in table.bloomed() {
             let path = ColumnPath::from(*column);
             builder = builder

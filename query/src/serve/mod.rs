@@ -1,6 +1,6 @@
 //! HTTP on port 4680: SQL, events, the transparency log, health, a small page.
 
-mod events;
+pub mod events;
 pub mod flight;
 pub mod observe;
 mod sql;
@@ -28,17 +28,24 @@ pub struct Served {
     limits: QueryLimits,
     observer: Arc<dyn observe::Observer>,
     recorder: Option<Arc<dyn Recorder>>,
+    events: Arc<events::Events>,
 }
 
 impl Served {
     /// Serves an engine. The observer knows how the whole server is.
     pub fn new(engine: Engine, limits: QueryLimits, observer: Arc<dyn observe::Observer>) -> Self {
-        Self { engine, limits, observer, recorder: None }
+        Self { engine, limits, observer, recorder: None, events: Arc::default() }
     }
 
     /// With a way to append what is said through this port.
     pub fn with_recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
         self.recorder = Some(recorder);
+        self
+    }
+
+    /// With what the events API needs beside the engine.
+    pub fn with_events(mut self, events: events::Events) -> Self {
+        self.events = Arc::new(events);
         self
     }
 
@@ -53,7 +60,7 @@ pub fn router(served: Served) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
-        .route("/api/v1/events", get(events::answer))
+        .merge(events::routes(&served))
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))

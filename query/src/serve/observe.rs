@@ -88,6 +88,8 @@ fn route(path: &str) -> &'static str {
     match ROUTES.into_iter().find(|route| *route == path) {
         Some(route) => route,
         None if path.starts_with("/tile/") => "/tile/{path}",
+        None if path.starts_with("/api/v1/consumers") => "/api/v1/consumers/{name}",
+        None if path.starts_with("/custody.v1.Events/") => "/custody.v1.Events/{method}",
         None => "_OTHER",
     }
 }

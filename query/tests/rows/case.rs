@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow_flight::sql::client::FlightSqlServiceClient;
 use custody_proto::{Limits, Signal, json, scan};
 use custody_query::serve::observe::Unobserved;
-use custody_query::serve::{Served, router};
+use custody_query::serve::{Served, flight, router};
 use custody_query::{Caller, Engine, Error, Projection, QueryLimits, RowFilter, SegmentLimits, format};
 use custody_store::{Encoding, Options, Prepared, open};
+use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -263,6 +265,26 @@ pub async fn over_http(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &s
         let told = String::from_utf8_lossy(&answer).into_owned();
         assert!(told.starts_with("HTTP/1.1 200"), "{told}");
         innocent(format, &told);
+    }
+    serving.abort();
+}
+
+/// The same over Flight SQL: a statement, a prepared one, and the metadata.
+pub async fn over_flight(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &str)) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let service = flight::service(case.engine.clone(), Arc::new(Unobserved), &QueryLimits::default());
+    let app = tonic::service::Routes::new(service).prepare().into_axum_router().layer(axum::Extension(caller.clone()));
+    let serving = tokio::spawn(axum::serve(listener, app).into_future());
+    let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
+    let mut client = FlightSqlServiceClient::new(channel);
+    let mut statement = client.prepare("SELECT * FROM logs".to_owned(), None).await.unwrap();
+    let asked =
+        [client.execute("SELECT * FROM spans".to_owned(), None).await.unwrap(), statement.execute().await.unwrap()];
+    for info in asked {
+        let rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+        let batches: Vec<_> = rows.try_collect().await.unwrap();
+        innocent("Flight SQL", &serde_json::to_string(&format::rows(&batches).unwrap()).unwrap());
     }
     serving.abort();
 }

@@ -1,7 +1,7 @@
 //! What is said in the log about who came in and what was configured, by `system:audit`.
 //!
 //! Failures are put together: a record for the first second of trouble, then for two, four and so on
-//! up to a minute. A flood of bad tokens makes a record a minute, and loses no count.
+//! up to a minute. A flood of bad tokens makes a record a minute, which has the count of all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -95,6 +95,7 @@ impl Audit {
                 window = WINDOW_MIN;
                 continue;
             }
+            tracing::warn!(count = failures.count, reasons = ?failures.reasons, "some could not come in");
             self.say(failures.record(window));
             window = (window * 2).min(WINDOW_MAX);
         }

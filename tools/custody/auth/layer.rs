@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -48,6 +49,9 @@ impl Service<Request<Incoming>> for Over {
     }
 }
 
+/// A token of the log is verified again after this long: no generation tells that its key was rotated.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Answers one request.
 async fn serve(
     auth: Option<Arc<Auth>>,
@@ -61,9 +65,7 @@ async fn serve(
         return TowerToHyperService::new(router).call(request).await;
     };
     if tongue == Tongue::Http && OPEN.contains(&request.uri().path()) {
-        let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
-        request.extensions_mut().insert(Caller { roles, rows, ..Caller::local(Some(peer.address())) });
-        return TowerToHyperService::new(router).call(request).await;
+        return Ok(open(&auth, &peer, router, request).await);
     }
     let generation = auth.generation.load(Relaxed);
     match auth.login(&peer, request.headers()).await {
@@ -76,9 +78,27 @@ async fn serve(
                 }
             }
             request.extensions_mut().insert(login.caller.clone());
-            let standing = Standing { auth, peer, headers, login, generation };
+            let standing = Standing { auth, peer, headers, login, generation, asked: Instant::now() };
             let answer = TowerToHyperService::new(router).call(request).await?;
             Ok(answer.map(|body| Body::new(Watched { body, standing })))
+        }
+    }
+}
+
+/// Whether the server lives and takes requests: to who is known with its reasons, to others as a status.
+async fn open(auth: &Auth, peer: &Peer, router: Router, mut request: Request<Incoming>) -> Response<Body> {
+    let known = auth.attempt(peer, request.headers());
+    let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
+    let nobody = || Caller { roles, rows, ..Caller::local(Some(peer.address())) };
+    request.extensions_mut().insert(known.as_ref().map_or_else(|_| nobody(), |login| login.caller.clone()));
+    let Ok(answer) = TowerToHyperService::new(router).call(request).await;
+    match known {
+        Ok(_) => answer,
+        Err(_) => {
+            let said = if answer.status().is_success() { "ok\n" } else { "not ready\n" };
+            let mut short = Response::new(Body::from(said));
+            *short.status_mut() = answer.status();
+            short
         }
     }
 }
@@ -113,15 +133,19 @@ struct Standing {
     headers: HeaderMap,
     login: Arc<Login>,
     generation: u64,
+    /// When it was found out last.
+    asked: Instant,
 }
 
 impl Standing {
     /// Whether he would be let in now, with the same rights.
     fn holds(&mut self) -> bool {
         let generation = self.auth.generation.load(Relaxed);
-        if generation == self.generation && now() < self.login.until && self.peer.certificate().is_ok() {
+        let fresh = generation == self.generation && (!self.login.own || self.asked.elapsed() < ASK_AGAIN);
+        if fresh && now() < self.login.until && self.peer.certificate().is_ok() {
             return true;
         }
+        self.asked = Instant::now();
         let (had, now) = (&self.login.caller, self.auth.attempt(&self.peer, &self.headers));
         let same = now.is_ok_and(|now| {
             now.caller.identity == had.identity && now.caller.roles == had.roles && now.caller.rows == had.rows

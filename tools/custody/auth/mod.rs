@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod command;
+mod denied;
 mod jwks;
 mod key;
 pub mod layer;
@@ -24,13 +25,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use custody_ingest::{Admitting, Guard, Peer, Reason, Refusal};
+use custody_ingest::{Admitting, Guard, Peer, Refusal};
 use custody_query::{ActorType, Caller, Role, Roles, RowFilter};
 use custody_store::Reader;
 use custody_store::measure::{Family, Value};
 use http::{HeaderMap, HeaderName, header};
 
 use audit::Audit;
+use denied::Denied;
 use jwks::Issuer;
 pub use jwks::check_url;
 use policy::{KeysAt, Policy, Rule, Subject};
@@ -49,57 +51,8 @@ pub struct Login {
     pub caller: Caller,
     /// In seconds since the Unix epoch; a token ends.
     until: u64,
-}
-
-/// Why somebody does not come in.
-#[derive(Clone, Debug)]
-pub enum Denied {
-    /// What he shows is not good, or he shows nothing.
-    Unknown {
-        /// As what it is counted and recorded.
-        reason: &'static str,
-        /// For himself.
-        message: String,
-    },
-    /// It is known who he is, and no rule lets him in.
-    Stranger {
-        /// Who.
-        identity: String,
-    },
-    /// Keys are needed that could not be fetched yet.
-    Unavailable(String),
-    /// The same, and they should be fetched: which issuer's.
-    Keys(usize, Flaw),
-}
-
-impl Denied {
-    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
-        Self::Unknown { reason, message: message.into() }
-    }
-
-    /// As what it is counted.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Unknown { reason, .. } => reason,
-            Self::Stranger { .. } => "no_rule",
-            Self::Unavailable(_) => "keys_unavailable",
-            Self::Keys(_, flaw) => flaw.name(),
-        }
-    }
-
-    /// What he is told, in the words of the receivers.
-    pub fn refusal(&self) -> Refusal {
-        match self {
-            Self::Unknown { message, .. } => Refusal::Unauthenticated(message.clone()),
-            Self::Stranger { identity } => Refusal::Forbidden(format!("no rule of the policy lets {identity} in")),
-            Self::Unavailable(message) => Refusal::Unavailable {
-                message: message.clone(),
-                retry_after: std::time::Duration::from_secs(5),
-                reason: Reason::Unavailable,
-            },
-            Self::Keys(_, flaw) => Refusal::Unauthenticated(flaw.message()),
-        }
-    }
+    /// Whether a key of the log vouches for it, which may be rotated at any time.
+    own: bool,
 }
 
 /// The policy, with its issuers as they are at work.
@@ -179,6 +132,16 @@ impl Auth {
         self.in_force().policy.digest.clone()
     }
 
+    /// Which tenants a sender may speak for, where a rule names his identity. (Of a token whose claims
+    /// decided, nobody knows that later.)
+    pub fn bindings(self: &Arc<Self>) -> custody_query::Bindings {
+        let auth = Arc::clone(self);
+        Arc::new(move |identity| {
+            let in_force = auth.in_force();
+            in_force.policy.decide(Subject { identity, token: None })?.rows.tenants.clone()
+        })
+    }
+
     /// Loads the keys of all issuers; those of files must be there.
     pub fn load_keys(&self) -> Result<(), String> {
         load_keys(&self.in_force())
@@ -234,8 +197,9 @@ impl Auth {
             Err(denied @ Denied::Unavailable(_)) => ("unavailable", denied.reason()),
         };
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
-        if let Err(denied) = &tried {
-            self.note(denied, peer);
+        match &tried {
+            Ok(login) => tracing::trace!(identity = %login.caller.identity, ?peer, "somebody came in"),
+            Err(denied) => self.note(denied, peer),
         }
         tried
     }
@@ -267,14 +231,15 @@ impl Auth {
                 let why = "X-Pomerium-Jwt-Assertion is believed from a configured proxy only";
                 return Err(Denied::unknown("forged_assertion", why));
             }
-            return self.by_token(&in_force, assertion, &trusted);
+            return self.by_token(&in_force, assertion, &trusted, false);
         }
         if let Some(value) = only(headers, &header::AUTHORIZATION)? {
             let bearer = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
             let Some((_, token)) = bearer else {
                 return Err(Denied::unknown("scheme", "Authorization must be: Bearer TOKEN"));
             };
-            return self.by_token(&in_force, token.trim(), &|issuer| issuer.settings.proxies.is_empty());
+            let believes = |issuer: &Issuer| issuer.settings.proxies.is_empty();
+            return self.by_token(&in_force, token.trim(), &believes, true);
         }
         let address = peer.identity();
         let subject = Subject { identity: certificate.unwrap_or(&address), token: None };
@@ -285,12 +250,14 @@ impl Auth {
         }
     }
 
-    /// Who a token says one is. Tokens that were verified are remembered by their digest.
+    /// Who a token says one is, which an issuer that is believed here signed, or the log itself
+    /// (no proxy brings tokens of ours). What was verified is remembered by the token's digest.
     fn by_token(
         &self,
         in_force: &InForce,
         token: &str,
         believes: &dyn Fn(&Issuer) -> bool,
+        or_own: bool,
     ) -> Result<Arc<Login>, Denied> {
         let (generation, now) = (self.generation.load(Relaxed), now());
         let kind = in_force.issuers.iter().map(|issuer| u8::from(believes(issuer))).collect::<Vec<u8>>();
@@ -304,7 +271,10 @@ impl Auth {
                 return Ok(Arc::clone(&known.login));
             }
         }
-        let login = Arc::new(self.verify(in_force, token, believes, now)?);
+        let login = Arc::new(self.verify(in_force, token, believes, or_own)?);
+        if login.own {
+            return Ok(login);
+        }
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.retain(|_, known| known.generation == generation && now < known.login.until);
@@ -321,16 +291,17 @@ impl Auth {
         in_force: &InForce,
         token: &str,
         believes: &dyn Fn(&Issuer) -> bool,
-        now: u64,
+        or_own: bool,
     ) -> Result<Login, Denied> {
+        let now = now();
         let flawed = |flaw: Flaw| Denied::unknown(flaw.name(), flaw.message());
         let token = Unverified::read(token).map_err(flawed)?;
         let issuer = token.issuer().unwrap_or_default().to_owned();
         let known = in_force.issuers.iter().enumerate();
         let mut known = known.filter(|(_, issuer_at)| issuer_at.settings.issuer == issuer && believes(issuer_at));
         let Some((index, issuer_at)) = known.next() else {
-            // No proxy brings tokens of ours.
-            let is_own = issuer == self.reader.origin() && token.typ.as_deref() == Some(custody_store::TOKEN_TYPE);
+            let is_own =
+                or_own && issuer == self.reader.origin() && token.typ.as_deref() == Some(custody_store::TOKEN_TYPE);
             return match is_own {
                 true => self.own(in_force, token, now),
                 false => Err(flawed(Flaw::UnknownIssuer)),
@@ -381,7 +352,7 @@ impl Auth {
             return Err(Denied::Stranger { identity });
         }
         let caller = Caller { identity: identity.into(), actor: granted.actor, roles, rows };
-        Ok(Login { caller, until: granted.until })
+        Ok(Login { caller, until: granted.until, own: true })
     }
 
     /// What there is to say in metrics.
@@ -449,7 +420,7 @@ fn admit(rule: &Rule, identity: &str, until: u64) -> Result<Login, Denied> {
         return Err(Denied::Stranger { identity: identity.to_owned() });
     }
     let caller = Caller { identity: identity.into(), actor: rule.actor, roles: rule.roles, rows: rule.rows.clone() };
-    Ok(Login { caller, until })
+    Ok(Login { caller, until, own: false })
 }
 
 /// The roles that are in both.

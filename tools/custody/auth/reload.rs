@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use custody_ingest::tls::Tls;
-use custody_query::Recorder;
+use custody_query::{Engine, Recorder};
 use custody_store::measure::{Family, Value};
 use custody_store::system::SystemRecord;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +31,8 @@ pub struct Guards {
     pub audit: Arc<Audit>,
     /// Reloads that were done, and that failed.
     pub reloads: Arc<[AtomicU64; 2]>,
+    /// A file that was changed after this may have been read before.
+    pub begun: SystemTime,
 }
 
 /// A file as it was seen: when it was changed, how long it is, which inode.
@@ -42,6 +44,8 @@ impl Guards {
     fn watch(self) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut seen = self.look();
+        let begun = self.begun;
+        seen.iter_mut().for_each(|(_, seen)| *seen = seen.filter(|(changed, ..)| *changed < begun));
         tokio::spawn(async move {
             loop {
                 let asked = tokio::select! {
@@ -69,6 +73,14 @@ impl Guards {
     /// Whether everybody may do everything who reaches the API, and in the clear.
     pub fn is_open(&self) -> bool {
         self.tls.is_none() && self.auth.is_none()
+    }
+
+    /// Tells queries which tenants senders may speak for.
+    pub fn bind(&self, engine: Engine) -> Engine {
+        match &self.auth {
+            Some(auth) => engine.with_bindings(auth.bindings()),
+            None => engine,
+        }
     }
 
     /// From now on there is a log to say things in.

@@ -158,6 +158,7 @@ impl Observed {
         out.extend(self.log_families());
         out.extend(self.witness_families());
         out.extend(self.queries.families());
+        out.extend(self.projection.checks().map(|live| live.families()).unwrap_or_default());
         out.extend(self.disk_families());
         out.extend(self.guards.families());
         out.extend(process::families());

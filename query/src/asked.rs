@@ -1,0 +1,217 @@
+//! A query on its way to a plan: what is refused before it costs anything.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::common::ParamValues;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::execution::TaskContext;
+use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit as _, Visitor, visit_relations};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::catalog;
+use crate::engine::QueryLimits;
+use crate::error::{Error, ErrorKind};
+use crate::projection::Snapshot;
+
+/// What is asked.
+pub(crate) struct Asked {
+    pub(crate) text: String,
+    pub(crate) params: Option<Vec<ScalarValue>>,
+    pub(crate) limits: QueryLimits,
+}
+
+impl Asked {
+    /// The plan as it was asked for.
+    pub(crate) async fn frame(&self, context: &SessionContext) -> Result<DataFrame, Error> {
+        let params = self.params.iter().flatten().map(ScalarValue::size).fold(0, usize::saturating_add);
+        if self.text.len().saturating_add(params) > self.limits.text_bytes_max {
+            let message = format!("a query and its parameters have at most {} bytes", self.limits.text_bytes_max);
+            return Err(Error::invalid(message));
+        }
+        is_shallow_enough(&self.text)?;
+        let state = context.state();
+        let dialect = state.config().options().sql_parser.dialect;
+        let statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
+        is_short_enough(&statement)?;
+        let frame = context.sql_with_options(&self.text, options()).await.map_err(|e| read_only(&self.text, &e))?;
+        match &self.params {
+            Some(params) if !params.is_empty() => {
+                frame.with_param_values(ParamValues::from(params.clone())).map_err(|e| Error::query(&e))
+            }
+            _ => Ok(frame),
+        }
+    }
+
+    /// Begins to make the rows.
+    pub(crate) async fn rows(
+        &self,
+        context: &SessionContext,
+        snapshot: &Snapshot,
+    ) -> Result<SendableRecordBatchStream, Error> {
+        let (state, plan) = self.frame(context).await?.into_parts();
+        is_small_enough(&plan)?;
+        tells_nothing_hidden(&plan, snapshot)?;
+        let plan = state.optimize(&plan).map_err(|e| Error::query(&e))?;
+        let rows_max = batch_rows(&plan);
+        let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(|e| Error::query(&e))?;
+        let task = TaskContext::from(&state);
+        let config = task.session_config().clone();
+        let rows_max = rows_max.min(config.batch_size());
+        let task = task.with_session_config(config.with_batch_size(rows_max));
+        execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
+    }
+}
+
+/// Words and signs that make a query deep are counted before it is parsed: a chain of operators
+/// becomes as many levels, of which some thousands are more than a stack holds.
+fn is_shallow_enough(text: &str) -> Result<(), Error> {
+    const DEEPENING_MAX: usize = 4000;
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return Ok(()) };
+    let deepens = |token: &&Token| match token {
+        Token::Comma | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) => false,
+        Token::Word(word) => word.keyword != Keyword::NoKeyword,
+        _ => true,
+    };
+    if tokens.iter().filter(deepens).count() > DEEPENING_MAX {
+        let message = format!("the query has more than {DEEPENING_MAX} operators and keywords; use lists or joins");
+        return Err(Error::invalid(message));
+    }
+    Ok(())
+}
+
+/// A query of parts that name each other over and over is short, and without end when it is written
+/// out, which planning does: so it is counted before.
+fn is_short_enough(statement: &Statement) -> Result<(), Error> {
+    const NAMES_MAX: u64 = 2000;
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return is_short_enough(&explain.statement),
+        _ => return Ok(()),
+    };
+    let mut parts: HashMap<String, u64> = HashMap::new();
+    let plain = |name: String| name.replace('"', "").to_lowercase();
+    let written_out = |parts: &HashMap<String, u64>, node: &dyn Fn(&mut dyn FnMut(&ObjectName))| {
+        let mut names = 0u64;
+        node(&mut |named| names = names.saturating_add(parts.get(&plain(named.to_string())).copied().unwrap_or(1)));
+        names
+    };
+    let mut each = |query: &Query| {
+        for part in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let names = written_out(&parts, &|each| {
+                let _ = visit_relations(&part.query, |named| {
+                    each(named);
+                    ControlFlow::<()>::Continue(())
+                });
+            });
+            let known = parts.entry(plain(part.alias.name.to_string())).or_default();
+            *known = (*known).max(names.saturating_add(1));
+        }
+    };
+    let _ = statement.visit(&mut Queries(&mut each));
+    let names = written_out(&parts, &|each| {
+        let _ = visit_relations(statement, |named| {
+            each(named);
+            ControlFlow::<()>::Continue(())
+        });
+    });
+    if names > NAMES_MAX {
+        let message = format!("written out, the query names more than {NAMES_MAX} tables; name each part less often");
+        return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
+}
+
+/// Looks at every query within a statement, the outer ones first.
+struct Queries<'a>(&'a mut dyn FnMut(&Query));
+
+impl Visitor for Queries<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        (self.0)(query);
+        ControlFlow::Continue(())
+    }
+}
+
+/// What is shared while a query is read is copied when it is planned.
+fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
+    const NODES_MAX: usize = 20_000;
+    let mut nodes = 0;
+    let walked = plan.apply_with_subqueries(|node| {
+        nodes += 1 + node.expressions().len() / 64;
+        Ok(if nodes > NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    if walked.is_err() || nodes > NODES_MAX {
+        let message = format!("the plan of this query has more than {NODES_MAX} steps; ask for less at once");
+        return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
+}
+
+/// What EXPLAIN counts, it counts before rows are hidden.
+fn tells_nothing_hidden(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<(), Error> {
+    let counts = match plan {
+        LogicalPlan::Analyze(_) => true,
+        LogicalPlan::Explain(explain) => explain.verbose,
+        _ => false,
+    };
+    if counts && !snapshot.visible().is_open() {
+        let message = "EXPLAIN ANALYZE and EXPLAIN VERBOSE count rows of all tenants, and you may see only some; \
+                       use EXPLAIN";
+        return Err(Error::new(ErrorKind::Forbidden, message));
+    }
+    Ok(())
+}
+
+/// Rows of a batch, so few that no literal of the plan is repeated into more than some MiB: a text
+/// is written out for every row, and no memory pool counts that.
+fn batch_rows(plan: &LogicalPlan) -> usize {
+    const LITERAL_BYTES_MAX: usize = 32 << 20;
+    let mut bytes = 0;
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Literal(value, _) = expr {
+                    bytes += value.size();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    (LITERAL_BYTES_MAX / bytes.max(1)).max(1)
+}
+
+/// Nothing but queries.
+fn options() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
+}
+
+/// What is refused for wanting to change something is told apart from what is wrong.
+fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
+    let message = error.strip_backtrace();
+    let copies = message.contains("no registered file format");
+    if copies || message.contains("not supported: ") && ["DDL", "DML", "Statement"].iter().any(|w| message.contains(w))
+    {
+        let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
+        return Error::new(ErrorKind::ReadOnly, format!("{verb} is not allowed: the ledger is read-only; use SELECT"));
+    }
+    let mut error = Error::query(error);
+    if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
+        error.message = format!("there is no table {name}; there are {}", catalog::TABLES.join(", "));
+    }
+    if error.position.is_none() && error.message.contains("found: EOF") {
+        let last = text.lines().last().unwrap_or_default();
+        error.position = Some((text.lines().count().max(1) as u64, last.chars().count() as u64 + 1));
+    }
+    error
+}

@@ -1,0 +1,399 @@
+//! Runs rules over a set of rows: all of a snapshot, or the few that new records touch. Rules are
+//! planned once; each run gives the plans other rows to read.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use custody_store::Reader;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::{DataFusionError, Result as DfResult};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::hit::HitRow;
+use super::tuning::Tuning;
+use super::{Rule, functions};
+use crate::Error;
+use crate::catalog::{Lazy, Ledger, TOOL_CALLS, authority_covers};
+use crate::event::EventRow;
+use crate::grants::{DenialRow, GrantRow, Grants, denials};
+use crate::projection::{AsOf, Snapshot};
+use crate::rows::{Cell as _, Time, table};
+use crate::segments::{SealedTable, Table, Wanted};
+use crate::tables::{LedgerRow, SpanRow};
+
+/// Memory of one run's sorts and joins.
+const MEMORY_BYTES: usize = 256 << 20;
+
+table! {
+    /// The how-manieth use of its grant a call is, in the order in which the ledger took them.
+    UseRow, UseBuilder {
+        /// The call.
+        seq: u64,
+        /// Its grant.
+        grant_id: String,
+        /// 1 for the first.
+        nth: u64,
+    }
+}
+
+table! {
+    /// A span that the ledger has.
+    SpanIdRow, SpanIdBuilder {
+        /// Its trace.
+        trace_id: String,
+        /// Its id.
+        span_id: String,
+    }
+}
+
+/// What a rule must give, beside what its head says.
+const COLUMNS: [&str; 8] = ["verdict", "seq", "trace_id", "span_id", "grant_id", "agent_id", "detail", "evidence"];
+
+/// The tables that a rule may name.
+pub(crate) const RULE_TABLES: [&str; 8] =
+    ["events", "tool_calls", "grants", "denials", "spans", "ledger", "call_uses", "span_ids"];
+
+/// Where the ledger's entries are read.
+#[derive(Clone)]
+pub(crate) enum Entries {
+    /// In the log.
+    Log(Reader),
+    /// These, of examples.
+    These(RecordBatch),
+}
+
+/// The rows of one run.
+pub(crate) struct Tables(HashMap<&'static str, Arc<dyn TableProvider>>);
+
+impl Tables {
+    /// Rows of a snapshot; `ledger` has the entries from `from` on.
+    fn new(snapshot: &Arc<Snapshot>, entries: &Entries, from: u64, now: Time) -> DfResult<Self> {
+        let mut all: HashMap<&'static str, Arc<dyn TableProvider>> = HashMap::new();
+        all.insert("events", Arc::new(SealedTable::new(snapshot, Table::Events)));
+        all.insert("spans", Arc::new(SealedTable::new(snapshot, Table::Spans)));
+        let of = Arc::clone(snapshot);
+        let grants = move || Ok(GrantRow::batch(Grants::of(&of, AsOf::Now, now)?.rows()));
+        all.insert("grants", Arc::new(Lazy::new(GrantRow::schema(), grants)));
+        let of = Arc::clone(snapshot);
+        all.insert("denials", Arc::new(Lazy::new(DenialRow::schema(), move || Ok(DenialRow::batch(&denials(&of, AsOf::Now)?)))));
+        let ledger: Arc<dyn TableProvider> = match entries {
+            Entries::Log(reader) => {
+                let entries = Ledger::between(reader.clone(), from, snapshot.size, snapshot.visible().clone());
+                Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(entries)])?)
+            }
+            Entries::These(rows) => Arc::new(MemTable::try_new(LedgerRow::schema(), vec![vec![rows.clone()]])?),
+        };
+        all.insert("ledger", ledger);
+        Ok(Self(all))
+    }
+
+    /// All rows of a snapshot.
+    pub(crate) fn whole(snapshot: &Arc<Snapshot>, entries: &Entries, now: Time) -> DfResult<Self> {
+        let mut tables = Self::new(snapshot, entries, 0, now)?;
+        let of = Arc::clone(snapshot);
+        tables.0.insert("call_uses", Arc::new(Lazy::new(UseRow::schema(), move || all_uses(&of))));
+        let of = Arc::clone(snapshot);
+        tables.0.insert("span_ids", Arc::new(Lazy::new(SpanIdRow::schema(), move || all_span_ids(&of))));
+        Ok(tables)
+    }
+
+    /// The rows that some records touch, and the entries from `from` on.
+    pub(crate) fn touched(
+        few: &Arc<Snapshot>,
+        entries: &Entries,
+        from: u64,
+        now: Time,
+        known: (RecordBatch, RecordBatch),
+    ) -> DfResult<Self> {
+        let mut tables = Self::new(few, entries, from, now)?;
+        let (uses, span_ids) = known;
+        tables.0.insert("call_uses", Arc::new(MemTable::try_new(uses.schema(), vec![vec![uses]])?));
+        tables.0.insert("span_ids", Arc::new(MemTable::try_new(span_ids.schema(), vec![vec![span_ids]])?));
+        Ok(tables)
+    }
+}
+
+fn all_uses(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
+    let (mut rows, mut counts) = (UseBuilder::default(), HashMap::<String, u64>::new());
+    let columns = ["seq", "grant_id"];
+    snapshot.read(&Wanted::all(Table::Events).columns(&columns).only("kind", ["tool_call"]), |batch| {
+        let [seq, grant] = batch.columns() else { return Ok(true) };
+        for i in 0..batch.num_rows() {
+            let Some(grant_id) = <Option<String>>::read(grant, i) else { continue };
+            let nth = counts.entry(grant_id.clone()).or_default();
+            *nth += 1;
+            rows.push(&UseRow { seq: u64::read(seq, i), grant_id, nth: *nth });
+        }
+        Ok(true)
+    })?;
+    Ok(rows.finish())
+}
+
+fn all_span_ids(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
+    let mut rows = SpanIdBuilder::default();
+    snapshot.read(&Wanted::all(Table::Spans).columns(&["trace_id", "span_id"]), |batch| {
+        let [trace, span] = batch.columns() else { return Ok(true) };
+        for i in 0..batch.num_rows() {
+            rows.push(&SpanIdRow { trace_id: String::read(trace, i), span_id: String::read(span, i) });
+        }
+        Ok(true)
+    })?;
+    Ok(rows.finish())
+}
+
+/// A table whose rows come with each run.
+#[derive(Debug)]
+struct Here {
+    name: &'static str,
+    schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for Here {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let tables = state.config().get_extension::<Tables>();
+        let table = tables.as_ref().and_then(|tables| tables.0.get(self.name));
+        let table = table.ok_or_else(|| DataFusionError::Internal(format!("{} has no rows in this run", self.name)))?;
+        table.scan(state, projection, filters, limit).await
+    }
+}
+
+/// Rules, planned.
+pub struct Checker {
+    rules: Vec<(Rule, LogicalPlan)>,
+    state: SessionState,
+    tuning: Arc<Tuning>,
+}
+
+impl fmt::Debug for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checker").field("rules", &self.rules.len()).finish_non_exhaustive()
+    }
+}
+
+impl Checker {
+    /// Plans the rules that the tuning turns on somewhere.
+    ///
+    /// # Errors
+    ///
+    /// Names the rule whose SQL is wrong, and says what is.
+    pub async fn new(rules: Vec<Rule>, tuning: Tuning) -> Result<Arc<Self>, Error> {
+        let tuning = Arc::new(tuning);
+        let wrong = |e: DataFusionError| Error::internal(format!("the checks cannot be set up: {e}"));
+        let pool = FairSpillPool::new(MEMORY_BYTES);
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(wrong)?;
+        let config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+        let state = crate::functions::session().with_config(config).with_runtime_env(runtime);
+        let mut context = SessionContext::new_with_state(state.build());
+        datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
+        context.register_udf(authority_covers());
+        functions::all(&tuning).into_iter().for_each(|function| context.register_udf(function));
+        let schemas = [
+            ("events", EventRow::schema()),
+            ("grants", GrantRow::schema()),
+            ("denials", DenialRow::schema()),
+            ("spans", SpanRow::schema()),
+            ("ledger", LedgerRow::schema()),
+            ("call_uses", UseRow::schema()),
+            ("span_ids", SpanIdRow::schema()),
+        ];
+        for (name, schema) in schemas {
+            context.register_table(name, Arc::new(Here { name, schema })).map_err(wrong)?;
+        }
+        let view = context.sql(TOOL_CALLS).await.map_err(wrong)?.into_view();
+        context.register_table("tool_calls", view).map_err(wrong)?;
+        let mut planned = Vec::new();
+        for rule in rules {
+            if tuning.is_on_somewhere(&rule.id) {
+                let plan = plan(&context, &rule).await?;
+                planned.push((rule, plan));
+            }
+        }
+        Ok(Arc::new(Self { rules: planned, state: context.state(), tuning }))
+    }
+
+    /// The tuning that it goes by.
+    pub(crate) fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Whether a check runs and is about events; spans are looked at once, as they come.
+    pub(crate) fn judges_events(&self, check: &str) -> bool {
+        self.rules.iter().any(|(rule, _)| rule.id == check && !rule.on.iter().any(|on| on == "span"))
+    }
+
+    /// Runs the rules that can have a hit about one of these kinds, or all. Gives what they find,
+    /// without what the tuning turns off: that goes by the workspace, which `describe` tells.
+    pub(crate) async fn run(
+        &self,
+        tables: Tables,
+        snapshot: &Snapshot,
+        kinds: Option<&HashSet<String>>,
+    ) -> Result<Vec<(HitRow, bool)>, Error> {
+        let mut state = match snapshot.places().is_empty() {
+            true => self.state.clone(),
+            false => with_places(&self.state, snapshot)?,
+        };
+        state.config_mut().set_extension(Arc::new(tables));
+        let mut out = Vec::new();
+        for (rule, plan) in &self.rules {
+            let concerns = |kinds: &HashSet<String>| {
+                let any = rule.on.iter().any(|on| on == "any") && kinds.iter().any(|kind| kind != "span");
+                any || rule.on.iter().any(|on| kinds.contains(on))
+            };
+            if kinds.is_some_and(|kinds| !concerns(kinds)) {
+                continue;
+            }
+            let failed = |e: DataFusionError| {
+                let error = Error::query(&e);
+                Error { message: format!("rule {}: {}", rule.id, error.message), ..error }
+            };
+            let physical = state.query_planner().create_physical_plan(plan, &state).await.map_err(failed)?;
+            for batch in collect(physical, state.task_ctx()).await.map_err(failed)? {
+                let hits = read(&batch).map_err(failed)?;
+                out.extend(hits.into_iter().map(|hit| {
+                    let hit = HitRow { check_id: rule.id.clone(), tags: rule.tags.clone(), ..hit };
+                    (hit, rule.waits)
+                }));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Puts in what the event says of a hit; none if the check is off for its workspace.
+    pub(crate) fn describe(&self, mut hit: HitRow, event: Option<&EventRow>, now: Time) -> Option<HitRow> {
+        if let Some(event) = event {
+            hit.workspace = hit.workspace.or_else(|| event.workspace.clone());
+            hit.tenant.clone_from(&event.tenant);
+        }
+        let workspace = hit.workspace.as_deref();
+        if !self.tuning.is_on(workspace, &hit.check_id) {
+            return None;
+        }
+        hit.severity = self.tuning.severity(workspace, &hit.check_id);
+        hit.evidence.sort_unstable();
+        hit.evidence.dedup();
+        hit.detected_time = now;
+        Some(hit)
+    }
+
+    /// All hits in a snapshot, as of now. What may still be taken back within the grace time is probable.
+    ///
+    /// # Errors
+    ///
+    /// If rows cannot be read, or a rule needs more than it may.
+    pub(crate) async fn everything(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        entries: &Entries,
+        now: Time,
+    ) -> Result<Vec<HitRow>, Error> {
+        let wrong = |e: DataFusionError| Error::query(&e);
+        let tables = Tables::whole(snapshot, entries, now).map_err(wrong)?;
+        let found = self.run(tables, snapshot, None).await?;
+        let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
+        let of = Arc::clone(snapshot);
+        let events = tokio::task::spawn_blocking(move || of.events_at(&seqs)).await;
+        let events = events.map_err(|e| Error::internal(format!("the checks failed: {e}")))??;
+        let events: HashMap<u64, &EventRow> = events.iter().map(|event| (event.seq, event)).collect();
+        let grace = self.tuning.grace();
+        let mut out = Vec::new();
+        for (mut hit, waits) in found {
+            let event = events.get(&hit.seq).copied();
+            if waits && event.is_some_and(|e| e.ingest_time.0.saturating_add(grace) > now.0) && hit.verdict == "proven" {
+                hit.verdict = "probable".into();
+            }
+            out.extend(self.describe(hit, event, now));
+        }
+        Ok(once(out))
+    }
+}
+
+/// Each check tells a record once.
+pub(crate) fn once(hits: Vec<HitRow>) -> Vec<HitRow> {
+    let mut seen = HashSet::new();
+    let mut hits: Vec<HitRow> = hits.into_iter().filter(|hit| seen.insert(hit.key())).collect();
+    hits.sort_by_key(HitRow::key);
+    hits
+}
+
+async fn plan(context: &SessionContext, rule: &Rule) -> Result<LogicalPlan, Error> {
+    let named = |error: Error| Error { message: format!("rule {}: {}", rule.id, error.message), ..error };
+    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let sql = functions::bind(&rule.id, &rule.sql);
+    let frame = context.sql_with_options(&sql, options).await;
+    let frame = frame.map_err(|e| {
+        let mut error = Error::query(&e);
+        if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
+            error.message = format!("there is no table {name}; rules read {}", RULE_TABLES.join(", "));
+        }
+        named(error)
+    })?;
+    for column in COLUMNS {
+        if frame.schema().field_with_unqualified_name(column).is_err() {
+            let all = COLUMNS.join(", ");
+            return Err(named(Error::invalid(format!("its query gives no column {column}; it must give {all}"))));
+        }
+    }
+    let frame = frame.select_columns(&COLUMNS).map_err(|e| named(Error::query(&e)))?;
+    context.state().optimize(frame.logical_plan()).map_err(|e| named(Error::query(&e)))
+}
+
+/// The rows of a rule's answer, whatever kinds of text and number it used.
+fn read(batch: &RecordBatch) -> DfResult<Vec<HitRow>> {
+    let schema = HitRow::schema();
+    let rows = batch.num_rows();
+    let empty = HitRow::batch(&vec![HitRow::default(); rows]);
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (i, field) in schema.fields().iter().enumerate() {
+        columns.push(match batch.column_by_name(field.name()) {
+            Some(own) => cast(own, field.data_type())?,
+            None => Arc::clone(empty.column(i)),
+        });
+    }
+    let fields: Vec<_> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    let loose = Arc::new(datafusion::arrow::datatypes::Schema::new(fields));
+    Ok(HitRow::read(&RecordBatch::try_new(loose, columns)?))
+}
+
+/// A state that can read a snapshot's segments.
+fn with_places(state: &SessionState, snapshot: &Snapshot) -> Result<SessionState, Error> {
+    let pool = FairSpillPool::new(MEMORY_BYTES);
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc();
+    let runtime = runtime.map_err(|e| Error::query(&e))?;
+    for place in snapshot.places() {
+        runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
+    }
+    Ok(SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime).build())
+}

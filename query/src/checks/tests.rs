@@ -1,0 +1,98 @@
+//! Every check against its examples; and judging one by one against judging all at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use super::examples::{Sent, snapshot_of, stepwise};
+use super::run::Entries;
+use super::*;
+use crate::rows::Time;
+
+#[test]
+fn every_check_has_a_head_and_a_tag_of_owasp() {
+    let rules = built_in();
+    assert_eq!(rules.len(), BUILT_IN.len(), "each head can be read");
+    for rule in &rules {
+        assert!(rule.tags.iter().any(|tag| tag.starts_with("OWASP ASI")), "{}", rule.id);
+        assert!(rule.about.len() > 20, "{}", rule.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_check_finds_its_hits_and_passes_its_near_misses() {
+    let tried = try_rules(&built_in()).await;
+    let wrong: Vec<_> = tried.iter().filter(|tried| tried.problem.is_some()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(tried.len() >= 2 * BUILT_IN.len());
+}
+
+/// A small generator: the same numbers for the same seed, on every machine.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Records about a handful of grants, agents and traces, so that they meet in many ways.
+fn record(numbers: &mut Numbers, i: u64) -> Json {
+    let mut one = |prefix: &str, n| format!("{prefix}{}", numbers.below(n));
+    let (grant, parent, agent, call) = (one("g", 5), one("g", 5), one("a", 3), one("c", 6));
+    let (action, resource, credential) = (one("act", 3), one("r", 3), one("k", 2));
+    let (at, trace) = (numbers.below(50), numbers.below(2) + 1);
+    let attributes = match numbers.below(8) {
+        0 => ("authz.grant.issued", json!({"authz.grant.id": grant, "authz.grant.subject": agent,
+            "authz.grant.actions": ["act0", "act1"], "authz.grant.resources": ["r0", "r1"], "authz.grant.max_uses": 2,
+            "authz.grant.max_depth": 1, "authz.grant.initiator.id": "emma"})),
+        1 => ("authz.grant.derived", json!({"authz.grant.id": grant, "authz.grant.parent_id": parent,
+            "authz.grant.subject": agent, "authz.grant.actions": [action], "authz.grant.initiator.id": "emma"})),
+        2 => ("authz.grant.denied", json!({"authz.grant.subject": agent, "authz.grant.actions": [action],
+            "authz.grant.resources": [resource]})),
+        3 => ("authz.grant.revoked", json!({"authz.grant.id": grant, "authz.revoked_by": "x"})),
+        4 => ("authz.approval", json!({"authz.grant.id": grant, "authz.approval.by": agent,
+            "authz.approval.state": "approved", "gen_ai.tool.call.id": call})),
+        5 => ("authz.executor.decision", json!({"authz.grant.id": grant, "gen_ai.agent.id": agent, "authz.resource": resource,
+            "authz.decision": if i.is_multiple_of(2) { "deny" } else { "allow" }, "gen_ai.tool.call.id": call})),
+        _ => ("", json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "authz.grant.id": grant,
+            "gen_ai.agent.id": agent, "authz.action": action, "authz.resource": resource, "gen_ai.tool.call.id": call,
+            "authz.credential.id": credential})),
+    };
+    // All of it comes within two seconds, in whatever order.
+    let received = 60.0 + i as f64 * 0.02;
+    let mut out = json!({"at": at, "received": received, "trace": trace.to_string(), "attributes": attributes.1});
+    match attributes.0 {
+        "" => out["span"] = json!(format!("{:x}", i + 1)),
+        name => out["log"] = json!(name),
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn judged_one_by_one_is_judged_all_at_once() {
+    let rules = built_in();
+    let tuning = Tuning::of(&rules);
+    let grace = tuning.grace();
+    let checker = Checker::new(rules, tuning).await.unwrap();
+    let mut hits = BTreeSet::new();
+    for seed in 1..=6 {
+        let mut numbers = Numbers(seed);
+        let records: Vec<Sent> = (0..60).map(|i| serde_json::from_value(record(&mut numbers, i)).unwrap()).collect();
+        let (snapshot, ledger, end) = snapshot_of(&records);
+        let (entries, now) = (Entries::These(ledger), Time(end + grace + 1));
+        let at_once = checker.everything(&Arc::new(snapshot.clone()), &entries, now).await.unwrap();
+        let at_once: BTreeSet<_> =
+            at_once.into_iter().map(|hit| (hit.seq, hit.check_id, hit.verdict, hit.evidence)).collect();
+        let step = 5 + numbers.below(20);
+        let stepped = stepwise(&checker, &snapshot, &entries, step, now).await.unwrap();
+        let keys = |hits: &BTreeSet<(u64, String, String, Vec<u64>)>| -> BTreeSet<(u64, String, String)> {
+            hits.iter().map(|(seq, check, verdict, _)| (*seq, check.clone(), verdict.clone())).collect()
+        };
+        assert_eq!(keys(&stepped), keys(&at_once), "seed {seed}, steps of {step}");
+        hits.extend(at_once.into_iter().map(|(_, check, ..)| check));
+    }
+    assert!(hits.len() >= 12, "the records meet in few ways: {hits:?}");
+}

@@ -1,0 +1,326 @@
+//! Consumers whose place the server keeps, for pullers that keep none (Vector's `http_client`,
+//! Logstash's `http_poller`): each `POST /api/v1/consumers/<name>/next` gives the next batch and
+//! says that the one before was received.
+//!
+//! A batch is leased. A call within the lease commits it; after that the same batch comes again,
+//! for the puller may have died with it. It is durable before it is sent that a batch was given
+//! out, so a restart neither loses nor doubles one. This is weaker than a cursor of the reader's own: an
+//! answer that is lost on the way is committed by the next call all the same.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use super::held::Held;
+use super::state::{Consumer, Lease, States};
+use super::{Asked, PARAMETERS, Page, Position, Request, admit, answer, held_page, refusal, start};
+use crate::caller::Caller;
+use crate::error::{Error, ErrorKind};
+use crate::serve::{Served, problem};
+
+/// How long a batch is its consumer's, unless the call says otherwise.
+pub(super) const LEASE: Duration = Duration::from_secs(600);
+
+/// Consumers of one caller, and of all.
+const OWN_MAX: usize = 100;
+const ALL_MAX: usize = 1_000;
+
+type Key = (String, String);
+
+/// The consumers of a log.
+pub struct Consumers {
+    states: Arc<Mutex<States>>,
+    /// Those that are being answered.
+    busy: Arc<Mutex<HashSet<Key>>>,
+}
+
+impl Consumers {
+    /// Those of a data directory, in its file consumers.json.
+    ///
+    /// # Errors
+    ///
+    /// If the file is there and cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let states = States::open(&dir.join("consumers.json"))?;
+        Ok(Self { states: Arc::new(Mutex::new(states)), busy: Arc::default() })
+    }
+
+    fn get(&self, key: &Key) -> Option<Consumer> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).all.get(key).cloned()
+    }
+
+    /// Keeps a consumer, durably; `None` forgets it.
+    async fn put(&self, key: Key, consumer: Option<Consumer>) -> Result<(), Error> {
+        let states = Arc::clone(&self.states);
+        let save = move || {
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = match consumer {
+                Some(consumer) => states.all.insert(key.clone(), consumer),
+                None => states.all.remove(&key),
+            };
+            let saved = states.save();
+            if saved.is_err() {
+                // What is not durable did not happen.
+                match before {
+                    Some(before) => states.all.insert(key, before),
+                    None => states.all.remove(&key),
+                };
+            }
+            saved
+        };
+        tokio::task::spawn_blocking(save).await.map_err(|e| Error::internal(e.to_string()))?
+    }
+
+    /// Whether there is room for one more of a caller.
+    fn has_room(&self, identity: &str) -> bool {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = states.all.keys().filter(|(of, _)| of == identity).count();
+        own < OWN_MAX && states.all.len() < ALL_MAX
+    }
+}
+
+/// A consumer that is being answered; another call for it meanwhile gets an empty page.
+struct Busy(Arc<Mutex<HashSet<Key>>>, Key);
+
+impl Busy {
+    fn begin(consumers: &Consumers, key: &Key) -> Option<Self> {
+        let is_first = consumers.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        is_first.then(|| Self(Arc::clone(&consumers.busy), key.clone()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn key(caller: &Caller, name: &str) -> Key {
+    (caller.identity.to_string(), name.to_owned())
+}
+
+fn of(served: &Served) -> Result<&Consumers, Error> {
+    let none = || Error::new(ErrorKind::Unavailable, "only a server that follows the log keeps consumers");
+    served.events.consumers.as_ref().ok_or_else(none)
+}
+
+fn missing(name: &str) -> Response {
+    let message = format!("you have no consumer {name:?}; POST /api/v1/consumers/{name}/next makes it");
+    problem(StatusCode::NOT_FOUND, "not_found", &message, None)
+}
+
+/// A consumer, for its owner.
+fn told(consumer: &Consumer, size: u64) -> serde_json::Value {
+    json!({
+        "name": consumer.name, "committed_seq": consumer.seq, "behind_records": size.saturating_sub(consumer.seq),
+        "committed_events": consumer.committed_events, "redelivered": consumer.redelivered,
+        "filter": serde_json::from_str::<serde_json::Value>(&consumer.filter).ok(),
+        "leased": consumer.lease.map(|lease| json!({
+            "next_seq": lease.seq, "events": lease.events, "expires_in_seconds": lease.until.saturating_sub(now()) / 1_000_000_000,
+        })),
+    })
+}
+
+fn as_json(value: &serde_json::Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (headers, value.to_string()).into_response()
+}
+
+/// The caller's consumers.
+pub(super) async fn list(State(served): State<Served>, caller: Caller) -> Response {
+    if let Err(refused) = admit(&served, &caller) {
+        return refused;
+    }
+    let consumers = match of(&served) {
+        Ok(consumers) => consumers,
+        Err(error) => return refusal(error),
+    };
+    let size = served.engine.projection().snapshot().size;
+    let states = consumers.states.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = states.all.values().filter(|consumer| *consumer.identity == *caller.identity);
+    let own: Vec<_> = own.map(|consumer| told(consumer, size)).collect();
+    as_json(&json!({"consumers": own}))
+}
+
+/// Where a consumer stands.
+pub(super) async fn show(State(served): State<Served>, caller: Caller, UrlPath(name): UrlPath<String>) -> Response {
+    if let Err(refused) = admit(&served, &caller) {
+        return refused;
+    }
+    match of(&served).map(|consumers| consumers.get(&key(&caller, &name))) {
+        Err(error) => refusal(error),
+        Ok(None) => missing(&name),
+        Ok(Some(consumer)) => as_json(&told(&consumer, served.engine.projection().snapshot().size)),
+    }
+}
+
+/// Forgets a consumer.
+pub(super) async fn delete(State(served): State<Served>, caller: Caller, UrlPath(name): UrlPath<String>) -> Response {
+    if let Err(refused) = admit(&served, &caller) {
+        return refused;
+    }
+    let key = key(&caller, &name);
+    let consumers = match of(&served) {
+        Ok(consumers) if consumers.get(&key).is_none() => return missing(&name),
+        Ok(consumers) => consumers,
+        Err(error) => return refusal(error),
+    };
+    match consumers.put(key, None).await {
+        Ok(()) => as_json(&json!({"deleted": name})),
+        Err(error) => refusal(error),
+    }
+}
+
+/// The next batch.
+pub(super) async fn next(
+    State(served): State<Served>,
+    caller: Caller,
+    UrlPath(name): UrlPath<String>,
+    asked: Result<Query<Asked>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let allowance = match admit(&served, &caller) {
+        Ok(allowance) => allowance,
+        Err(refused) => return refused,
+    };
+    let mut response = match batch(&served, &caller, &name, asked, &headers).await {
+        Ok(response) => response,
+        Err(error) => refusal(error),
+    };
+    allowance.tell(response.headers_mut());
+    response
+}
+
+async fn batch(
+    served: &Served,
+    caller: &Caller,
+    name: &str,
+    asked: Result<Query<Asked>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<Response, Error> {
+    let bad = |message: &str| Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", message, None));
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.len() > 100 || !name.chars().all(is_name) {
+        return bad("the name of a consumer is up to 100 letters, digits, dots, dashes and underscores");
+    }
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(error) => return bad(&format!("{}; the parameters are {PARAMETERS}", error.body_text())),
+    };
+    if asked.after.is_some() || asked.proof.is_some() {
+        return bad("a consumer has no cursor and no proof: the server keeps its place");
+    }
+    let request = match asked.read(served, caller) {
+        Ok(request) => request,
+        Err(message) => return bad(&message),
+    };
+    let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    deliver(served, key(caller, name), &request, json).await
+}
+
+/// Gives out the next batch, or the one before again.
+async fn deliver(served: &Served, key: Key, request: &Request, json: bool) -> Result<Response, Error> {
+    let consumers = of(served)?;
+    let Some(_busy) = Busy::begin(consumers, &key) else {
+        return Ok(answered(request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
+    };
+    let filter = request.filter.key();
+    let mut consumer = match consumers.get(&key) {
+        Some(consumer) if consumer.filter != filter => {
+            let message = "this consumer was made with another filter; take another name, or DELETE it first";
+            return Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", message, None));
+        }
+        Some(consumer) => consumer,
+        None if !consumers.has_room(&key.0) => {
+            let message = format!("there may be {OWN_MAX} consumers of one caller and {ALL_MAX} in all; DELETE some");
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        None => fresh(served, request, &key, filter)?,
+    };
+    let redelivers = consumer.lease.is_some_and(|lease| lease.until <= now());
+    let limit = match consumer.lease.filter(|_| redelivers) {
+        Some(lease) => lease.limit,
+        None => request.limit,
+    };
+    if redelivers {
+        consumer.redelivered += 1;
+    } else {
+        consumer.commit();
+    }
+    let position = match start(served, request, Some(consumer.position()))? {
+        Ok(position) => position,
+        Err(gone) => {
+            // It is told once; the next call goes on behind what was erased.
+            let erased = served.events.seals.erased(served.engine.projection())?;
+            let seq = super::sealed::earliest(&erased, consumer.seq);
+            (consumer.seq, consumer.horizon) = (seq, super::sealed::horizon(&erased));
+            consumer.lease = None;
+            consumers.put(key, Some(consumer)).await?;
+            return Ok(gone);
+        }
+    };
+    served.engine.stats().page();
+    let (page, held) = held_page(served, request, position.seq, limit).await?;
+    // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
+    // batch only within the lease, and otherwise it is given out again.
+    consumer.horizon = position.horizon;
+    let before = consumers.get(&key);
+    consumer.lease = Some(Lease {
+        seq: page.next,
+        horizon: position.horizon,
+        until: now().saturating_add(request.lease.as_nanos() as u64),
+        limit,
+        events: page.lines.len(),
+    });
+    if page.lines.is_empty() {
+        // Nothing can be lost of an empty batch; where it ends is committed at once.
+        consumer.commit();
+    }
+    if before.as_ref() != Some(&consumer) {
+        consumers.put(key, Some(consumer)).await?;
+    }
+    Ok(answered(request, (&page, held), json, if redelivers { "redelivered" } else { "leased" }))
+}
+
+fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Result<Consumer, Error> {
+    let position = start(served, request, None)?.unwrap_or_else(|_| Position::default());
+    Ok(Consumer {
+        identity: key.0.clone(),
+        name: key.1.clone(),
+        filter,
+        seq: position.seq,
+        horizon: position.horizon,
+        lease: None,
+        committed_events: 0,
+        redelivered: 0,
+    })
+}
+
+/// A batch as an answer: NDJSON, or an object with what a page has but a cursor.
+fn answered(request: &Request, (page, held): (&Arc<Page>, Held), json: bool, state: &'static str) -> Response {
+    let (content_type, form) = match json {
+        true => {
+            let tail = answer::tail(page, "", None, None);
+            ("application/json", answer::Form::Object { quoted: !request.format.is_json(), tail })
+        }
+        false => ("application/x-ndjson", answer::Form::Lines),
+    };
+    let body = answer::body(Arc::clone(page), form, held);
+    let mut response =
+        ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")], body).into_response();
+    let headers = response.headers_mut();
+    headers.insert("x-consumer-state", HeaderValue::from_static(state));
+    headers.insert("x-has-more", HeaderValue::from_static(if page.has_more { "true" } else { "false" }));
+    response
+}

@@ -1,0 +1,155 @@
+//! Which events a reader wants, and the cursors that are bound to it.
+//!
+//! A cursor says: everything below this seq that matched this filter was delivered. It also says
+//! up to where retention had erased when it was given, so that what was erased since shows.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::lines::Line;
+use crate::caller::RowFilter;
+
+/// Which events are wanted; an empty list is no restriction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Kinds of events.
+    pub(crate) kinds: Vec<String>,
+    /// Names of severities.
+    pub(crate) severities: Vec<String>,
+    /// Ids or names of agents.
+    pub(crate) agents: Vec<String>,
+    /// Names of services.
+    pub(crate) services: Vec<String>,
+    /// Workspaces.
+    pub(crate) workspaces: Vec<String>,
+    /// What the caller may see: no part of the cursor, but enforced on every page.
+    pub(crate) rows: RowFilter,
+}
+
+/// The words of a list with commas between, in order and once each.
+pub(crate) fn words(text: Option<&str>) -> Vec<String> {
+    tidy(text.unwrap_or_default().split(',').map(str::to_owned).collect())
+}
+
+pub(crate) fn tidy(words: Vec<String>) -> Vec<String> {
+    let mut words: Vec<String> = words.into_iter().map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+impl Filter {
+    /// The lists by the names of their parameters.
+    pub(crate) fn lists(&self) -> [(&'static str, &Vec<String>); 5] {
+        [
+            ("kind", &self.kinds),
+            ("severity", &self.severities),
+            ("agent", &self.agents),
+            ("service", &self.services),
+            ("workspace", &self.workspaces),
+        ]
+    }
+
+    /// Text that is the same for the same filter, and for no other. Not who asks.
+    pub(crate) fn key(&self) -> String {
+        serde_json::to_string(&self.lists()).unwrap_or_default()
+    }
+
+    /// Whether an event is wanted, and may be shown.
+    pub(crate) fn admits(&self, line: &Line) -> bool {
+        let any = |list: &[String], value: Option<&str>| {
+            list.is_empty() || value.is_some_and(|value| list.iter().any(|wanted| wanted == value))
+        };
+        let may = |list: &Option<std::sync::Arc<[String]>>, value: Option<&str>| match list {
+            None => true,
+            Some(list) => value.is_some_and(|value| list.iter().any(|allowed| allowed == value)),
+        };
+        any(&self.kinds, Some(&line.kind))
+            && any(&self.severities, Some(line.severity))
+            && (any(&self.agents, line.agent_id.as_deref()) || any(&self.agents, line.agent_name.as_deref()))
+            && any(&self.services, line.service.as_deref())
+            && any(&self.workspaces, line.workspace.as_deref())
+            && may(&self.rows.tenants, line.tenant.as_deref())
+            && may(&self.rows.workspaces, line.workspace.as_deref())
+    }
+}
+
+/// A place in the log, for a reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The next seq to look at.
+    pub(crate) seq: u64,
+    /// Records below this had been erased by retention when this was given out, and the reader
+    /// knows of it.
+    pub(crate) horizon: u64,
+}
+
+/// Makes and reads the cursors of one log and filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursors {
+    bound: [u8; 8],
+}
+
+const VERSION: u8 = 2;
+
+impl Cursors {
+    pub(crate) fn of(origin: &str, filter: &Filter) -> Self {
+        let hash = blake3::hash(format!("{origin}\n{}", filter.key()).as_bytes());
+        let mut bound = [0; 8];
+        bound.copy_from_slice(&hash.as_bytes()[..8]);
+        Self { bound }
+    }
+
+    pub(crate) fn encode(&self, position: Position) -> String {
+        let (seq, horizon) = (position.seq.to_be_bytes(), position.horizon.to_be_bytes());
+        URL_SAFE_NO_PAD.encode([&[VERSION][..], &self.bound, &seq, &horizon].concat())
+    }
+
+    pub(crate) fn decode(&self, cursor: &str) -> Result<Position, &'static str> {
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| "this is not a cursor of this API")?;
+        let bytes: [u8; 25] = bytes.try_into().map_err(|_| "this is not a cursor of this API")?;
+        if bytes[0] != VERSION {
+            return Err("this cursor is of another version");
+        }
+        if bytes[1..9] != self.bound {
+            return Err(
+                "this cursor is of another log or another filter; keep one cursor per filter, or begin without one",
+            );
+        }
+        let number = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_be_bytes(number)
+        };
+        Ok(Position { seq: number(9), horizon: number(17) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cursors_are_bound_to_log_and_filter(seq: u64, horizon: u64, text in "[A-Za-z0-9_-]{0,40}") {
+            let position = Position { seq, horizon };
+            let all = Filter::default();
+            let alerts = Filter { kinds: vec!["alert".into()], ..Filter::default() };
+            let services = Filter { services: vec!["alert".into()], ..Filter::default() };
+            let cursors = Cursors::of("log", &all);
+            let cursor = cursors.encode(position);
+            prop_assert_eq!(cursors.decode(&cursor), Ok(position));
+            for other in [Cursors::of("log", &alerts), Cursors::of("log", &services), Cursors::of("other", &all)] {
+                prop_assert!(other.decode(&cursor).is_err());
+            }
+            prop_assert!(cursors.decode(&text).is_err());
+        }
+    }
+
+    #[test]
+    fn the_order_of_words_does_not_matter() {
+        assert_eq!(words(Some("b, a,,b")), words(Some("a,b")));
+        assert!(words(None).is_empty());
+    }
+}

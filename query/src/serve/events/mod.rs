@@ -1,0 +1,404 @@
+//! Events for readers outside: `GET /api/v1/events` as pages and as server-sent events, consumers
+//! whose place the server keeps, and the same over gRPC. docs/events.md is what readers rely on.
+//!
+//! A cursor names the next seq, the log and the filter. What is served lies below what is durable
+//! and projected, in the order of the log, so a cursor never skips.
+
+mod answer;
+mod consumers;
+mod export;
+mod filter;
+#[allow(missing_docs, clippy::all)]
+pub mod generated;
+pub mod grpc;
+mod held;
+mod limiter;
+mod lines;
+pub(crate) mod page;
+mod recent;
+mod sealed;
+mod state;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, RawQuery};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+pub use consumers::Consumers;
+pub use export::Export;
+pub(crate) use filter::{Cursors, Filter, Position};
+pub use lines::Format;
+pub(crate) use page::{Page, Wish};
+pub(crate) use recent::Recent;
+pub(crate) use sealed::Seals;
+pub use sealed::Signer;
+
+use super::{Served, problem};
+use crate::attributes::parse_time;
+use crate::caller::{Caller, Role};
+use crate::error::{Error, ErrorKind};
+use limiter::{Allowance, Limiter};
+
+pub(crate) const LIMIT_DEFAULT: usize = 1_000;
+pub(crate) const LIMIT_MAX: usize = 10_000;
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Who follows the end of the log gets what came in steps of this length: many readers then share
+/// each of them.
+pub(crate) const STEP: Duration = Duration::from_millis(100);
+
+/// Streams and long polls that are open at once, at most.
+const WAITING_MAX: usize = 2_048;
+
+/// Requests of one caller in a minute, unless it is said otherwise.
+pub const PAGES_PER_MINUTE: u32 = 6_000;
+
+/// What the handlers of this module share.
+pub struct Events {
+    pub(crate) seals: Seals,
+    limiter: Limiter,
+    consumers: Option<Consumers>,
+    waiting: Arc<tokio::sync::Semaphore>,
+    holding: held::Holding,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::new(PAGES_PER_MINUTE)
+    }
+}
+
+impl Events {
+    /// With so many requests a minute for each caller.
+    pub fn new(per_minute: u32) -> Self {
+        let waiting = Arc::new(tokio::sync::Semaphore::new(WAITING_MAX));
+        Self {
+            seals: Seals::default(),
+            limiter: Limiter::new(per_minute),
+            consumers: None,
+            waiting,
+            holding: held::Holding::default(),
+        }
+    }
+
+    /// With a signer, so that a page need not wait for the next checkpoint.
+    pub fn with_signer(mut self, signer: Arc<dyn Signer>) -> Self {
+        self.seals = Seals::with(signer);
+        self
+    }
+
+    /// With consumers whose place the server keeps.
+    pub fn with_consumers(mut self, consumers: Consumers) -> Self {
+        self.consumers = Some(consumers);
+        self
+    }
+}
+
+/// What this module answers.
+pub(super) fn routes(served: &Served) -> Router<Served> {
+    Router::new()
+        .route("/api/v1/events", get(answer_events))
+        .route("/api/v1/consumers", get(consumers::list))
+        .route("/api/v1/consumers/{name}", get(consumers::show).delete(consumers::delete))
+        .route("/api/v1/consumers/{name}/next", post(consumers::next))
+        .route_service("/custody.v1.Events/{method}", grpc::service(served.clone()))
+}
+
+/// The query string.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Asked {
+    after: Option<String>,
+    limit: Option<usize>,
+    kind: Option<String>,
+    severity: Option<String>,
+    agent: Option<String>,
+    service: Option<String>,
+    workspace: Option<String>,
+    since: Option<String>,
+    from_seq: Option<u64>,
+    wait: Option<String>,
+    format: Option<String>,
+    proof: Option<String>,
+    /// Consumers only: how long a batch is theirs.
+    lease: Option<String>,
+}
+
+const PARAMETERS: &str = "after, limit, kind, severity, agent, service, workspace, since, from_seq, wait, format and proof (and lease, for consumers)";
+
+/// A request, understood.
+pub(crate) struct Request {
+    pub(crate) filter: Arc<Filter>,
+    pub(crate) cursors: Cursors,
+    pub(crate) format: Format,
+    pub(crate) limit: usize,
+    pub(crate) wait: Duration,
+    pub(crate) proof: bool,
+    pub(crate) lease: Duration,
+    /// Where a reader without a cursor begins.
+    pub(crate) begin: u64,
+}
+
+impl Asked {
+    /// Understands it; the error is what is wrong with it.
+    pub(crate) fn read(&self, served: &Served, caller: &Caller) -> Result<Request, String> {
+        let filter = Filter {
+            kinds: filter::words(self.kind.as_deref()),
+            severities: filter::words(self.severity.as_deref()),
+            agents: filter::words(self.agent.as_deref()),
+            services: filter::words(self.service.as_deref()),
+            workspaces: filter::words(self.workspace.as_deref()),
+            rows: caller.rows.clone(),
+        };
+        if let Some(wrong) = filter.severities.iter().find(|s| !lines::SEVERITIES.contains(&s.as_str())) {
+            return Err(format!("severity {wrong:?} is none of {}", lines::SEVERITIES.join(", ")));
+        }
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err("limit must be between 1 and 10000".into());
+        }
+        let reader = served.engine.projection().reader();
+        let begin = match self.since.as_deref() {
+            None | Some("") => self.from_seq.unwrap_or(0),
+            Some(since) => {
+                let time = parse_time(since)
+                    .ok_or("since must be a time such as 2026-11-20T09:00:00Z, or seconds since 1970")?;
+                reader.first_at(time.0.max(0).unsigned_abs()).map_err(|e| e.to_string())?
+            }
+        };
+        Ok(Request {
+            cursors: Cursors::of(reader.origin(), &filter),
+            filter: Arc::new(filter),
+            format: Format::parse(self.format.as_deref())?,
+            limit,
+            wait: seconds(self.wait.as_deref(), Duration::ZERO)
+                .ok_or("wait must be seconds, such as 30s")?
+                .min(WAIT_MAX),
+            proof: match self.proof.as_deref() {
+                None | Some("0" | "false" | "") => false,
+                Some("1" | "true") => true,
+                Some(_) => return Err("proof must be 1 or 0".into()),
+            },
+            lease: seconds(self.lease.as_deref(), consumers::LEASE).ok_or("lease must be seconds, such as 600s")?,
+            begin,
+        })
+    }
+}
+
+/// A time in seconds, with or without an `s`.
+fn seconds(text: Option<&str>, default: Duration) -> Option<Duration> {
+    let Some(text) = text else { return Some(default) };
+    text.strip_suffix('s').unwrap_or(text).parse().ok().map(Duration::from_secs)
+}
+
+/// Who may read events; the headers of his allowance.
+pub(crate) fn admit(served: &Served, caller: &Caller) -> Result<Allowance, Response> {
+    if !caller.may(Role::Stream) {
+        let message = "this needs the role stream";
+        return Err(problem(StatusCode::FORBIDDEN, "forbidden", message, None));
+    }
+    let allowance = served.events.limiter.ask(&caller.identity);
+    if allowance.allowed {
+        return Ok(allowance);
+    }
+    let message =
+        format!("more than {} requests for events in a minute; ask again in {} s", allowance.limit, allowance.reset_in);
+    let mut refused = problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", &message, None);
+    allowance.tell(refused.headers_mut());
+    Err(refused)
+}
+
+/// Answers one page, or a stream of them.
+async fn answer_events(
+    State(served): State<Served>,
+    caller: Caller,
+    asked: Result<Query<Asked>, QueryRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let allowance = match admit(&served, &caller) {
+        Ok(allowance) => allowance,
+        Err(refused) => return refused,
+    };
+    let mut response = match events(&served, &caller, asked, query.as_deref(), &headers).await {
+        Ok(response) => response,
+        Err(error) => refusal(error),
+    };
+    allowance.tell(response.headers_mut());
+    response
+}
+
+/// An error with the headers by which pullers know when to come again.
+pub(crate) fn refusal(error: Error) -> Response {
+    let is_unavailable = error.kind == ErrorKind::Unavailable;
+    let mut response = error.into_response();
+    if is_unavailable {
+        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    }
+    response
+}
+
+async fn events(
+    served: &Served,
+    caller: &Caller,
+    asked: Result<Query<Asked>, QueryRejection>,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response, Error> {
+    let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "invalid_request", message, None);
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(error) => return Ok(bad(&format!("{}; the parameters are {PARAMETERS}", error.body_text()))),
+    };
+    let request = match asked.read(served, caller) {
+        Ok(request) => request,
+        Err(message) => return Ok(bad(&message)),
+    };
+    let accepts = |kind: &[u8]| headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(kind));
+    let (streams, json) = (accepts(b"text/event-stream"), accepts(b"application/json"));
+    let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|_| streams);
+    let after = resumed.or(asked.after.as_deref()).filter(|cursor| !cursor.is_empty());
+    let position = match after.map(|cursor| request.cursors.decode(cursor)) {
+        None => None,
+        Some(Ok(position)) => Some(position),
+        Some(Err(message)) => return Ok(bad(message)),
+    };
+    if request.proof && !json {
+        return Ok(bad("proof=1 needs Accept: application/json"));
+    }
+    let position = match start(served, &request, position)? {
+        Ok(position) => position,
+        Err(gone) => return Ok(gone),
+    };
+    if streams || !request.wait.is_zero() {
+        let Ok(permit) = Arc::clone(&served.events.waiting).try_acquire_owned() else {
+            let message = format!("{WAITING_MAX} readers wait for events already");
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        };
+        if streams {
+            let following = stream::Following::begin(served.clone(), caller, request, position, true, permit);
+            return Ok(stream::answer(following.await?));
+        }
+        let answer = paged(served, &request, position, query, headers, json).await;
+        drop(permit);
+        return answer;
+    }
+    paged(served, &request, position, query, headers, json).await
+}
+
+async fn paged(
+    served: &Served,
+    request: &Request,
+    position: Position,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    json: bool,
+) -> Result<Response, Error> {
+    served.engine.stats().page();
+    let (page, held) = held_page(served, request, position.seq, request.limit).await?;
+    answer::page(served, request, position, (&page, held), answer::Shape { json, query, headers }).await
+}
+
+/// Where to begin. The answer is 410 if retention has erased since what the reader had still to see.
+pub(crate) fn start(
+    served: &Served,
+    request: &Request,
+    position: Option<Position>,
+) -> Result<Result<Position, Response>, Error> {
+    let projection = served.engine.projection();
+    let erased = served.events.seals.erased(projection)?;
+    let horizon = sealed::horizon(&erased);
+    let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, horizon })) };
+    let unseen = position.seq.max(position.horizon)..horizon;
+    let Some(lost) = erased.within(unseen.clone()).next().filter(|_| unseen.start < unseen.end) else {
+        return Ok(Ok(Position { horizon: horizon.max(position.horizon), ..position }));
+    };
+    let go_on = Position { seq: sealed::earliest(&erased, position.seq), horizon };
+    let body = serde_json::json!({
+        "code": "gone",
+        "message": format!(
+            "retention erased records from {} on before this cursor reached them; go on with next_cursor", lost.start
+        ),
+        "position": null,
+        "earliest_seq": go_on.seq,
+        "next_cursor": request.cursors.encode(go_on),
+    });
+    Ok(Err((StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()))
+}
+
+/// The next page for one request, and its part of the memory for pages.
+pub(crate) async fn held_page(
+    served: &Served,
+    request: &Request,
+    from: u64,
+    limit: usize,
+) -> Result<(Arc<Page>, held::Held), Error> {
+    let mut begin = from;
+    if !request.wait.is_zero() && !request.proof {
+        // Who waits for what comes holds little meanwhile.
+        let first = next_page(served, request, from, 1, 1, request.wait).await?;
+        let Some(line) = first.lines.first() else {
+            let held = served.events.holding.reserve(1);
+            return Ok((first, held));
+        };
+        begin = line.seq;
+    }
+    let mut held = served.events.holding.reserve(limit);
+    let wait = if request.proof { request.wait } else { Duration::ZERO };
+    let page = next_page(served, request, begin, limit, held.bytes, wait).await?;
+    held.settle(page.bytes);
+    Ok((page::rebased(page, from), held))
+}
+
+/// The next page; waits for one that is not empty, up to a time.
+pub(crate) async fn next_page(
+    served: &Served,
+    request: &Request,
+    from: u64,
+    limit: usize,
+    bytes: usize,
+    wait: Duration,
+) -> Result<Arc<Page>, Error> {
+    let until = Instant::now() + wait;
+    let projection = served.engine.projection();
+    let mut visible = projection.visible();
+    let mut wish = Wish { from, limit, bytes, filter: Arc::clone(&request.filter), format: request.format };
+    loop {
+        visible.borrow_and_update();
+        let mut page = page::page(projection, &wish).await?;
+        if request.proof && page.next - page.from > sealed::PROOF_RECORDS {
+            page = Arc::new(cut(&page, page.from + sealed::PROOF_RECORDS));
+        }
+        if !page.lines.is_empty() || Instant::now() >= until || page.has_more && request.proof {
+            return Ok(page::rebased(page, from));
+        }
+        if !request.proof {
+            wish.from = page.next;
+        }
+        if !page.has_more {
+            let _ = tokio::time::timeout_at(until, visible.changed()).await;
+            // Records come in many small steps; a reader takes a few of them at once.
+            tokio::time::sleep_until(until.min(Instant::now() + STEP / 2)).await;
+        }
+    }
+}
+
+/// The part of a page below a seq.
+fn cut(page: &Page, next: u64) -> Page {
+    let mut out = Page::new(page.from, usize::MAX, usize::MAX);
+    page.lines.iter().filter(|line| line.seq < next).for_each(|line| {
+        out.take(Arc::clone(line));
+    });
+    out.next = next;
+    out.has_more = true;
+    out
+}

@@ -1,0 +1,86 @@
+//! The loops of docs/siem, run as they stand there.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{filled, get, seqs};
+use crate::support::{Server, python, recorded_requests, until};
+
+/// The first block of code of a page.
+fn block(page: &str, language: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/siem").join(page);
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("\n```").unwrap().0.to_owned() + "\n"
+}
+
+fn all(server: &Server) -> Vec<u64> {
+    seqs(&get(server, "/api/v1/events?limit=10000", &[]).2)
+}
+
+#[test]
+fn the_shell_loop_goes_on_over_a_kill_of_the_server() {
+    let server = filled(60, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (script, out) = (folder.path().join("loop.sh"), folder.path().join("events.ndjson"));
+    std::fs::write(&script, block("shell-loop.md", "sh")).unwrap();
+    let mut shell = Command::new("sh")
+        .arg(&script)
+        .env("CUSTODY_URL", format!("http://{}", server.http))
+        .env("STATE", folder.path().join("cursor"))
+        .env("OUT", &out)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let read = || seqs(&std::fs::read_to_string(&out).unwrap_or_default());
+    let want = all(&server);
+    until(|| read() == want);
+    let addresses: Vec<String> =
+        [&server.grpc, &server.otlp_http, &server.http, &server.flight_sql].map(Clone::clone).into();
+    let flags = [
+        "--otlp-grpc",
+        &addresses[0],
+        "--otlp-http",
+        &addresses[1],
+        "--http",
+        &addresses[2],
+        "--flight-sql",
+        &addresses[3],
+    ];
+    let mut server = Server::start_in(server.kill(), &flags);
+    server.send_grpc(recorded_requests().into_iter().skip(60).take(20).collect());
+    server.wait_until_visible();
+    let want = all(&server);
+    until(|| read() == want);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    let checked = server.custody_output(&["events", "check", out.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stdout));
+    server.stop_and_verify();
+}
+
+#[test]
+fn the_python_loop_stores_each_event_once_over_two_runs() {
+    let mut server = filled(60, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("events.ndjson");
+    let run = |server: &Server| {
+        let output = Command::new(python())
+            .args(["-c", &block("python.md", "python")])
+            .env("CUSTODY_URL", format!("http://{}", server.http))
+            .env("STATE", folder.path().join("cursor"))
+            .env("OUT", &out)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&server);
+    server.send_grpc(recorded_requests().into_iter().skip(60).take(20).collect());
+    server.wait_until_visible();
+    run(&server);
+    run(&server);
+    assert_eq!(seqs(&std::fs::read_to_string(&out).unwrap()), all(&server));
+    let checked = server.custody_output(&["events", "check", out.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stdout));
+    server.stop_and_verify();
+}

@@ -1,0 +1,221 @@
+//! Every event that a mapping makes of real records is valid OCSF: by our validator, and by one that
+//! we did not write.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
+use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
+use custody_proto::otlp::common::InstrumentationScope;
+use custody_proto::otlp::resource::Resource;
+use custody_proto::{Signal, json};
+use custody_query::event::EventRow;
+use custody_query::mapping::{RecordContext, map_log, map_span};
+use custody_query::ocsf::{Context, Format, Schema, encode};
+use custody_query::rows::Time;
+use prost::Message as _;
+use serde_json::Value;
+use support::{Request, python, recorded_requests};
+
+/// The rows of all records of a request.
+fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
+    let (none, no_scope) = (Resource::default(), InstrumentationScope::default());
+    let hash = "5a".repeat(32);
+    let mut out: Vec<EventRow> = Vec::new();
+    let context = |resource: &Option<Resource>, scope: &Option<InstrumentationScope>, seq: usize| {
+        (resource.clone().unwrap_or(none.clone()), scope.clone().unwrap_or(no_scope.clone()), seq as u64)
+    };
+    let mut map = |(resource, scope, seq): (Resource, InstrumentationScope, u64),
+                   map: &dyn Fn(&RecordContext<'_>) -> Vec<EventRow>| {
+        let ingest_time = Time(1_795_165_203_000_000_001);
+        out.extend(map(&RecordContext {
+            seq,
+            record_hash: &hash,
+            ingest_time,
+            submitter: "test",
+            resource: &resource,
+            scope: &scope,
+        }));
+    };
+    let mut seq = 0;
+    if signal == Signal::Traces {
+        for group in ExportTraceServiceRequest::decode(bytes).unwrap().resource_spans {
+            for scope in &group.scope_spans {
+                for span in &scope.spans {
+                    map(context(&group.resource, &scope.scope, seq), &|context| map_span(context, span));
+                    seq += 1;
+                }
+            }
+        }
+    } else {
+        for group in ExportLogsServiceRequest::decode(bytes).unwrap().resource_logs {
+            for scope in &group.scope_logs {
+                for log in &scope.log_records {
+                    map(context(&group.resource, &scope.scope, seq), &|context| map_log(context, log));
+                    seq += 1;
+                }
+            }
+        }
+    }
+    out
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { out.extend(files(&path)) } else { out.push(path) }
+    }
+    out.sort();
+    out
+}
+
+/// The signal of a fixture, as its name says; none for what is no request of spans or logs.
+fn signal(path: &Path) -> Option<Signal> {
+    let name = path.file_name()?.to_str()?;
+    let is_request = (name.ends_with(".pb") || name.ends_with(".json")) && !name.ends_with(".headers.json");
+    match (is_request, name.contains("logs"), name.contains("trace")) {
+        (true, true, _) => Some(Signal::Logs),
+        (true, _, true) => Some(Signal::Traces),
+        _ => None,
+    }
+}
+
+/// The rows of everything real that is checked in.
+fn all_rows() -> Vec<EventRow> {
+    let mut out = Vec::new();
+    for request in recorded_requests() {
+        match request {
+            Request::Traces(traces) => out.extend(rows(Signal::Traces, &traces.encode_to_vec())),
+            Request::Logs(logs) => out.extend(rows(Signal::Logs, &logs.encode_to_vec())),
+        }
+    }
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for path in files(&fixtures.join("captures")).into_iter().chain(files(&fixtures.join("otlp"))) {
+        let Some(signal) = signal(&path) else { continue };
+        let bytes = std::fs::read(&path).unwrap();
+        let is_json = path.extension().is_some_and(|e| e == "json");
+        out.extend(rows(signal, &if is_json { json::transcode(signal, &bytes).unwrap() } else { bytes }));
+    }
+    out
+}
+
+fn event(row: &EventRow) -> Value {
+    let mut line = String::new();
+    encode(Format::Ocsf, row, &Context::of("example.org/log"), &mut line);
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn every_mapped_record_is_valid() {
+    let rows = all_rows();
+    let mut kinds: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for row in &rows {
+        let event = event(row);
+        let report = Schema::get().validate(&event);
+        assert!(report.faults.is_empty(), "{:?} in {event:#}", report.faults);
+        assert!(report.notes.is_empty(), "{:?} in {event:#}", report.notes);
+        *kinds.entry((row.source.clone(), row.kind.clone())).or_default() += 1;
+    }
+    println!("{} events: {kinds:#?}", rows.len());
+    let sources: BTreeSet<_> = kinds.keys().map(|(source, _)| source.as_str()).collect();
+    for source in ["authz", "claude_code", "codex", "gemini", "openinference", "otel_genai", "security"] {
+        assert!(sources.contains(source), "{source} is not among {sources:?}");
+    }
+}
+
+/// Valid events, and the same with every attribute removed, of another type, or beside an unknown one:
+/// both validators say the same of each.
+#[test]
+fn another_validator_agrees_on_all_events_and_on_all_that_is_made_wrong() {
+    let mut shown = BTreeSet::new();
+    let mut cases: Vec<Value> = Vec::new();
+    for row in all_rows() {
+        let event = event(&row);
+        let is_new = shown.insert((row.source.clone(), row.kind.clone(), row.decision.clone()));
+        if is_new {
+            changes(&event, &mut cases);
+        }
+        if is_new || cases.len() % 7 == 0 {
+            cases.push(event);
+        }
+    }
+    let ours: Vec<bool> = cases.iter().map(|event| Schema::get().validate(event).faults.is_empty()).collect();
+    let theirs = oracle(&cases);
+    assert_eq!(ours.len(), theirs.len());
+    for ((case, ours), theirs) in cases.iter().zip(&ours).zip(&theirs) {
+        let why = &Schema::get().validate(case).faults;
+        assert_eq!(*ours, theirs == "valid", "we say {why:?}, they {theirs}: {case:#}");
+    }
+    let refused = ours.iter().filter(|valid| !**valid).count();
+    println!("{} cases, {refused} of them refused by both", ours.len());
+    assert!(refused > 1_000 && ours.len() - refused > shown.len());
+}
+
+/// The paths of all members of an event, but for what may hold anything.
+fn paths(value: &Value, at: &str, out: &mut Vec<String>) {
+    let mut go = |step: &str, inner: &Value| {
+        let path = format!("{at}/{}", step.replace('~', "~0").replace('/', "~1"));
+        paths(inner, &path, out);
+        out.push(path);
+    };
+    match value {
+        Value::Object(object) => {
+            object.iter().filter(|(k, _)| !matches!(k.as_str(), "unmapped" | "data")).for_each(|(k, v)| go(k, v));
+        }
+        Value::Array(items) => items.iter().enumerate().take(1).for_each(|(i, v)| go(&i.to_string(), v)),
+        _ => {}
+    }
+}
+
+fn changes(event: &Value, out: &mut Vec<Value>) {
+    let mut all = Vec::new();
+    paths(event, "", &mut all);
+    for path in all {
+        let mut change = |with: &dyn Fn(&mut Value)| {
+            let mut changed = event.clone();
+            with(changed.pointer_mut(&path).unwrap());
+            out.push(changed);
+        };
+        change(&|value| {
+            *value = match value {
+                Value::Number(_) => "x".into(),
+                _ => 98.into(),
+            }
+        });
+        change(&|value| match value {
+            Value::Object(object) => drop(object.insert("no_such_attribute".into(), 1.into())),
+            Value::Number(number) => *number = 98.into(),
+            other => *other = serde_json::json!([[]]),
+        });
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        let mut changed = event.clone();
+        if let Value::Object(object) = changed.pointer_mut(parent).unwrap() {
+            object.shift_remove(name);
+            out.push(changed);
+        }
+    }
+}
+
+/// What the other validator says of each.
+fn oracle(cases: &[Value]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut child = Command::new(python())
+        .args([root.join("tests/clients/ocsf_oracle.py"), root.join("docs/ocsf/custody")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let lines: String = cases.iter().map(|case| format!("{case}\n")).collect();
+    let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,215 @@
+//! `custody events`: provenance events as lines, by cursor; and `custody events check`, which says
+//! whether what was stored of them is complete and unaltered.
+
+mod check;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::source::{From, Source};
+use crate::{Failure, print};
+
+/// How long --follow waits before it asks a server again that does not answer.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Pull provenance events as lines, in the order of the log.
+///
+/// When it ends, the cursor to go on from is printed on standard error; --state-file keeps it.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Events {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    pull: Pull,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Check(check::Check),
+}
+
+#[derive(Args)]
+struct Pull {
+    /// Begin after the page with this cursor.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+    /// Begin with what the ledger took at this time: RFC 3339, or seconds since 1970. A cursor wins.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Do not end: wait for what comes, and come again when the server was away. Needs a running server.
+    #[arg(long)]
+    follow: bool,
+    /// Keep the cursor in this file, written after the events of a page were, and go on from it.
+    #[arg(long, value_name = "FILE", conflicts_with = "after")]
+    state_file: Option<PathBuf>,
+    /// End after about this many events.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// How the events are written: raw, the rows of the table `events`, or what docs/events.md lists.
+    #[arg(long, default_value = "raw", value_name = "FORMAT")]
+    format: String,
+    #[command(flatten)]
+    filter: Filters,
+    #[command(flatten)]
+    from: From,
+}
+
+/// Which events.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Filters {
+    /// Only these kinds, with commas between, such as tool_call,grant_denied.
+    #[arg(long, value_name = "KINDS")]
+    kind: Option<String>,
+    /// Only these severities, with commas between: informational, low, medium, high, critical.
+    #[arg(long, value_name = "SEVERITIES")]
+    severity: Option<String>,
+    /// Only these agents, by id or name, with commas between.
+    #[arg(long, value_name = "AGENTS")]
+    agent: Option<String>,
+    /// Only these services, with commas between.
+    #[arg(long, value_name = "SERVICES")]
+    service: Option<String>,
+    /// Only these workspaces, with commas between.
+    #[arg(long, value_name = "WORKSPACES")]
+    workspace: Option<String>,
+}
+
+impl Filters {
+    /// As parameters of the API, each behind a `&`.
+    fn query(&self) -> String {
+        let lists = [
+            ("kind", &self.kind),
+            ("severity", &self.severity),
+            ("agent", &self.agent),
+            ("service", &self.service),
+            ("workspace", &self.workspace),
+        ];
+        let given = lists.into_iter().filter_map(|(name, list)| Some((name, list.as_ref()?)));
+        given.map(|(name, list)| format!("&{name}={}", escaped(list))).collect()
+    }
+}
+
+/// Text as it may stand in a query string.
+fn escaped(text: &str) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~,:".contains(b);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+impl Events {
+    /// Prints events until there are no more, or for ever; or checks stored ones.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.action {
+            Some(Action::Check(check)) => check.run(),
+            None => self.pull.run(),
+        }
+    }
+}
+
+impl Pull {
+    fn run(self) -> Result<(), Failure> {
+        let source = self.from.open()?;
+        if self.follow && !source.live() {
+            return Err(Failure::wrong("--follow needs a running server; name it with --url"));
+        }
+        let mut cursor = match &self.state_file {
+            Some(path) => read_state(path)?,
+            None => self.after.clone(),
+        };
+        let mut left = self.limit.unwrap_or(usize::MAX);
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let page = match source.get(&self.path(cursor.as_deref(), left)) {
+                Ok(page) => page,
+                Err(failure) if self.follow && failure.is_unable() => {
+                    eprintln!("custody events: {}; asking again in {} s", failure.message, pause.as_secs());
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(RETRY_MAX);
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            pause = Duration::from_secs(1);
+            left = left.saturating_sub(page.body.iter().filter(|b| **b == b'\n').count());
+            print(&String::from_utf8_lossy(&page.body))?;
+            std::io::stdout().flush().map_err(Failure::unable)?;
+            if page.next_cursor != cursor
+                && let (Some(path), Some(cursor)) = (&self.state_file, &page.next_cursor)
+            {
+                // A crash before this prints the page again: the state never runs ahead of the output.
+                write_state(path, cursor)?;
+            }
+            cursor = page.next_cursor.or(cursor);
+            if left == 0 || (!page.has_more && !self.follow) {
+                break;
+            }
+        }
+        if let Some(cursor) = cursor {
+            eprintln!("next cursor: {cursor}");
+        }
+        Ok(())
+    }
+
+    fn path(&self, cursor: Option<&str>, left: usize) -> String {
+        let mut path = format!("/api/v1/events?limit={}&format={}", left.clamp(1, 1_000), escaped(&self.format));
+        path.push_str(&self.filter.query());
+        for (name, value) in [("after", cursor), ("since", self.since.as_deref())] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={}", escaped(value)));
+            }
+        }
+        if self.follow {
+            path.push_str("&wait=20s");
+        }
+        path
+    }
+}
+
+/// The cursor of a state file; none if there is no file yet.
+fn read_state(path: &Path) -> Result<Option<String>, Failure> {
+    let text = match std::fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|e| Failure::unable(format!("{} cannot be read: {e}", path.display())))?,
+    };
+    let state: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let cursor = state["cursor"].as_str().map(str::to_owned);
+    let wrong = || Failure::wrong(format!("{} is not a state file of custody events", path.display()));
+    cursor.map(Some).ok_or_else(wrong)
+}
+
+/// Keeps a cursor: after a crash the old one is there, or the new one.
+fn write_state(path: &Path, cursor: &str) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::File::create(&new)?;
+        writeln!(file, "{}", json!({"cursor": cursor}))?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(|e| Failure::unable(format!("{} cannot be written: {e}", path.display())))
+}
+
+/// All events from a seq on that match, a page at a time, until `each` says that it is enough.
+fn pages(
+    source: &Source,
+    query: &str,
+    from: u64,
+    mut each: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut cursor: Option<String> = None;
+    loop {
+        let begin = match &cursor {
+            Some(cursor) => format!("after={cursor}"),
+            None => format!("from_seq={from}"),
+        };
+        let page = source.get(&format!("/api/v1/events?limit=5000&{begin}{query}"))?;
+        if !each(&page.body)? || !page.has_more {
+            return Ok(());
+        }
+        cursor = page.next_cursor;
+    }
+}
