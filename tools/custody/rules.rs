@@ -125,7 +125,10 @@ impl RulesList {
             let (on, severity) = (tuning.is_on(None, &rule.id), tuning.severity(None, &rule.id));
             let setting = |name: &String| tuning.get(None, &rule.id, name).map(checks::shown).unwrap_or_default();
             if self.json {
-                let settings = rule.settings.iter().map(|(name, s)| (name.clone(), serde_json::json!({"value": setting(name), "about": s.about})));
+                let settings = rule
+                    .settings
+                    .iter()
+                    .map(|(name, s)| (name.clone(), serde_json::json!({"value": setting(name), "about": s.about})));
                 let json = serde_json::json!({
                     "id": rule.id, "about": rule.about, "enabled": on, "severity": severity, "tags": rule.tags, "on": rule.on,
                     "fires": if rule.waits { "after grace" } else { "at once" }, "needs": rule.needs,

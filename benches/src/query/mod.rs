@@ -106,7 +106,9 @@ fn engine(dir: &Path) -> (Engine, custody_query::Follower) {
 fn ask(runtime: &Runtime, engine: &Engine, sql: &str) -> (usize, Duration) {
     let limits = QueryLimits { timeout: Duration::from_secs(600), rows_max: 1_000_000, ..QueryLimits::default() };
     let start = Instant::now();
-    let answer = runtime.block_on(engine.sql(&Caller::local(None), sql, vec![], limits)).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let answer = runtime
+        .block_on(engine.sql(&Caller::local(None), sql, vec![], limits))
+        .unwrap_or_else(|e| panic!("{sql}: {e}"));
     (answer.rows, start.elapsed())
 }
 

@@ -155,7 +155,8 @@ impl Evaluator {
         }
         let waiting: HashSet<u64> = self.due.iter().map(|(_, seq)| *seq).collect();
         for seq in &fresh {
-            settled.extend(self.state.touched_by(*seq).into_iter().filter(|s| !waiting.contains(s) && !fresh.contains(s)));
+            settled
+                .extend(self.state.touched_by(*seq).into_iter().filter(|s| !waiting.contains(s) && !fresh.contains(s)));
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
@@ -169,7 +170,12 @@ impl Evaluator {
     }
 
     /// Takes the events and spans of a range in.
-    fn take(&mut self, snapshot: &Snapshot, from: u64, to: u64) -> Result<(BTreeSet<u64>, Vec<datafusion::arrow::array::RecordBatch>), Error> {
+    fn take(
+        &mut self,
+        snapshot: &Snapshot,
+        from: u64,
+        to: u64,
+    ) -> Result<(BTreeSet<u64>, Vec<datafusion::arrow::array::RecordBatch>), Error> {
         let (mut fresh, mut spans) = (BTreeSet::new(), Vec::new());
         if from == to {
             return Ok((fresh, spans));
@@ -188,7 +194,9 @@ impl Evaluator {
         let state = &mut self.state;
         snapshot.read(&Wanted::all(Table::Spans).seqs(from..to), |batch| {
             let column = |name: &str| batch.column_by_name(name);
-            if let (Some(trace), Some(span), Some(time)) = (column("trace_id"), column("span_id"), column("ingest_time")) {
+            if let (Some(trace), Some(span), Some(time)) =
+                (column("trace_id"), column("span_id"), column("ingest_time"))
+            {
                 for i in 0..batch.num_rows() {
                     let time = Time::read(time, i).0;
                     *newest = (*newest).max(time);
@@ -212,7 +220,8 @@ impl Evaluator {
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let seqs = self.state.context(judged, snapshot)?;
         let events: Vec<EventRow> = seqs.iter().filter_map(|seq| self.state.get(*seq).cloned()).collect();
-        let mut kinds: HashSet<String> = judged.iter().filter_map(|s| self.state.get(*s)).map(|e| e.kind.clone()).collect();
+        let mut kinds: HashSet<String> =
+            judged.iter().filter_map(|s| self.state.get(*s)).map(|e| e.kind.clone()).collect();
         if !spans.is_empty() {
             kinds.insert("span".into());
         }
@@ -229,11 +238,18 @@ impl Evaluator {
     }
 
     /// What of the found is new, and what does not stand any more.
-    fn tell(&mut self, found: Vec<(HitRow, bool)>, judged: &BTreeSet<u64>, settled: &BTreeSet<u64>, now: Time) -> Found {
+    fn tell(
+        &mut self,
+        found: Vec<(HitRow, bool)>,
+        judged: &BTreeSet<u64>,
+        settled: &BTreeSet<u64>,
+        now: Time,
+    ) -> Found {
         let mut out = Found::default();
         self.pending.retain(|(seq, _), _| !judged.contains(seq));
         let mut stands = HashSet::new();
-        let waiting: HashSet<(u64, String)> = found.iter().filter(|(_, waits)| *waits).map(|(hit, _)| hit.key()).collect();
+        let waiting: HashSet<(u64, String)> =
+            found.iter().filter(|(_, waits)| *waits).map(|(hit, _)| hit.key()).collect();
         let hits = found.into_iter().filter_map(|(hit, _)| {
             let event = self.state.get(hit.seq);
             self.checker.describe(hit, event, now)

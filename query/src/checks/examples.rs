@@ -89,7 +89,8 @@ pub struct Tried {
 pub async fn try_rules(rules: &[Rule]) -> Vec<Tried> {
     let mut out = Vec::new();
     for rule in rules {
-        let failed = |problem: String| Tried { rule: rule.id.clone(), example: String::new(), problem: Some(problem), hits: 0 };
+        let failed =
+            |problem: String| Tried { rule: rule.id.clone(), example: String::new(), problem: Some(problem), hits: 0 };
         let Some(text) = &rule.examples else {
             out.push(failed(format!("there are no examples: {}.examples.json is missing", rule.id)));
             continue;

@@ -80,8 +80,16 @@ impl Live {
             Family::one("custody_checks_busy_seconds", "Time that the checks took", seconds),
             Family::counter("custody_checks_alerts", "Alerts that the checks appended", &self.raised),
             Family::counter("custody_checks_taken_back", "Alerts that later evidence took back", &self.taken_back),
-            Family::counter("custody_checks_failures", "Steps of the checks that failed and were tried again", &self.failures),
-            Family::gauge("custody_checks_events_held", "Events that the checks keep at hand", self.held.load(Relaxed) as f64),
+            Family::counter(
+                "custody_checks_failures",
+                "Steps of the checks that failed and were tried again",
+                &self.failures,
+            ),
+            Family::gauge(
+                "custody_checks_events_held",
+                "Events that the checks keep at hand",
+                self.held.load(Relaxed) as f64,
+            ),
         ]
     }
 }
@@ -113,7 +121,11 @@ impl Drop for Following {
 /// # Errors
 ///
 /// If the thread does not start.
-pub fn follow(projection: &Arc<Projection>, checker: Arc<Checker>, recorder: Arc<dyn Recorder>) -> Result<Following, Error> {
+pub fn follow(
+    projection: &Arc<Projection>,
+    checker: Arc<Checker>,
+    recorder: Arc<dyn Recorder>,
+) -> Result<Following, Error> {
     let live = Arc::new(Live {
         checker,
         done: watch::channel(0).0,

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray as _, Float64Array, ListBuilder, StringArray, StringBuilder,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, Float64Array, ListBuilder, StringArray, StringBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit, TimestampNanosecondType};
 use datafusion::common::{DataFusionError, Result};
@@ -73,7 +71,8 @@ fn outside(constraints: &str, arguments: &str) -> Option<String> {
     else {
         return None;
     };
-    let outside = |(name, bound): &(&String, &Json)| arguments.get(*name).is_some_and(|v| allows(bound, v) == Some(false));
+    let outside =
+        |(name, bound): &(&String, &Json)| arguments.get(*name).is_some_and(|v| allows(bound, v) == Some(false));
     constraints.iter().find(outside).map(|(name, _)| name.clone())
 }
 
@@ -149,7 +148,8 @@ mod tests {
 
     #[test]
     fn only_what_is_surely_outside_is_outside() {
-        let constraints = r#"{"amount":{"min":1,"max":100},"to":["a","b"],"note":{"regex":"[a-z]+"},"x":{"regex":"("}}"#;
+        let constraints =
+            r#"{"amount":{"min":1,"max":100},"to":["a","b"],"note":{"regex":"[a-z]+"},"x":{"regex":"("}}"#;
         let say = |arguments: &str| outside(constraints, arguments);
         assert_eq!(say(r#"{"amount":100,"to":"a","note":"ok","x":"y"}"#), None);
         assert_eq!(say(r#"{"amount":100.5}"#).as_deref(), Some("amount"));

@@ -100,8 +100,10 @@ impl Rule {
             Some(("fires", value)) => self.waits = one_of(value, "after grace", "at once")?,
             Some(("default", value)) => self.enabled = one_of(value, "on", "off")?,
             Some((key, value)) if key.starts_with("setting ") => {
-                let (default, about) = value.split_once(" | ").ok_or("a setting reads `setting name: default | what it does`")?;
-                let parsed: toml::Table = format!("v = {default}").parse().map_err(|_| format!("{default} is no value"))?;
+                let (default, about) =
+                    value.split_once(" | ").ok_or("a setting reads `setting name: default | what it does`")?;
+                let parsed: toml::Table =
+                    format!("v = {default}").parse().map_err(|_| format!("{default} is no value"))?;
                 let value = parsed.get("v").cloned().ok_or("a setting needs a default")?;
                 self.settings.insert(key["setting ".len()..].to_owned(), Setting { value, about: about.to_owned() });
             }
@@ -149,7 +151,10 @@ mod tests {
     #[test]
     fn a_head_that_is_wrong_says_where() {
         let say = |sql: &str| Rule::parse("x", sql).unwrap_err().message;
-        assert_eq!(say("-- about\n-- severity: bad\nSELECT 1"), "rule x: line 2: bad is none of informational, low, medium, high, critical");
+        assert_eq!(
+            say("-- about\n-- severity: bad\nSELECT 1"),
+            "rule x: line 2: bad is none of informational, low, medium, high, critical"
+        );
         assert!(say("-- about\nSELECT 1").contains("no `severity:`"));
         assert!(say("-- about\n-- severity: low\n-- on: tool_call\n-- fires: never").contains("line 4"));
         assert!(Rule::parse("A b", "").unwrap_err().message.contains("lowercase"));

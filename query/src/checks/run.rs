@@ -13,11 +13,11 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as DfResult};
-use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -88,7 +88,10 @@ impl Tables {
         let grants = move || Ok(GrantRow::batch(Grants::of(&of, AsOf::Now, now)?.rows()));
         all.insert("grants", Arc::new(Lazy::new(GrantRow::schema(), grants)));
         let of = Arc::clone(snapshot);
-        all.insert("denials", Arc::new(Lazy::new(DenialRow::schema(), move || Ok(DenialRow::batch(&denials(&of, AsOf::Now)?)))));
+        all.insert(
+            "denials",
+            Arc::new(Lazy::new(DenialRow::schema(), move || Ok(DenialRow::batch(&denials(&of, AsOf::Now)?)))),
+        );
         let ledger: Arc<dyn TableProvider> = match entries {
             Entries::Log(reader) => {
                 let entries = Ledger::between(reader.clone(), from, snapshot.size, snapshot.visible().clone());
@@ -331,7 +334,8 @@ impl Checker {
         let mut out = Vec::new();
         for (mut hit, waits) in found {
             let event = events.get(&hit.seq).copied();
-            if waits && event.is_some_and(|e| e.ingest_time.0.saturating_add(grace) > now.0) && hit.verdict == "proven" {
+            if waits && event.is_some_and(|e| e.ingest_time.0.saturating_add(grace) > now.0) && hit.verdict == "proven"
+            {
                 hit.verdict = "probable".into();
             }
             out.extend(self.describe(hit, event, now));

@@ -284,8 +284,14 @@ fn keys(event: &EventRow) -> Vec<Key> {
     add(By::Call, event.tool_call_id.clone());
     add(By::Conversation, event.conversation_id.clone());
     let has = |name: &str| event.attributes.contains(name);
-    const NAMES: [&str; 6] =
-        ["authz.credential.id", "service-account-id", "schema_digest", "schema.digest", "sequence", "authz.approval.by"];
+    const NAMES: [&str; 6] = [
+        "authz.credential.id",
+        "service-account-id",
+        "schema_digest",
+        "schema.digest",
+        "sequence",
+        "authz.approval.by",
+    ];
     if !NAMES.iter().any(|name| has(name)) {
         return out;
     }

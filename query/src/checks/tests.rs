@@ -45,21 +45,39 @@ fn record(numbers: &mut Numbers, i: u64) -> Json {
     let (action, resource, credential) = (one("act", 3), one("r", 3), one("k", 2));
     let (at, trace) = (numbers.below(50), numbers.below(2) + 1);
     let attributes = match numbers.below(8) {
-        0 => ("authz.grant.issued", json!({"authz.grant.id": grant, "authz.grant.subject": agent,
+        0 => (
+            "authz.grant.issued",
+            json!({"authz.grant.id": grant, "authz.grant.subject": agent,
             "authz.grant.actions": ["act0", "act1"], "authz.grant.resources": ["r0", "r1"], "authz.grant.max_uses": 2,
-            "authz.grant.max_depth": 1, "authz.grant.initiator.id": "emma"})),
-        1 => ("authz.grant.derived", json!({"authz.grant.id": grant, "authz.grant.parent_id": parent,
-            "authz.grant.subject": agent, "authz.grant.actions": [action], "authz.grant.initiator.id": "emma"})),
-        2 => ("authz.grant.denied", json!({"authz.grant.subject": agent, "authz.grant.actions": [action],
-            "authz.grant.resources": [resource]})),
+            "authz.grant.max_depth": 1, "authz.grant.initiator.id": "emma"}),
+        ),
+        1 => (
+            "authz.grant.derived",
+            json!({"authz.grant.id": grant, "authz.grant.parent_id": parent,
+            "authz.grant.subject": agent, "authz.grant.actions": [action], "authz.grant.initiator.id": "emma"}),
+        ),
+        2 => (
+            "authz.grant.denied",
+            json!({"authz.grant.subject": agent, "authz.grant.actions": [action],
+            "authz.grant.resources": [resource]}),
+        ),
         3 => ("authz.grant.revoked", json!({"authz.grant.id": grant, "authz.revoked_by": "x"})),
-        4 => ("authz.approval", json!({"authz.grant.id": grant, "authz.approval.by": agent,
-            "authz.approval.state": "approved", "gen_ai.tool.call.id": call})),
-        5 => ("authz.executor.decision", json!({"authz.grant.id": grant, "gen_ai.agent.id": agent, "authz.resource": resource,
-            "authz.decision": if i.is_multiple_of(2) { "deny" } else { "allow" }, "gen_ai.tool.call.id": call})),
-        _ => ("", json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "authz.grant.id": grant,
+        4 => (
+            "authz.approval",
+            json!({"authz.grant.id": grant, "authz.approval.by": agent,
+            "authz.approval.state": "approved", "gen_ai.tool.call.id": call}),
+        ),
+        5 => (
+            "authz.executor.decision",
+            json!({"authz.grant.id": grant, "gen_ai.agent.id": agent, "authz.resource": resource,
+            "authz.decision": if i.is_multiple_of(2) { "deny" } else { "allow" }, "gen_ai.tool.call.id": call}),
+        ),
+        _ => (
+            "",
+            json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "authz.grant.id": grant,
             "gen_ai.agent.id": agent, "authz.action": action, "authz.resource": resource, "gen_ai.tool.call.id": call,
-            "authz.credential.id": credential})),
+            "authz.credential.id": credential}),
+        ),
     };
     // All of it comes within two seconds, in whatever order.
     let received = 60.0 + i as f64 * 0.02;

@@ -73,12 +73,17 @@ impl Tuning {
             let Value::Table(settings) = settings else { return Err(wrong(format!("{place}.{check} is not a table"))) };
             for (name, value) in settings {
                 let Some(default) = self.defaults.get(&(check.clone(), name.clone())) else {
-                    return Err(wrong(format!("{place}.{check}.{name}: no check has this setting; `custody rules list` has them")));
+                    return Err(wrong(format!(
+                        "{place}.{check}.{name}: no check has this setting; `custody rules list` has them"
+                    )));
                 };
                 let both_numbers = number(default).is_some() && number(value).is_some();
                 if !both_numbers && !default.same_type(value) {
                     let kind = default.type_str();
-                    return Err(wrong(format!("{place}.{check}.{name} must be of type {kind}, such as {}", shown(default))));
+                    return Err(wrong(format!(
+                        "{place}.{check}.{name} must be of type {kind}, such as {}",
+                        shown(default)
+                    )));
                 }
                 if name == "severity" && !value.as_str().is_some_and(|s| SEVERITIES.contains(&s)) {
                     return Err(wrong(format!("{place}.{check}.severity is none of {}", SEVERITIES.join(", "))));
@@ -160,13 +165,19 @@ mod tests {
         let skew = |w| tuning.number(w, "expired_grant", "clock_skew_seconds");
         assert_eq!((skew(None), skew(Some("bank")), skew(Some("shop"))), (Some(5.0), Some(0.5), Some(5.0)));
         assert_eq!(tuning.severity(Some("bank"), "expired_grant"), "critical");
-        assert!(tuning.is_on(Some("bank"), "no_grant") && !tuning.is_on(None, "no_grant") && tuning.is_on_somewhere("no_grant"));
+        assert!(
+            tuning.is_on(Some("bank"), "no_grant")
+                && !tuning.is_on(None, "no_grant")
+                && tuning.is_on_somewhere("no_grant")
+        );
     }
 
     #[test]
     fn what_no_check_has_is_refused_by_name() {
         let say = |text: &str| Tuning::parse(&built_in(), text).unwrap_err().message;
-        assert!(say("[checks.expired_grant]\nskew = 1").contains("checks.expired_grant.skew: no check has this setting"));
+        assert!(
+            say("[checks.expired_grant]\nskew = 1").contains("checks.expired_grant.skew: no check has this setting")
+        );
         assert!(say("[checks.expired_grant]\nenabled = 1").contains("must be of type boolean"));
         assert!(say("[checks.expired_grant]\nseverity = \"bad\"").contains("none of informational"));
         assert!(say("graze_seconds = 1").contains("graze_seconds is none of"));
