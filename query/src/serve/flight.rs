@@ -2,26 +2,29 @@
 //! metadata that ADBC and JDBC drivers ask for. Read-only, over the same engine.
 //!
 //! Handles carry the statement and its parameters themselves, so the server keeps
-//! no state between calls.
+//! no state between calls, but for what is being sent and can be cancelled. A ticket is good for a
+//! while, and for the identity that asked for it: nobody asks under another's name, and what it
+//! finds is what its holder may see.
 
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
-use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any, CommandGetCatalogs,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery, CommandStatementQuery, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
     TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
-    Ticket,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightEndpoint,
+    FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc, Ticket,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
@@ -32,6 +35,8 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::flight_about::{foreign_keys, primary_keys, sql_info, types, unmade};
+use super::flight_running::Running;
 use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::caller::Caller;
@@ -42,9 +47,14 @@ use crate::error::{Error, ErrorKind};
 const CATALOG: &str = "datafusion";
 const SCHEMA: &str = "public";
 
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+
 /// Rows and time of one query.
 const ROWS_MAX: usize = 50_000_000;
 const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a ticket is good for.
+const TICKET: Duration = Duration::from_secs(900);
 
 type DataStream = <Flight as FlightService>::DoGetStream;
 
@@ -53,6 +63,7 @@ pub struct Flight {
     engine: Engine,
     limits: QueryLimits,
     observer: Arc<dyn Observer>,
+    running: Arc<Running>,
 }
 
 /// The gRPC service of an engine. The observer knows which requests are traced.
@@ -64,7 +75,7 @@ pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits
         answer_bytes_max: usize::MAX,
         ..limits.clone()
     };
-    FlightServiceServer::new(Flight { engine, limits, observer })
+    FlightServiceServer::new(Flight { engine, limits, observer, running: Arc::default() })
 }
 
 /// What a handle carries.
@@ -72,11 +83,13 @@ pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits
 struct Statement {
     sql: String,
     params: Vec<serde_json::Value>,
+    /// Of a ticket: its number, for whom it is, and until when, in seconds since 1970.
+    ticket: Option<(u64, String, u64)>,
 }
 
 impl Statement {
     fn of(sql: String) -> Self {
-        Self { sql, params: Vec::new() }
+        Self { sql, params: Vec::new(), ticket: None }
     }
 
     fn decode(handle: &[u8]) -> Result<Self, Status> {
@@ -86,6 +99,29 @@ impl Statement {
     fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
+
+    /// The same as a ticket for somebody.
+    fn ticket(self, caller: &Caller) -> Self {
+        let until = seconds(SystemTime::now()) + TICKET.as_secs();
+        Self { ticket: Some((Running::number(), caller.identity.to_string(), until)), ..self }
+    }
+
+    /// Whether a ticket is still good, and his who shows it. Prepared statements are none.
+    fn admit(&self, caller: &Caller) -> Result<(), Status> {
+        match &self.ticket {
+            Some((_, whose, _)) if *whose != caller.identity.to_string() => {
+                Err(Status::permission_denied("this ticket is somebody else's; ask yourself"))
+            }
+            Some((_, _, until)) if *until < seconds(SystemTime::now()) => {
+                Err(Status::failed_precondition("this ticket has expired; ask again with GetFlightInfo"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn status(error: Error) -> Status {
@@ -117,20 +153,54 @@ impl Flight {
     }
 
     async fn answer(&self, caller: &Caller, statement: Statement) -> Result<Response<DataStream>, Status> {
+        statement.admit(caller)?;
+        let ticket = statement.ticket.as_ref().map_or_else(Running::number, |(number, ..)| *number);
+        let sending = self.running.begin(ticket, &caller.identity.to_string()).ok_or_else(cancelled)?;
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
-        let rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)?;
+        let rows = tokio::select! {
+            () = sending.cancelled() => return Err(cancelled()),
+            rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()) => rows.map_err(status)?,
+        };
         let schema = Arc::clone(&rows.schema);
-        let batches = stream::try_unfold(rows, async |mut rows| match rows.next().await {
-            Ok(Some(batch)) => Ok(Some((batch, rows))),
-            Ok(None) if rows.truncated => {
-                let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
-                Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+        let batches = stream::try_unfold((rows, sending), async |(mut rows, sending)| {
+            let next = tokio::select! {
+                () = sending.cancelled() => return Err(FlightError::Tonic(Box::new(cancelled()))),
+                next = rows.next() => next,
+            };
+            match next {
+                Ok(Some(batch)) => Ok(Some((batch, (rows, sending)))),
+                Ok(None) if rows.truncated => {
+                    let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
+                    Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
             }
-            Ok(None) => Ok(None),
-            Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
         });
         let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
         Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
+    }
+
+    /// Cancels what a ticket stands for, if it is his who asks.
+    fn cancel(&self, ticket: &[u8], caller: &Caller) -> Result<(), Status> {
+        let wrong = || Status::invalid_argument("this is no ticket of a query of this server");
+        let command = Any::decode(ticket).map_err(|_| wrong())?;
+        let statement = command.unpack::<TicketStatementQuery>().ok().flatten().map(|t| t.statement_handle);
+        let prepared = || command.unpack::<CommandPreparedStatementQuery>().ok().flatten();
+        let handle = statement.or_else(|| prepared().map(|p| p.prepared_statement_handle)).ok_or_else(wrong)?;
+        let statement = Statement::decode(&handle)?;
+        statement.admit(caller)?;
+        let (number, ..) = statement.ticket.ok_or_else(wrong)?;
+        self.running.cancel(number, &caller.identity.to_string());
+        Ok(())
+    }
+
+    fn cancel_all(&self, info: &FlightInfo, caller: &Caller) -> Result<(), Status> {
+        if info.endpoint.is_empty() {
+            return Err(Status::invalid_argument("the FlightInfo has no endpoint"));
+        }
+        let tickets = info.endpoint.iter().map(|e| e.ticket.as_ref().map(|t| t.ticket.as_ref()).unwrap_or_default());
+        tickets.into_iter().try_for_each(|ticket| self.cancel(ticket, caller))
     }
 
     /// Names of the tables, in order.
@@ -149,6 +219,10 @@ impl Flight {
 /// Who asks: what authenticated the connection says so.
 fn caller<T>(request: &Request<T>) -> Caller {
     request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None))
+}
+
+fn cancelled() -> Status {
+    Status::cancelled("the query was cancelled")
 }
 
 /// Batches as a stream of Flight data.
@@ -170,28 +244,8 @@ fn info(
 }
 
 fn built(batch: Result<RecordBatch, FlightError>) -> Result<Response<DataStream>, Status> {
-    let batch = batch.map_err(|e| Status::internal(e.to_string()))?;
+    let batch = batch.map_err(unmade)?;
     Ok(data(batch.schema(), vec![batch]))
-}
-
-/// What drivers ask of a server before anything else.
-static SQL_INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
-    let mut info = SqlInfoDataBuilder::new();
-    info.append(SqlInfo::FlightSqlServerName, "Custody");
-    info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
-    info.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
-    info.append(SqlInfo::FlightSqlServerReadOnly, true);
-    info.append(SqlInfo::FlightSqlServerSql, true);
-    info.append(SqlInfo::FlightSqlServerSubstrait, false);
-    info.append(SqlInfo::FlightSqlServerTransaction, 0i32);
-    info.append(SqlInfo::FlightSqlServerCancel, false);
-    info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    info.append(SqlInfo::SqlDdlTable, false);
-    info.build().ok()
-});
-
-fn sql_info() -> Result<&'static SqlInfoData, Status> {
-    SQL_INFO.as_ref().ok_or_else(|| Status::internal("the server's own description cannot be built"))
 }
 
 #[tonic::async_trait]
@@ -214,7 +268,8 @@ impl FlightSqlService for Flight {
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::of(query.query);
         let schema = self.schema(&caller(&request), &statement).await?;
-        info(&TicketStatementQuery { statement_handle: statement.encode().into() }, &schema, request)
+        let statement_handle = statement.ticket(&caller(&request)).encode().into();
+        info(&TicketStatementQuery { statement_handle }, &schema, request)
     }
 
     async fn do_get_statement(
@@ -276,8 +331,11 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let schema = self.schema(&caller(&request), &Statement::decode(&query.prepared_statement_handle)?).await?;
-        info(&query, &schema, request)
+        let caller = caller(&request);
+        let statement = Statement::decode(&query.prepared_statement_handle)?;
+        let schema = self.schema(&caller, &statement).await?;
+        let prepared_statement_handle = statement.ticket(&caller).encode().into();
+        info(&CommandPreparedStatementQuery { prepared_statement_handle }, &schema, request)
     }
 
     async fn do_get_prepared_statement(
@@ -384,6 +442,119 @@ impl FlightSqlService for Flight {
         _: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
         built(query.into_builder(sql_info()?).build())
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.into_builder(types()?).schema(), request)
+    }
+
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        built(query.into_builder(types()?).build())
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &primary_keys(), request)
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        _: CommandGetPrimaryKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(primary_keys(), vec![]))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _: CommandGetExportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _: CommandGetImportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _: CommandGetCrossReference,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    /// CancelFlightInfo, which took the place of CancelQuery.
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let action = request.get_ref();
+        if action.r#type != CANCEL_FLIGHT_INFO {
+            return Err(Status::unimplemented(format!("there is no action {}", action.r#type)));
+        }
+        let wrong = |_| Status::invalid_argument("the body is no CancelFlightInfoRequest");
+        let cancel = CancelFlightInfoRequest::decode(action.body.as_ref()).map_err(wrong)?;
+        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request))?;
+        let body = CancelFlightInfoResult::new(CancelStatus::Cancelled).encode_to_vec().into();
+        Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        let description = "Cancels a query.\nRequest Message: CancelFlightInfoRequest\n\
+                           Response Message: CancelFlightInfoResult";
+        Some(vec![Ok(ActionType { r#type: CANCEL_FLIGHT_INFO.into(), description: description.into() })])
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let info = FlightInfo::decode(query.info).map_err(|_| Status::invalid_argument("this is no FlightInfo"))?;
+        self.cancel_all(&info, &caller(&request))?;
+        // CANCEL_RESULT_CANCELLED.
+        Ok(ActionCancelQueryResult { result: 1 })
     }
 
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
