@@ -358,6 +358,8 @@ impl Engine {
         }
         let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
         config.options_mut().sql_parser.collect_spans = true;
+        // Columns of a union may have different docs in their metadata, which is no difference of types.
+        config.options_mut().execution.skip_physical_aggregate_schema_check = true;
         let state = functions::session().with_config(config).with_runtime_env(runtime).build();
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;

@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = files![
     approvals,
     in_force,
     policy_changes,
+    authority_changes,
     shared_credentials,
     unnoticed_alerts,
     alert_life,

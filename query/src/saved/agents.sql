@@ -14,7 +14,9 @@ SELECT e.agent_id, min(e.event_time) AS first_time, max(e.event_time) AS last_ti
        sum(CASE WHEN e.kind = 'grant_denied' OR e.kind = 'executor_decision' AND e.decision = 'deny' THEN 1 ELSE 0 END) AS refusals,
        coalesce(max(v.violations), 0) AS violations, min(e.seq) AS seq
 FROM events e
-LEFT JOIN (SELECT agent_id, count(*) AS violations FROM violations GROUP BY agent_id) v ON v.agent_id = e.agent_id
+LEFT JOIN (
+    SELECT e.agent_id, count(*) AS violations FROM violations v JOIN events e ON e.seq = v.seq GROUP BY e.agent_id
+) v ON v.agent_id = e.agent_id
 WHERE e.agent_id IS NOT NULL
 GROUP BY e.agent_id
 ORDER BY violations DESC, calls DESC, e.agent_id

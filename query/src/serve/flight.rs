@@ -8,7 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
@@ -32,16 +32,15 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::flight_about::{foreign_keys, primary_keys, sql_info, types, unmade};
 use super::flight_running::Running;
+use super::flight_ticket::{Statement, cancelled, parameter, status};
 use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::caller::Caller;
 use crate::engine::{Engine, QueryLimits};
-use crate::error::{Error, ErrorKind};
 
 /// The catalog and schema that every table is in.
 const CATALOG: &str = "datafusion";
@@ -52,9 +51,6 @@ const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 /// Rows and time of one query.
 const ROWS_MAX: usize = 50_000_000;
 const TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How long a ticket is good for.
-const TICKET: Duration = Duration::from_secs(900);
 
 type DataStream = <Flight as FlightService>::DoGetStream;
 
@@ -78,64 +74,6 @@ pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits
     FlightServiceServer::new(Flight { engine, limits, observer, running: Arc::default() })
 }
 
-/// What a handle carries.
-#[derive(Deserialize, Serialize)]
-struct Statement {
-    sql: String,
-    params: Vec<serde_json::Value>,
-    /// Of a ticket: its number, for whom it is, and until when, in seconds since 1970.
-    ticket: Option<(u64, String, u64)>,
-}
-
-impl Statement {
-    fn of(sql: String) -> Self {
-        Self { sql, params: Vec::new(), ticket: None }
-    }
-
-    fn decode(handle: &[u8]) -> Result<Self, Status> {
-        serde_json::from_slice(handle).map_err(|_| Status::invalid_argument("this handle is not of this server"))
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// The same as a ticket for somebody.
-    fn ticket(self, caller: &Caller) -> Self {
-        let until = seconds(SystemTime::now()) + TICKET.as_secs();
-        Self { ticket: Some((Running::number(), caller.identity.to_string(), until)), ..self }
-    }
-
-    /// Whether a ticket is still good, and his who shows it. Prepared statements are none.
-    fn admit(&self, caller: &Caller) -> Result<(), Status> {
-        match &self.ticket {
-            Some((_, whose, _)) if *whose != caller.identity.to_string() => {
-                Err(Status::permission_denied("this ticket is somebody else's; ask yourself"))
-            }
-            Some((_, _, until)) if *until < seconds(SystemTime::now()) => {
-                Err(Status::failed_precondition("this ticket has expired; ask again with GetFlightInfo"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn status(error: Error) -> Status {
-    let message = error.to_string();
-    match error.kind {
-        ErrorKind::Invalid => Status::invalid_argument(message),
-        ErrorKind::ReadOnly | ErrorKind::Forbidden => Status::permission_denied(message),
-        ErrorKind::Timeout => Status::deadline_exceeded(message),
-        ErrorKind::Resources | ErrorKind::Busy => Status::resource_exhausted(message),
-        ErrorKind::Unavailable => Status::unavailable(message),
-        ErrorKind::Internal => Status::internal(message),
-    }
-}
-
 impl Flight {
     async fn schema(&self, caller: &Caller, statement: &Statement) -> Result<SchemaRef, Status> {
         self.engine.describe(caller, &statement.sql, self.limits.clone()).await.map_err(status)
@@ -155,7 +93,7 @@ impl Flight {
     async fn answer(&self, caller: &Caller, statement: Statement) -> Result<Response<DataStream>, Status> {
         statement.admit(caller)?;
         let ticket = statement.ticket.as_ref().map_or_else(Running::number, |(number, ..)| *number);
-        let sending = self.running.begin(ticket, &caller.identity.to_string()).ok_or_else(cancelled)?;
+        let sending = self.running.begin(ticket, &caller.identity).ok_or_else(cancelled)?;
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
         let rows = tokio::select! {
             () = sending.cancelled() => return Err(cancelled()),
@@ -191,7 +129,7 @@ impl Flight {
         let statement = Statement::decode(&handle)?;
         statement.admit(caller)?;
         let (number, ..) = statement.ticket.ok_or_else(wrong)?;
-        self.running.cancel(number, &caller.identity.to_string());
+        self.running.cancel(number, &caller.identity);
         Ok(())
     }
 
@@ -219,10 +157,6 @@ impl Flight {
 /// Who asks: what authenticated the connection says so.
 fn caller<T>(request: &Request<T>) -> Caller {
     request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None))
-}
-
-fn cancelled() -> Status {
-    Status::cancelled("the query was cancelled")
 }
 
 /// Batches as a stream of Flight data.
@@ -558,25 +492,4 @@ impl FlightSqlService for Flight {
     }
 
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
-}
-
-/// A bound value as a handle carries it.
-fn parameter(value: &ScalarValue) -> Result<serde_json::Value, Status> {
-    use serde_json::Value as V;
-    Ok(match value {
-        value if value.is_null() => V::Null,
-        ScalarValue::Boolean(Some(b)) => V::Bool(*b),
-        ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
-            V::String(s.clone())
-        }
-        ScalarValue::Float64(Some(f)) => V::from(*f),
-        ScalarValue::Float32(Some(f)) => V::from(*f),
-        other => {
-            let cast = other.cast_to(&datafusion::arrow::datatypes::DataType::Int64);
-            match cast {
-                Ok(ScalarValue::Int64(Some(i))) => V::from(i),
-                _ => return Err(Status::invalid_argument("parameters are texts, numbers, truth values or null")),
-            }
-        }
-    })
 }

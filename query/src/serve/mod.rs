@@ -5,6 +5,7 @@ pub mod events;
 pub mod flight;
 mod flight_about;
 mod flight_running;
+mod flight_ticket;
 pub mod observe;
 mod replay;
 mod sql;
