@@ -9,7 +9,7 @@ use std::path::Path;
 
 use custody_query::{Answer, format};
 use custody_store::system::SeqSet;
-use datafusion::arrow::array::{Array as _, AsArray as _};
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, UInt64Type};
 use datafusion::arrow::record_batch::RecordBatch;
