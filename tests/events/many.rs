@@ -136,7 +136,12 @@ fn a_hundred_slow_and_fast_readers_see_everything_in_order() {
     lags.sort_unstable_by(f64::total_cmp);
     let at = |part: f64| lags[((lags.len() - 1) as f64 * part) as usize];
     let memory = high_water_bytes(pid);
-    eprintln!("delivery lag of fast readers: p50 {:.3} s, p99 {:.3} s; {} MiB at most", at(0.5), at(0.99), memory >> 20);
+    eprintln!(
+        "delivery lag of fast readers: p50 {:.3} s, p99 {:.3} s; {} MiB at most",
+        at(0.5),
+        at(0.99),
+        memory >> 20
+    );
     assert!(memory < 512 << 20, "{} MiB", memory >> 20);
     drop(stuck);
     server.stop_and_verify();
