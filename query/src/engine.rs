@@ -343,7 +343,11 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl Engine {
     /// A session over one state of the log.
-    async fn session(&self, snapshot: &Arc<Snapshot>, limits: &QueryLimits) -> Result<SessionContext, Error> {
+    pub(crate) async fn session(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        limits: &QueryLimits,
+    ) -> Result<SessionContext, Error> {
         let wrong = |e: datafusion::error::DataFusionError| Error::internal(format!("the query cannot be set up: {e}"));
         let consumers = std::num::NonZeroUsize::new(5).unwrap_or(std::num::NonZeroUsize::MIN);
         let share = SharedPool::new(limits.memory_bytes_max, &self.memory);
