@@ -22,7 +22,6 @@ use tokio::sync::OnceCell;
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
-use crate::columns;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::library;
@@ -119,9 +118,7 @@ pub(crate) async fn register(
         let view = context.sql(sql).await?.into_view();
         context.register_table(name, view)?;
     }
-    views::register(context, bindings).await?;
-    // Last: it tells of all others.
-    columns::register(context).await
+    views::register(context, bindings).await
 }
 
 /// Rows that were made, or why not.
