@@ -89,12 +89,14 @@ fn post(url: &str, body: &str, key: Option<&str>) -> (u16, Value) {
     let request = agent().post(url).header("Content-Type", "application/json");
     let request = if let Some(key) = key { request.header("Idempotency-Key", key) } else { request };
     let mut answer = request.send(body).unwrap();
-    (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
+    let body = answer.body_mut().read_to_string().unwrap();
+    (answer.status().as_u16(), serde_json::from_str(&body).unwrap())
 }
 
 fn get(url: &str) -> (u16, Value) {
     let mut answer = agent().get(url).call().unwrap();
-    (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
+    let body = answer.body_mut().read_to_string().unwrap();
+    (answer.status().as_u16(), serde_json::from_str(&body).unwrap())
 }
 
 #[test]

@@ -25,7 +25,8 @@ fn rules(dir: &Path) -> String {
         {"name": "another", "records": [call("read_file")], "hits": []},
     ]);
     std::fs::write(rules.join("forbidden_tool.examples.json"), examples.to_string()).unwrap();
-    std::fs::write(rules.join("rules.toml"), "grace_seconds = 1\n[checks.outside_resources]\nenabled = false\n").unwrap();
+    std::fs::write(rules.join("rules.toml"), "grace_seconds = 1\n[checks.outside_resources]\nenabled = false\n")
+        .unwrap();
     rules.to_str().unwrap().to_owned()
 }
 
@@ -53,7 +54,11 @@ fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
         assert!(std::time::Instant::now() < by, "{:?}", server.sql(told));
     }
     assert_eq!(number(&server, told), expected);
-    assert_eq!(number(&server, "SELECT count(*) AS n FROM violations WHERE check_id = 'outside_resources'"), 0, "it is off");
+    assert_eq!(
+        number(&server, "SELECT count(*) AS n FROM violations WHERE check_id = 'outside_resources'"),
+        0,
+        "it is off"
+    );
     assert!(number(&server, "SELECT count(*) AS n FROM violations WHERE check_id = 'forbidden_tool'") > 0);
     until(|| number(&server, "SELECT count(*) AS n FROM violations WHERE alert_id IS NULL") == 0);
     let alerts = number(&server, ALERTS);
@@ -68,15 +73,23 @@ fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
     let request = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"eventName": "authz.grant.derived", "timeUnixNano": "1795165200000000000",
         "attributes": [attribute("authz.grant.id", "late"), attribute("authz.grant.parent_id", "gone"), attribute("authz.grant.subject", "a")]}]}]}]});
     post(&server, &request);
-    until(|| number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND alert_id IS NOT NULL") == 1);
+    until(|| {
+        number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND alert_id IS NOT NULL") == 1
+    });
     assert_eq!(number(&server, ALERTS), alerts + 1);
     // And the parent comes, after the grace time: the alert is taken back by a record, and stays what it was.
     let request = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"eventName": "authz.grant.issued", "timeUnixNano": "1795165200000000000",
         "attributes": [attribute("authz.grant.id", "gone"), attribute("authz.grant.subject", "b")]}]}]}]});
     post(&server, &request);
     until(|| number(&server, "SELECT count(*) AS n FROM events WHERE kind = 'alert_superseded'") == 1);
-    assert_eq!(number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND check_id = 'broken_lineage'"), 0);
-    assert_eq!(number(&server, "SELECT count(*) AS n FROM alerts WHERE grant_id = 'late' AND rule = 'broken_lineage'"), 1);
+    assert_eq!(
+        number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND check_id = 'broken_lineage'"),
+        0
+    );
+    assert_eq!(
+        number(&server, "SELECT count(*) AS n FROM alerts WHERE grant_id = 'late' AND rule = 'broken_lineage'"),
+        1
+    );
     server.stop_and_verify();
 }
 

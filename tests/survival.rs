@@ -26,12 +26,14 @@ fn case(random: &mut Random, n: u64, is_tied: bool, open: u64, otherwise: u64) -
             // Whole seconds with ties, or so fine that there are none.
             let seconds = if is_tied { 1 + random.below(12) } else { 1_000 + random.below(1 << 31) };
             let draw = random.below(100);
+            // lifelines moves ends of different kinds at one time apart, and past what was censored then.
+            let seconds = seconds as f64 + if is_tied && otherwise > 0 && draw < open { 0.5 } else { 0.0 };
             let end = match draw {
                 _ if draw < open => End::Open,
                 _ if draw < open + otherwise => End::Otherwise,
                 _ => End::Asked,
             };
-            Observation { seconds: seconds as f64, end }
+            Observation { seconds, end }
         })
         .collect()
 }

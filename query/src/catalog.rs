@@ -22,9 +22,9 @@ use tokio::sync::OnceCell;
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
-use crate::columns;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
+use crate::late_views;
 use crate::library;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
@@ -70,13 +70,14 @@ pub(crate) const TABLES: &[&str] = &[
 ];
 
 /// Registers everything that a query may name.
-pub(crate) async fn register(
+pub(crate) fn register(
     context: &SessionContext,
     snapshot: &Arc<Snapshot>,
     reader: &Reader,
     now: Time,
     bindings: Option<&Bindings>,
 ) -> Result<()> {
+    late_views::prepare(context)?;
     for table in Table::ALL {
         context.register_table(table.name(), Arc::new(SealedTable::new(snapshot, table)))?;
     }
@@ -116,12 +117,9 @@ pub(crate) async fn register(
         ("decisions", library::DECISIONS),
     ];
     for (name, sql) in made {
-        let view = context.sql(sql).await?.into_view();
-        context.register_table(name, view)?;
+        late_views::add(context, name, sql)?;
     }
-    views::register(context, bindings).await?;
-    // Last: it tells of all others.
-    columns::register(context).await
+    views::register(context, bindings)
 }
 
 /// Rows that were made, or why not.

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
 use datafusion::common::Result;
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::{Lazy, TABLES, TOOL_CALLS};
 use crate::event::EventRow;
 use crate::grants::ChainRow;
+use crate::late_views;
 use crate::library::{Asked, DECISIONS, RETRIEVALS};
 use crate::replay::StepRow;
 use crate::rows::table;
@@ -48,7 +50,7 @@ table! {
 }
 
 /// What each table's rows are.
-const ABOUT: [(&str, &str); 20] = [
+const ABOUT: [(&str, &str); 23] = [
     ("spans", "Spans as OTLP has them, each once its newest state."),
     ("logs", "Log records as OTLP has them."),
     ("metrics", "Metrics with their data points, as OTLP has them."),
@@ -67,24 +69,48 @@ const ABOUT: [(&str, &str); 20] = [
     ("authority_coverage", "How many tool calls were made under a valid and verified grant."),
     ("ledger", "The log's entries: the commitment to each record."),
     ("checkpoints", "Signed checkpoints of the log, with cosignatures of witnesses."),
+    (
+        "coverage_of_mapping",
+        "What the mapping does not understand: records by service, and the names of those that give no event.",
+    ),
+    ("audit", "Who asked, exported, logged in or changed something."),
+    ("foreign_claims", "Records that name a tenant which their submitter is not bound to."),
     ("custody_tables", "The tables, views and table functions that there are."),
     ("custody_columns", "Their columns."),
 ];
 
-/// Columns of views that are not columns of `events`.
-const VIEW_COLUMNS: [(&str, &str); 12] = [
-    ("check_id", "The check that found it."),
-    ("verdict", "proven, probable or undecidable."),
-    ("severity", "How bad it is: low, medium, high or critical."),
-    ("detail", "What was found, in words."),
-    ("evidence", "Seqs of the records that show it."),
-    ("tags", "Names of it in OWASP Agentic and MITRE ATLAS."),
-    ("detected_time", "When what was found happened, as its source says."),
-    ("alert_id", "The alert that was raised of it; null if there is none."),
-    ("duration_ns", "End minus start, ns."),
-    ("arguments", "The arguments, as the source has them."),
-    ("result", "The result, as the source has it."),
-    ("error_type", "What kind of error it ended with."),
+/// Columns of views that are not columns of `events`, or are something else there.
+const VIEW_COLUMNS: [(&str, &str); 30] = [
+    ("tool_calls.duration_ns", "End minus start, ns."),
+    ("tool_calls.arguments", "The arguments, as the source has them."),
+    ("tool_calls.result", "The result, as the source has it."),
+    ("tool_calls.error_type", "What kind of error it ended with."),
+    ("coverage_of_mapping.service", "The service's own claim of its name."),
+    ("coverage_of_mapping.scope", "Instrumentation scope."),
+    ("coverage_of_mapping.signal", "span or log."),
+    ("coverage_of_mapping.records", "How many records."),
+    ("coverage_of_mapping.mapped", "Those that a mapping understands."),
+    ("coverage_of_mapping.unmapped", "Those that none does."),
+    ("coverage_of_mapping.share", "mapped / records."),
+    ("coverage_of_mapping.sources", "The mappings that understand some."),
+    ("coverage_of_mapping.not_understood", "The ten most frequent names of what none understands, with their counts."),
+    ("audit.time", "When the ledger took the record."),
+    ("audit.identity", "Who, as authenticated."),
+    ("audit.actor_type", "human, agent, workload, automation or unknown."),
+    ("audit.action", "What was done: query, login_failed, config and the like."),
+    ("audit.text", "The text of a query, as far as it is kept."),
+    ("audit.text_digest", "Digest of the whole text."),
+    ("audit.params", "Its parameters, as far as they are kept."),
+    ("audit.outcome", "ok, or the code of the error; null while it runs."),
+    ("audit.rows", "Rows that were given."),
+    ("audit.elapsed_ns", "How long it took, ns."),
+    ("audit.attributes", "All attributes of the record, a JSON object."),
+    ("foreign_claims.kind", "span, log or metric."),
+    ("foreign_claims.tenant", "The tenant that the record names."),
+    ("foreign_claims.workspace", "The workspace that it names."),
+    ("foreign_claims.submitter", "Who sent it, as authenticated."),
+    ("foreign_claims.bound_to", "The tenants that the submitter is bound to; null if to none."),
+    ("foreign_claims.ingest_time", "When the ledger took it."),
 ];
 
 /// The functions that are registered beside [`Asked`].
@@ -107,8 +133,35 @@ fn functions() -> Vec<(&'static str, &'static str, &'static str, SchemaRef)> {
     out
 }
 
-/// Registers `custody_tables` and `custody_columns` over all that is registered.
-pub(crate) async fn register(context: &SessionContext) -> Result<()> {
+/// Registers `custody_tables` and `custody_columns` over all that is registered. What that is, is
+/// looked at when one of them is named.
+pub(crate) fn register(context: &SessionContext) -> Result<()> {
+    late_views::add_table(
+        context,
+        "custody_tables",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(TableRow::schema(), move || Ok(TableRow::batch(&table_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )?;
+    late_views::add_table(
+        context,
+        "custody_columns",
+        Arc::new(|context| {
+            Box::pin(async move {
+                let tables = all(&context).await?;
+                let lazy = Lazy::new(ColumnRow::schema(), move || Ok(ColumnRow::batch(&column_rows(&tables))));
+                Ok(Arc::new(lazy) as Arc<dyn TableProvider>)
+            })
+        }),
+    )
+}
+
+/// The tables and views, each with its columns.
+async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, SchemaRef)>> {
     let mut tables: Vec<(String, &'static str, SchemaRef)> = Vec::new();
     for name in TABLES {
         let own = match *name {
@@ -126,13 +179,7 @@ pub(crate) async fn register(context: &SessionContext) -> Result<()> {
         };
         tables.push(((*name).to_owned(), kind, schema));
     }
-    let tables = Arc::new(tables);
-    let own = Arc::clone(&tables);
-    let lazy = Lazy::new(TableRow::schema(), move || Ok(TableRow::batch(&table_rows(&own))));
-    context.register_table("custody_tables", Arc::new(lazy))?;
-    let lazy = Lazy::new(ColumnRow::schema(), move || Ok(ColumnRow::batch(&column_rows(&tables))));
-    context.register_table("custody_columns", Arc::new(lazy))?;
-    Ok(())
+    Ok(tables)
 }
 
 fn about(name: &str) -> &'static str {
@@ -166,7 +213,7 @@ fn column_rows(tables: &[(String, &'static str, SchemaRef)]) -> Vec<ColumnRow> {
             ordinal_position: i as u64 + 1,
             data_type: type_name(field.data_type()),
             is_nullable: field.is_nullable(),
-            description: describe(field, &heads),
+            description: describe(name, field, &heads),
         };
         schema.fields().iter().enumerate().map(row).collect::<Vec<_>>()
     };
@@ -174,17 +221,20 @@ fn column_rows(tables: &[(String, &'static str, SchemaRef)]) -> Vec<ColumnRow> {
 }
 
 /// What a column holds: its own documentation, the head of its view, or the column that it was taken from.
-fn describe(field: &FieldRef, heads: &HashMap<&'static str, &'static str>) -> String {
+fn describe(table: &str, field: &FieldRef, heads: &HashMap<&'static str, &'static str>) -> String {
     let name = field.name().as_str();
     if let Some(text) = heads.get(name) {
+        return (*text).to_owned();
+    }
+    let key = format!("{table}.{name}");
+    if let Some((_, text)) = VIEW_COLUMNS.iter().find(|(column, _)| *column == key) {
         return (*text).to_owned();
     }
     if let Some(text) = field.metadata().get("doc") {
         return text.clone();
     }
-    let listed = VIEW_COLUMNS.iter().find(|(column, _)| *column == name).map(|(_, text)| (*text).to_owned());
     let of_event = || EventRow::schema().field_with_name(name).ok().and_then(|f| f.metadata().get("doc").cloned());
-    listed.or_else(of_event).unwrap_or_default()
+    of_event().unwrap_or_default()
 }
 
 /// The lines `-- column: what it holds` at the head of a view's definition.

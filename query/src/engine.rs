@@ -362,8 +362,10 @@ impl Engine {
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         let reader = self.projection.reader();
-        catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).await.map_err(wrong)?;
+        catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).map_err(wrong)?;
         crate::checks::register(&context, &self.projection, snapshot, now()).map_err(wrong)?;
+        // Last: it tells of all others.
+        crate::columns::register(&context).map_err(wrong)?;
         Ok(context)
     }
 }

@@ -25,6 +25,7 @@ mod grant_table;
 pub mod grants;
 mod ids;
 pub mod issuers;
+mod late_views;
 mod library;
 mod lineage;
 mod lookup;

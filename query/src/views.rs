@@ -10,16 +10,16 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 
+use crate::late_views;
 use crate::tenancy::Bindings;
 
 /// Adds them to a session.
-pub(crate) async fn register(context: &SessionContext, bindings: Option<&Bindings>) -> Result<()> {
+pub(crate) fn register(context: &SessionContext, bindings: Option<&Bindings>) -> Result<()> {
     let bindings = bindings.cloned().unwrap_or_else(|| Arc::new(|_: &str| None));
     context.register_udf(tenants_of(Arc::clone(&bindings)));
     context.register_udf(tenant_claim_holds(bindings));
     for (name, sql) in [("audit", audit()), ("foreign_claims", foreign_claims())] {
-        let view = context.sql(&sql).await?.into_view();
-        context.register_table(name, view)?;
+        late_views::add(context, name, sql)?;
     }
     Ok(())
 }

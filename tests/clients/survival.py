@@ -51,7 +51,7 @@ for case in json.load(sys.stdin):
     answer = {}
     if not np.any(ends == 2):
         answer["kaplan_meier"] = kaplan_meier(seconds, ends == 1)
-    if np.any(ends == 1):
+    if np.any(ends == 1) and (np.any(ends == 2) or len(set(seconds)) == len(seconds)):
         answer["aalen_johansen"] = aalen_johansen(seconds, ends)
     answers.append(answer)
 json.dump(answers, sys.stdout)

@@ -59,20 +59,28 @@ impl Replay {
         let what = self.what;
         let id = [what.trace, what.grant, what.agent, what.conversation, what.alert].into_iter().flatten().next();
         let id = id.unwrap_or_default();
-        let batches = steps(&self.from.open()?, &id, self.as_of.as_deref())?;
-        let steps: Vec<StepRow> = batches.iter().flat_map(StepRow::read).collect();
-        if steps.is_empty() {
+        let mut tree = tree::Tree::new(std::io::stdout().is_terminal());
+        let mut count = 0;
+        self.from.open()?.replay(&id, self.as_of.as_deref(), &mut |batch| {
+            let mut text = String::new();
+            match self.format {
+                Output::Tree => text.extend(StepRow::read(&batch).iter().map(|step| tree.draw(step))),
+                Output::Json => {
+                    for row in format::rows(std::slice::from_ref(&batch)).map_err(Failure::unable)? {
+                        text.push_str(if count == 0 && text.is_empty() { "[\n" } else { ",\n" });
+                        text.push_str(&serde_json::to_string(&row).map_err(Failure::unable)?);
+                    }
+                }
+            }
+            count += batch.num_rows();
+            print(&text)
+        })?;
+        if count == 0 {
             return Err(Failure::wrong(format!(
                 "no provenance event in this ledger is known by the id {id}; plain spans of a trace: custody sql \"SELECT * FROM spans WHERE trace_id = '{id}'\""
             )));
         }
-        match self.format {
-            Output::Tree => print(&tree::render(&steps, std::io::stdout().is_terminal())),
-            Output::Json => {
-                let rows = format::rows(&batches).map_err(Failure::unable)?;
-                print(&format!("{}\n", serde_json::to_string_pretty(&rows).map_err(Failure::unable)?))
-            }
-        }
+        if self.format == Output::Json { print("\n]\n") } else { Ok(()) }
     }
 }
 

@@ -346,6 +346,11 @@ impl Serve {
         };
         let own = [addresses.otlp.grpc, addresses.otlp.http, addresses.http, addresses.flight_sql];
         let exporting = watch.export(&own)?;
+        if guards.auth.is_some() {
+            // With identities it is not everybody's word that counts for people.
+            let named = custody_query::serve::alerts::configure_speakers(&served, true, &[]).await;
+            named.map_err(Failure::unable)?;
+        }
         let event_service = custody_query::serve::events::grpc::service(served.clone());
         let api_service = router(served.clone());
         let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);

@@ -11,6 +11,7 @@ use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::Reader;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
@@ -150,6 +151,10 @@ impl Source {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
         };
+        let request = match self.authorization()? {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        };
         self.read(request.send(body.to_string().as_bytes()))
     }
 
@@ -167,6 +172,49 @@ impl Source {
             }
         }
         answer
+    }
+
+    /// The steps of a replay as they come, a batch at a time.
+    pub fn replay(
+        &self,
+        id: &str,
+        as_of: Option<&str>,
+        each: &mut dyn FnMut(RecordBatch) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        // Only a refusal says that a segment is gone; what breaks off later says something else.
+        let mut done = self.replay_once(id, as_of, each);
+        for _ in 0..LOOKS_MAX {
+            match (&done, &self.dir) {
+                (Err(error), Some(dir)) if error.is_about_a_segment() => {
+                    done = Self::of_directory(dir)?.replay_once(id, as_of, each);
+                }
+                _ => break,
+            }
+        }
+        done
+    }
+
+    fn replay_once(
+        &self,
+        id: &str,
+        as_of: Option<&str>,
+        each: &mut dyn FnMut(RecordBatch) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut request =
+            self.agent.get(format!("{}/api/v1/replay", self.url)).query("format", "arrow").query("id", id);
+        if let Some(as_of) = as_of {
+            request = request.query("as_of", as_of);
+        }
+        let answer = request.call().map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
+        if !answer.status().is_success() {
+            return self.read(Ok(answer)).map(drop);
+        }
+        let body = std::io::BufReader::new(answer.into_body().into_with_config().limit(u64::MAX).reader());
+        let broken = |e| Failure::unable(format!("{} broke off: {e}", self.url));
+        for batch in StreamReader::try_new(body, None).map_err(broken)? {
+            each(batch.map_err(broken)?)?;
+        }
+        Ok(())
     }
 
     fn sql_once(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {

@@ -79,7 +79,9 @@ impl Evaluator {
             for i in 0..batch.num_rows() {
                 let said = <Option<String>>::read(decision, i);
                 let held = State::is_held(&String::read(kind, i), said.as_deref());
-                if Time::read(time, i).0 >= from.min(if held { self.newest.saturating_sub(DECISIONS_HELD) } else { from }) {
+                if Time::read(time, i).0
+                    >= from.min(if held { self.newest.saturating_sub(DECISIONS_HELD) } else { from })
+                {
                     recent.insert(u64::read(seq, i));
                 } else if String::read(kind, i) == "tool_call"
                     && let Some(id) = <Option<String>>::read(grant, i).filter(|id| limited.contains(id))

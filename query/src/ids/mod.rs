@@ -130,9 +130,9 @@ pub(crate) fn entries(events: &RecordBatch) -> Vec<(u64, Posting)> {
     let (Some(seqs), Some(kinds)) = (events.column_by_name("seq"), text("kind")) else { return out };
     let [agent, name, grant, parent, correlation, conversation] =
         ["agent_id", "agent_name", "grant_id", "parent_grant_id", "correlation_id", "conversation_id"].map(text);
-    let value = |column: Option<&StringArray>, i: usize| -> Option<String> {
-        column.filter(|c| c.is_valid(i) && !c.value(i).is_empty()).map(|c| c.value(i).to_owned())
-    };
+    fn value(column: Option<&StringArray>, i: usize) -> Option<&str> {
+        column.filter(|c| c.is_valid(i)).map(|c| c.value(i)).filter(|text| !text.is_empty())
+    }
     for i in 0..events.num_rows() {
         let seq = <u64 as Cell>::read(seqs, i);
         let (of_grant, gives) = match kinds.value(i) {
@@ -142,8 +142,8 @@ pub(crate) fn entries(events: &RecordBatch) -> Vec<(u64, Posting)> {
             "approval" => (Role::Approval, false),
             _ => (Role::Other, false),
         };
-        let mut add = |kind: Kind, id: Option<String>, role| {
-            out.extend(id.map(|id| (kind.key(&id), Posting::new(seq, role))));
+        let mut add = |kind: Kind, id: Option<&str>, role| {
+            out.extend(id.map(|id| (kind.key(id), Posting::new(seq, role))));
         };
         add(Kind::Grant, value(grant, i), of_grant);
         add(Kind::Grant, value(parent, i), if gives { Role::Child } else { Role::Other });

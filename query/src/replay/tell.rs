@@ -269,11 +269,13 @@ fn granted_since(keys: &Keys, refusal: &DenialRow, call: &EventRow) -> bool {
 
 /// What a row of `events` says of its step.
 fn row(event: &EventRow) -> StepRow {
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
+    let is_call = event.kind == "tool_call";
+    // Most other steps have neither arguments nor results, and long attributes.
+    let tells = is_call || event.attributes.contains("gen_ai.tool.call.");
+    let fields: Json = if tells { serde_json::from_str(&event.attributes).unwrap_or_default() } else { Json::Null };
     let text = |name: &str| {
         fields.get(name).filter(|v| !v.is_null()).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
     };
-    let is_call = event.kind == "tool_call";
     let [arguments, result] = call_attributes(if is_call { &event.source } else { "" });
     let first = |names: &[&str]| names.iter().find_map(|name| text(name));
     let arguments = first(arguments);

@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod events;
 pub mod flight;
 pub mod observe;
+mod replay;
 mod sql;
 pub mod tiles;
 
@@ -63,6 +64,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/sql", post(sql::answer))
         .merge(events::routes(&served))
         .merge(alerts::routes())
+        .route("/api/v1/replay", get(replay::answer))
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
         .route("/tile/{*path}", get(tiles::tile))
