@@ -122,7 +122,8 @@ fn has_twins(attributes: &[KeyValue]) -> bool {
 
 fn write_value(out: &mut Vec<u8>, value: &AnyValue, depth: usize) {
     match &value.value {
-        Some(Value::StringValue(text)) if depth > 0 => write_text(out, text),
+        // A token is written as `json` writes it: without what makes it usable.
+        Some(Value::StringValue(text)) if depth > 0 && conceal(text).is_none() => write_text(out, text),
         Some(Value::IntValue(number)) if depth > 0 => write_text(out, number),
         Some(Value::KvlistValue(list)) if depth > 0 => write_object(out, &list.values, depth - 1),
         Some(Value::ArrayValue(list)) if depth > 0 => {
@@ -274,6 +275,8 @@ mod tests {
             pair("", any(Value::KvlistValue(twins))),
         ];
         assert_eq!(attributes_json(&attributes), object(&attributes, DEPTH_MAX).to_string());
+        let token = [text("token", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln")];
+        assert_eq!(attributes_json(&token), object(&token, DEPTH_MAX).to_string());
         assert_eq!(attributes_json(&[]), "{}");
     }
 
