@@ -145,7 +145,7 @@ fn every_sample_is_valid_ocsf_again() {
         assert_eq!(faults, Vec::<String>::new(), "{row:?}: {text}");
         seen += 1;
     }
-    assert!(seen > 100);
+    assert!(seen > 80);
 }
 
 /// Who serves and who calls: both sides of one session, as the `mcp` package exports them.
@@ -280,7 +280,8 @@ fn broken_records_panic_nowhere_and_allow_nothing() {
         };
         // What says both yes and no says yes when the no is taken away.
         let text = sample.to_string();
-        let contradicts = text.contains("\"action_id\":1") && text.contains("\"disposition_id\":2");
+        let both = |yes: &str, no: &str| text.contains(yes) && text.contains(no);
+        let contradicts = both("\"action_id\":1", "\"disposition_id\":2") || both("\"allow\":true", "\"deny\":true");
         let allowed = allows(&mapped(&sample, Carrier::Text)) || contradicts;
         for _ in 0..200 {
             let mut hostile = sample.clone();
