@@ -281,7 +281,9 @@ fn broken_records_panic_nowhere_and_allow_nothing() {
         // What says both yes and no says yes when the no is taken away.
         let text = sample.to_string();
         let both = |yes: &str, no: &str| text.contains(yes) && text.contains(no);
-        let contradicts = both("\"action_id\":1", "\"disposition_id\":2") || both("\"allow\":true", "\"deny\":true");
+        let contradicts = both("\"action_id\":1", "\"disposition_id\":2") || both("\"allow\":true", "\"deny\":true")
+            // And what allows, but for a policy, allows when any text takes the place of the policy's name.
+            || text.contains("an allow without a policy");
         let allowed = allows(&mapped(&sample, Carrier::Text)) || contradicts;
         for _ in 0..200 {
             let mut hostile = sample.clone();
