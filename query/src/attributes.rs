@@ -201,10 +201,17 @@ impl<'a> Attributes<'a> {
         match self.value(name)? {
             Value::StringValue(s) => parse_time(s),
             Value::IntValue(i) => i.checked_mul(1_000_000_000).map(Time),
-            Value::DoubleValue(d) => Some(Time((d * 1e9) as i64)),
+            Value::DoubleValue(d) => seconds_time(*d),
             _ => None,
         }
     }
+}
+
+/// Seconds since the epoch, with fractions. What is beyond nanoseconds of 64 bits is no time: cut
+/// to the last of them it would be a limit that never comes.
+pub(crate) fn seconds_time(seconds: f64) -> Option<Time> {
+    let nanos = seconds * 1e9;
+    (nanos.abs() < 9.2e18).then_some(Time(nanos as i64))
 }
 
 /// Reads an RFC 3339 time, or seconds since the epoch as digits.
