@@ -44,7 +44,7 @@ fn the_checks_find_the_same_in_sealed_rows() {
 
 fn the_checks_find_it(mut server: Server) {
     server.send_grpc(recorded_requests());
-    let rows = server.sql("SELECT check_id, trace_id, CASE WHEN check_id IN ('widened_delegation', 'broken_lineage') THEN grant_id ELSE span_id END AS what FROM violations");
+    let rows = server.sql("SELECT check_id, trace_id, CASE WHEN check_id IN ('widened_delegation', 'broken_lineage') THEN grant_id ELSE span_id END AS what FROM violations WHERE check_id IN ('unknown_grant', 'expired_grant', 'revoked_grant', 'outside_actions', 'outside_resources', 'widened_delegation', 'denied_then_executed', 'broken_lineage')");
     let found: Hits = rows
         .iter()
         .map(|row| {

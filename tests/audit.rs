@@ -53,7 +53,7 @@ fn without_identities_nothing_is_recorded_unless_it_is_asked_for() {
 
 #[test]
 fn query_threads_give_way_to_others() {
-    let mut server = start(&["--query-timeout", "5", "--query-rows-max", "7"]);
+    let mut server = start(&["--query-timeout", "60", "--query-rows-max", "7"]);
     assert_eq!(server.sql("SELECT unnest([1,2,3,4,5,6,7,8,9]) AS n").len(), 7, "--query-rows-max");
     let mut nice = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap() {

@@ -19,7 +19,7 @@ use custody_query::ocsf::{Context, Format, Schema, encode};
 use custody_query::rows::Time;
 use prost::Message as _;
 use serde_json::Value;
-use support::{Request, python, recorded_requests};
+use support::{Request, Server, python, recorded_requests};
 
 /// The rows of all records of a request.
 fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
@@ -124,9 +124,46 @@ fn every_mapped_record_is_valid() {
     }
     println!("{} events: {kinds:#?}", rows.len());
     let sources: BTreeSet<_> = kinds.keys().map(|(source, _)| source.as_str()).collect();
-    for source in ["authz", "claude_code", "codex", "gemini", "openinference", "otel_genai", "security"] {
+    for source in ["authz", "claude_code", "codex", "gemini", "openinference", "otel_genai"] {
         assert!(sources.contains(source), "{source} is not among {sources:?}");
     }
+}
+
+/// What a SIEM pulls is valid, says where each record stands in the log, and is the same by all ways.
+#[test]
+fn what_is_pulled_is_valid_and_proves_its_place() {
+    let mut server = Server::start();
+    server.send_grpc(recorded_requests());
+    server.wait_until_visible();
+    let (status, body) = server.get("/api/v1/events?format=ocsf&limit=10000");
+    assert_eq!(status, 200, "{body}");
+    let ledger = server.sql("SELECT seq, record_hash, chain_hash, leaf_hash FROM ledger");
+    let entries: BTreeMap<u64, &Value> = ledger.iter().map(|row| (row["seq"].as_u64().unwrap(), row)).collect();
+    let mut before = None;
+    for line in body.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let report = Schema::get().validate(&event);
+        assert!(report.faults.is_empty(), "{:?} in {event:#}", report.faults);
+        let seq = event["metadata"]["sequence"].as_u64();
+        assert!(seq >= before, "in the order of the log");
+        before = seq;
+        let entry = entries[&seq.unwrap()];
+        for hash in ["record_hash", "chain_hash", "leaf_hash"] {
+            assert_eq!(event["custody"][hash], entry[hash], "{hash} of {seq:?}");
+        }
+    }
+    let count = server.sql("SELECT count(*) AS n FROM events")[0]["n"].as_u64().unwrap();
+    assert_eq!(body.lines().count() as u64, count);
+    assert_eq!(server.custody(&["events", "--format", "ocsf"]), body, "the command tells the same");
+    for (format, is_line) in [
+        ("ecs", (|line| line.starts_with("{\"@timestamp\":")) as fn(&str) -> bool),
+        ("cef", |line| line.starts_with("CEF:0|Custody|Custody|")),
+    ] {
+        let (status, body) = server.get(&format!("/api/v1/events?format={format}&limit=10000"));
+        assert_eq!((status, body.lines().count() as u64), (200, count));
+        assert!(body.lines().all(is_line), "{format}");
+    }
+    server.stop_and_verify();
 }
 
 /// Valid events, and the same with every attribute removed, of another type, or beside an unknown one:

@@ -22,7 +22,6 @@ use tokio::sync::OnceCell;
 use crate::attributes::parse_time;
 use crate::authority::covers;
 use crate::caller::RowFilter;
-use crate::columns;
 use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::late_views;
@@ -120,9 +119,7 @@ pub(crate) fn register(
     for (name, sql) in made {
         late_views::add(context, name, sql)?;
     }
-    views::register(context, bindings)?;
-    // Last: it tells of all others.
-    columns::register(context)
+    views::register(context, bindings)
 }
 
 /// Rows that were made, or why not.

@@ -50,7 +50,7 @@ table! {
 }
 
 /// What each table's rows are.
-const ABOUT: [(&str, &str); 20] = [
+const ABOUT: [(&str, &str); 23] = [
     ("spans", "Spans as OTLP has them, each once its newest state."),
     ("logs", "Log records as OTLP has them."),
     ("metrics", "Metrics with their data points, as OTLP has them."),
@@ -69,6 +69,12 @@ const ABOUT: [(&str, &str); 20] = [
     ("authority_coverage", "How many tool calls were made under a valid and verified grant."),
     ("ledger", "The log's entries: the commitment to each record."),
     ("checkpoints", "Signed checkpoints of the log, with cosignatures of witnesses."),
+    (
+        "coverage_of_mapping",
+        "What the mapping does not understand: records by service, and the names of those that give no event.",
+    ),
+    ("audit", "Who asked, exported, logged in or changed something."),
+    ("foreign_claims", "Records that name a tenant which their submitter is not bound to."),
     ("custody_tables", "The tables, views and table functions that there are."),
     ("custody_columns", "Their columns."),
 ];

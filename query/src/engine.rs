@@ -364,6 +364,8 @@ impl Engine {
         let reader = self.projection.reader();
         catalog::register(&context, snapshot, reader, now(), self.bindings.as_ref()).map_err(wrong)?;
         crate::checks::register(&context, &self.projection, snapshot, now()).map_err(wrong)?;
+        // Last: it tells of all others.
+        crate::columns::register(&context).map_err(wrong)?;
         Ok(context)
     }
 }

@@ -232,7 +232,7 @@ impl AskedOf {
         let source = provider_as_source(Arc::new(SealedTable::new(&self.snapshot, table)));
         let plan = LogicalPlanBuilder::scan(table.name(), source, None)?.filter(known)?.build()?;
         let view = Arc::new(ViewTable::new(plan, None));
-        Ok(if table == Table::Spans { Arc::new(Spans::new(view)) } else { view })
+        Ok(if table == Table::Spans { Arc::new(Spans::of_some(view)) } else { view })
     }
 }
 

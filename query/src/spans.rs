@@ -27,22 +27,27 @@ use crate::segments::Table;
 /// The rows of all span records, without those that were superseded.
 pub(crate) struct Spans {
     records: Arc<dyn TableProvider>,
-    snapshot: Arc<Snapshot>,
+    /// Where few traces are looked up; without one all is read from the records.
+    snapshot: Option<Arc<Snapshot>>,
     superseded: OnceCell<Vec<u64>>,
 }
 
 impl Spans {
     /// Over the rows of all span records of one snapshot.
     pub(crate) fn new(records: Arc<dyn TableProvider>, snapshot: &Arc<Snapshot>) -> Self {
-        Self { records, snapshot: Arc::clone(snapshot), superseded: OnceCell::new() }
+        Self { records, snapshot: Some(Arc::clone(snapshot)), superseded: OnceCell::new() }
+    }
+
+    /// Over some of the records: those that were there at one point.
+    pub(crate) fn of_some(records: Arc<dyn TableProvider>) -> Self {
+        Self { records, snapshot: None, superseded: OnceCell::new() }
     }
 
     /// The spans of few traces, which the log's own index finds: no segment is opened.
     async fn of_traces(&self, filters: &[Expr]) -> Result<Option<RecordBatch>> {
-        if !filters.iter().any(|filter| lookup::is_lookup(Table::Spans, filter)) {
-            return Ok(None);
-        }
-        let (snapshot, asked) = (Arc::clone(&self.snapshot), filters.to_vec());
+        let is_lookup = filters.iter().any(|filter| lookup::is_lookup(Table::Spans, filter));
+        let Some(snapshot) = self.snapshot.clone().filter(|_| is_lookup) else { return Ok(None) };
+        let asked = filters.to_vec();
         let found = tokio::task::spawn_blocking(move || snapshot.lookup(Table::Spans, &asked)).await;
         let found = found.map_err(|e| DataFusionError::Execution(format!("traces cannot be looked up: {e}")))?;
         let found = found.map_err(|e| DataFusionError::External(Box::new(e)))?;

@@ -164,6 +164,7 @@ async fn each_check_finds_its_hit_and_passes_its_near_miss() {
             "outside_actions 13 [3, 13] OWASP ASI02",
             "revoked_grant 12 [4, 6, 12] OWASP ASI03",
             "revoked_grant 13 [3, 6, 13] OWASP ASI03",
+            "uncascaded_revocation 12 [4, 6, 12] OWASP ASI03",
             "unknown_grant 14 [14] OWASP ASI03",
             "widened_delegation 4 [3, 4] OWASP ASI03",
         ]

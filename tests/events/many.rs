@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ struct Reader<'a> {
     slowness: Duration,
     limit: usize,
     done: &'a AtomicBool,
+    /// Seconds from the acknowledgement of an event to its arrival.
+    lags: &'a Mutex<Vec<f64>>,
 }
 
 impl Reader<'_> {
@@ -50,6 +53,9 @@ impl Reader<'_> {
             let Some(data) = line.strip_prefix("data: ") else { continue };
             let event: Value = serde_json::from_str(data).unwrap();
             got.push(event["seq"].as_u64().unwrap());
+            if self.slowness.is_zero() {
+                self.lags.lock().unwrap().push(lag(event["ingest_time"].as_str().unwrap()));
+            }
             if event["kind"] == "alert" && event["attributes"]["security.alert.id"] == "the-end" {
                 return got;
             }
@@ -59,6 +65,14 @@ impl Reader<'_> {
         }
         panic!("the stream ended before the last event");
     }
+}
+
+/// Seconds since a time of today or yesterday, such as 2026-11-20T09:00:00.5Z.
+fn lag(time: &str) -> f64 {
+    let part = |range: std::ops::Range<usize>| time[range].parse::<f64>().unwrap();
+    let taken = part(11..13) * 3600.0 + part(14..16) * 60.0 + part(17..time.len() - 1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() % 86_400.0;
+    (now - taken).rem_euclid(86_400.0)
 }
 
 /// The last record: an alert that ends every stream.
@@ -81,7 +95,7 @@ fn high_water_bytes(pid: u32) -> u64 {
 fn a_hundred_slow_and_fast_readers_see_everything_in_order() {
     let mut server = Server::start_in(tempfile::tempdir().unwrap(), &["--event-requests-per-minute", "1000000"]);
     let loadgen: PathBuf = std::path::Path::new(CUSTODY).with_file_name("custody-loadgen");
-    let done = AtomicBool::new(false);
+    let (done, lags) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     // One that takes nothing at all holds nobody up.
     let stuck = std::net::TcpStream::connect(&server.http).unwrap();
     std::io::Write::write_all(
@@ -94,9 +108,9 @@ fn a_hundred_slow_and_fast_readers_see_everything_in_order() {
     let seen = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..100)
             .map(|i| {
-                let (http, done) = (&http, &done);
+                let (http, done, lags) = (&http, &done, &lags);
                 let slowness = Duration::from_millis([0, 0, 20, 100][i % 4]);
-                let reader = Reader { http, slowness, limit: [1000, 50, 10_000, 333][(i / 4) % 4], done };
+                let reader = Reader { http, slowness, limit: [1000, 50, 10_000, 333][(i / 4) % 4], done, lags };
                 scope.spawn(move || if i % 2 == 0 { reader.pages() } else { reader.stream() })
             })
             .collect();
@@ -118,7 +132,16 @@ fn a_hundred_slow_and_fast_readers_see_everything_in_order() {
     for (i, got) in seen.iter().enumerate() {
         assert!(*got == want, "reader {i} saw {} of {} events", got.len(), want.len());
     }
+    let mut lags = lags.into_inner().unwrap();
+    lags.sort_unstable_by(f64::total_cmp);
+    let at = |part: f64| lags[((lags.len() - 1) as f64 * part) as usize];
     let memory = high_water_bytes(pid);
+    eprintln!(
+        "delivery lag of fast readers: p50 {:.3} s, p99 {:.3} s; {} MiB at most",
+        at(0.5),
+        at(0.99),
+        memory >> 20
+    );
     assert!(memory < 512 << 20, "{} MiB", memory >> 20);
     drop(stuck);
     server.stop_and_verify();

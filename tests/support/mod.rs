@@ -189,6 +189,12 @@ impl Server {
         Self::start_in(folder, &[])
     }
 
+    /// The same with flags.
+    pub fn restart_with(mut self, flags: &[&str]) -> Self {
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        Self::start_in(folder, flags)
+    }
+
     /// kill -9.
     pub fn kill(mut self) -> tempfile::TempDir {
         let _ = self.child.kill();

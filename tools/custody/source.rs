@@ -151,6 +151,10 @@ impl Source {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
         };
+        let request = match self.authorization()? {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        };
         self.read(request.send(body.to_string().as_bytes()))
     }
 

@@ -8,7 +8,7 @@ use datafusion::error::DataFusionError;
 
 use super::hit::HitRow;
 use super::run::{Checker, Entries, SpanIdRow, Tables, UseRow, once};
-use super::state::{State, is_aside};
+use super::state::{DECISIONS_HELD, State, is_aside};
 use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
@@ -72,12 +72,16 @@ impl Evaluator {
         let last = snapshot.events_at(&(before.saturating_sub(64)..self.at).collect())?;
         self.newest = last.iter().map(|e| e.ingest_time.0).fold(self.newest, i64::max);
         let from = self.newest.saturating_sub(self.window());
-        let columns = ["seq", "ingest_time", "kind", "grant_id"];
+        let columns = ["seq", "ingest_time", "kind", "grant_id", "decision"];
         let (mut recent, mut counts) = (BTreeSet::new(), HashMap::<String, u64>::new());
         snapshot.read(&Wanted::all(Table::Events).columns(&columns).seqs(0..self.at), |batch| {
-            let [seq, time, kind, grant] = batch.columns() else { return Ok(true) };
+            let [seq, time, kind, grant, decision] = batch.columns() else { return Ok(true) };
             for i in 0..batch.num_rows() {
-                if Time::read(time, i).0 >= from {
+                let said = <Option<String>>::read(decision, i);
+                let held = State::is_held(&String::read(kind, i), said.as_deref());
+                if Time::read(time, i).0
+                    >= from.min(if held { self.newest.saturating_sub(DECISIONS_HELD) } else { from })
+                {
                     recent.insert(u64::read(seq, i));
                 } else if String::read(kind, i) == "tool_call"
                     && let Some(id) = <Option<String>>::read(grant, i).filter(|id| limited.contains(id))

@@ -22,6 +22,9 @@ const RELATED_MAX: usize = 2000;
 /// Settled records that one piece of late evidence has judged again, the newest.
 const AGAIN_MAX: usize = 1000;
 
+/// How long approvals and refusals are kept, in ns: a day.
+pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
+
 /// What events have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum By {
@@ -87,6 +90,11 @@ impl State {
         self.events.get(&seq)
     }
 
+    /// Whether it is an approval or a refusal.
+    pub(crate) fn is_held(kind: &str, decision: Option<&str>) -> bool {
+        kind == "approval" || matches!(decision, Some("deny" | "rejected"))
+    }
+
     /// Takes an event in.
     pub(crate) fn insert(&mut self, event: EventRow) {
         if self.events.contains_key(&event.seq) {
@@ -100,9 +108,12 @@ impl State {
         for key in keys(&event) {
             self.index.entry(key).or_default().insert(event.seq);
         }
-        match GRANTS.contains(&event.kind.as_str()) {
-            true => drop(self.held.insert((end_of(&event), event.seq))),
-            false => self.recent.push_back((event.ingest_time.0, event.seq)),
+        let decides = Self::is_held(&event.kind, event.decision.as_deref());
+        match event.kind.as_str() {
+            kind if GRANTS.contains(&kind) => drop(self.held.insert((end_of(&event), event.seq))),
+            // What was approved or refused counts for later calls: it stays longer than the window.
+            _ if decides => drop(self.held.insert((event.ingest_time.0.saturating_add(DECISIONS_HELD), event.seq))),
+            _ => self.recent.push_back((event.ingest_time.0, event.seq)),
         }
         self.bytes += size(&event);
         self.events.insert(event.seq, event);
@@ -135,11 +146,12 @@ impl State {
         }
         while let Some(&(end, seq)) = self.held.first().filter(|(end, _)| *end < before || over(self)) {
             self.held.remove(&(end, seq));
-            if let Some(grant) = self.events.get(&seq).and_then(|event| event.grant_id.clone()) {
+            let grant = self.events.get(&seq).filter(|event| GRANTS.contains(&event.kind.as_str()));
+            if let Some(grant) = grant.and_then(|event| event.grant_id.clone()) {
                 self.uses.remove(&grant);
+                self.let_go = true;
             }
             self.remove(seq);
-            self.let_go = true;
             gone.push(seq);
         }
         while let Some((time, trace)) = self.traces.pop_front_if(|(time, _)| *time < before) {

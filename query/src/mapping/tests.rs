@@ -35,6 +35,7 @@ pub(super) fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
             }
         }
     }
+    rows.iter().for_each(crate::ocsf::tests::assert_sound);
     rows
 }
 

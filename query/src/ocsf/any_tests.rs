@@ -57,7 +57,7 @@ prop_compose! {
     fn any_row()(
         kind in prop_oneof![9 => proptest::sample::select(&KINDS[..]).prop_map(str::to_owned), 1 => text()],
         source in prop_oneof![proptest::sample::select(&["otel_genai", "codex", "openinference"][..]).prop_map(str::to_owned), text()],
-        texts in proptest::collection::vec(proptest::option::of(text()), 28),
+        texts in proptest::collection::vec(proptest::option::of(text()), 37),
         lists in proptest::collection::vec(proptest::collection::vec(text(), 0..3), 4),
         times in proptest::collection::vec(any::<i64>(), 4),
         given in any::<[bool; 3]>(), numbers: (u64, u32, u32), attributes in attributes(), hash in prop_oneof![Just("0f".repeat(32)), text()],
@@ -74,7 +74,9 @@ prop_compose! {
             root_grant_id: next(), delegation_depth: given[2].then_some(numbers.2), workspace: next(), task_id: next(),
             process_id: next(), action: next(), resource: next(), tool: next(), tool_call_id: next(), decision: next(),
             policy_id: next(), policy_version: next(), skill_id: next(), skill_version: next(), classification: next(),
-            correlation_id: next(), conversation_id: Some("c".into()), status: Some("ok".into()),
+            correlation_id: next(), actor_type: next(), workload_id: next(), trust: next(), evaluation_id: next(),
+            arguments_digest: next(), shown_digest: next(), schema_digest: next(), parent_hash: next(),
+            effect: next(), conversation_id: Some("c".into()), status: Some("ok".into()),
             links: lists[0].clone(), actor_chain: lists[1].clone(), reasons: lists[2].clone(), invalid_reasons: lists[3].clone(),
             ..EventRow::default()
         }
@@ -123,7 +125,7 @@ fn shown(text: &str) -> String {
 }
 
 /// A reader of CEF: seven headers between unescaped bars, then keys before unescaped equals signs.
-fn read_cef(line: &str) -> (Vec<String>, Vec<(String, String)>) {
+pub(super) fn read_cef(line: &str) -> (Vec<String>, Vec<(String, String)>) {
     let mut headers = vec![String::new()];
     let mut chars = line.chars();
     while headers.len() < 8 {

@@ -60,8 +60,14 @@ impl<'a> Class<'a> {
                 "read" => known(Shape::Api, 2, "Read"),
                 "update" | "write" => known(Shape::Api, 3, "Update"),
                 "delete" => known(Shape::Api, 4, "Delete"),
-                _ => other(Shape::Api, "Invoke"),
+                _ => match row.effect.as_deref() {
+                    Some("read") => known(Shape::Api, 2, "Read"),
+                    Some("write") => known(Shape::Api, 3, "Update"),
+                    Some("external_send") => other(Shape::Api, "Send"),
+                    _ => other(Shape::Api, "Invoke"),
+                },
             },
+            "tool_result" => other(Shape::Api, "Result"),
             "executor_decision" => other(Shape::Api, "Decide Execution"),
             "grant_used" => other(Shape::Api, "Use Grant"),
             "model_call" => other(Shape::Api, "Infer"),
@@ -104,7 +110,7 @@ impl Verdict<'_> {
 pub(super) fn verdict(row: &EventRow) -> Option<Verdict<'_>> {
     if matches!(
         row.kind.as_str(),
-        "alert" | "alert_acknowledged" | "investigation" | "containment_decision" | "authority_change"
+        "alert" | "alert_acknowledged" | "investigation" | "containment_decision" | "authority_change" | "erasure"
     ) {
         return None;
     }

@@ -57,6 +57,11 @@ impl Format {
     pub fn is_json(self) -> bool {
         self != Self::Cef
     }
+
+    /// Whether its lines tell [`Context::hashes`].
+    pub fn has_hashes(self) -> bool {
+        self != Self::Cef
+    }
 }
 
 /// What an event needs besides its row.

@@ -141,7 +141,7 @@ pub(super) fn ai(p: &Parts<'_>, w: &mut Writer<'_>) {
     let role = match row.kind.as_str() {
         "request" => (1, "User"),
         "model_call" | "output" => (2, "Assistant"),
-        "tool_call" => (3, "Tool"),
+        "tool_call" | "tool_result" => (3, "Tool"),
         "agent_invocation" => (4, "Agent"),
         "context_retrieval" => (6, "Retriever"),
         _ => return,
@@ -330,6 +330,8 @@ pub(super) fn custody(p: &Parts<'_>, w: &mut Writer<'_>) {
             ("span_id", &row.span_id),
             ("parent_span_id", &row.parent_span_id),
             ("service_name", &row.service),
+            ("workload_uid", &row.workload_id),
+            ("acting_type", &row.actor_type),
             ("initiator_type", &row.initiator_type),
             ("initiator_uid", &row.initiator_id),
             ("ai_agent_uid", &row.agent_id),
@@ -343,7 +345,13 @@ pub(super) fn custody(p: &Parts<'_>, w: &mut Writer<'_>) {
             ("provenance_resource", &row.resource),
             ("tool_name", &row.tool),
             ("tool_call_uid", &row.tool_call_id),
+            ("call_effect", &row.effect),
+            ("arguments_digest", &row.arguments_digest),
+            ("tool_schema_digest", &row.schema_digest),
             ("decision", &row.decision),
+            ("evaluation_uid", &row.evaluation_id),
+            ("shown_digest", &row.shown_digest),
+            ("context_trust", &row.trust),
             ("skill_uid", &row.skill_id),
             ("skill_version", &row.skill_version),
             ("classification_label", &row.classification),
@@ -358,8 +366,12 @@ pub(super) fn custody(p: &Parts<'_>, w: &mut Writer<'_>) {
 }
 
 fn delegation(row: &EventRow, w: &mut Writer<'_>) {
-    let ids =
-        [("grant_id", &row.grant_id), ("parent_grant_id", &row.parent_grant_id), ("root_grant_id", &row.root_grant_id)];
+    let ids = [
+        ("grant_id", &row.grant_id),
+        ("parent_grant_id", &row.parent_grant_id),
+        ("parent_grant_hash", &row.parent_hash),
+        ("root_grant_id", &row.root_grant_id),
+    ];
     let has = ids.iter().any(|(_, id)| id.is_some());
     if has || row.delegation_depth.is_some() || !row.actor_chain.is_empty() {
         w.object("delegation_path", |w| {

@@ -2,12 +2,14 @@
 
 use serde_json::{Value as Json, json};
 
+use super::any_tests::read_cef;
 use super::*;
 use crate::rows::Time;
 
 /// Every kind that a mapping makes, and one that none does.
-pub(super) const KINDS: [&str; 25] = [
+pub(super) const KINDS: [&str; 26] = [
     "tool_call",
+    "tool_result",
     "executor_decision",
     "grant_used",
     "model_call",
@@ -91,6 +93,15 @@ fn full(kind: &str) -> EventRow {
         skill_version: some("4"),
         classification: some("pii"),
         correlation_id: some("c"),
+        actor_type: some("agent"),
+        workload_id: some("spiffe://example.org/payer"),
+        effect: some("other"),
+        trust: some("untrusted"),
+        evaluation_id: some("e"),
+        arguments_digest: some("d1"),
+        shown_digest: some("d2"),
+        schema_digest: some("d3"),
+        parent_hash: some("d4"),
         conversation_id: some("conversation"),
         status: some("error"),
         invalid_reasons: vec!["no policy".into()],
@@ -110,6 +121,18 @@ fn full(kind: &str) -> EventRow {
         // The columns that only repeat an attribute: the attribute says it.
         ..EventRow::default()
     }
+}
+
+/// Whether the line of a row that a mapping made is valid, and the row can be read back from it: asked
+/// by the mapping's tests, of all their rows.
+pub(crate) fn assert_sound(row: &EventRow) {
+    let event = ocsf(row);
+    let report = Schema::get().validate(&event);
+    assert!(report.faults.is_empty() && report.notes.is_empty(), "{report:?} in {event:#}");
+    assert!(event["class_uid"] != 0, "the kind {} has no class in class.rs", row.kind);
+    assert_eq!(read_back(&event), EventRow { attributes: String::new(), ..row.clone() });
+    serde_json::from_str::<Json>(&line(Format::Ecs, row)).unwrap();
+    read_cef(&line(Format::Cef, row));
 }
 
 /// What a reader of the OCSF event gets of the row: all columns but the attributes.
@@ -161,6 +184,15 @@ pub(super) fn read_back(event: &Json) -> EventRow {
         skill_version: own("skill_version"),
         classification: own("classification_label"),
         correlation_id: text("/metadata/correlation_uid"),
+        actor_type: own("acting_type"),
+        workload_id: own("workload_uid"),
+        effect: own("call_effect"),
+        trust: own("context_trust"),
+        evaluation_id: own("evaluation_uid"),
+        arguments_digest: own("arguments_digest"),
+        shown_digest: own("shown_digest"),
+        schema_digest: own("tool_schema_digest"),
+        parent_hash: own("delegation_path/parent_grant_hash"),
         conversation_id: own("conversation_uid"),
         status: own("source_status"),
         invalid_reasons: texts("/custody/invalid_reasons"),

@@ -102,7 +102,8 @@ impl<'a> Told<'a> {
                 }
             }
         };
-        let calls = (row.kind == "tool_call").then(|| call_attributes(&row.source));
+        let is_call = matches!(row.kind.as_str(), "tool_call" | "tool_result");
+        let calls = is_call.then(|| call_attributes(&row.source));
         let mut found = [None; Field::COUNT];
         let base = object.as_ptr() as usize;
         for (key, value) in Members::of(&object) {

@@ -471,14 +471,8 @@ async fn few_rows_are_found_without_opening_a_segment() {
         let mut answers = Vec::new();
         for (from, opens) in [(&lookup, false), (&scan, true)] {
             let column = if from.starts_with("grants") { "issued_seq" } else { "seq" };
-            let plan = engine
-                .sql(
-                    &crate::Caller::local(None),
-                    &format!("EXPLAIN SELECT {column} FROM {from}"),
-                    vec![],
-                    QueryLimits::default(),
-                )
-                .await;
+            let explain = format!("EXPLAIN SELECT {column} FROM {from}");
+            let plan = engine.sql(&crate::Caller::local(None), &explain, vec![], QueryLimits::default()).await;
             let plan = format!("{:?}", crate::format::rows(&plan.unwrap().batches).unwrap());
             assert!(from.starts_with("grants") || plan.contains(".parquet") == opens, "{from}: {plan}");
             let query = format!("SELECT * FROM {from} ORDER BY {column}");

@@ -117,8 +117,9 @@ impl ExecutionPlan for VisibleExec {
         &self.properties
     }
 
+    /// It does, but does not say so: a sort would be pushed through it.
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {

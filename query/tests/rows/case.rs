@@ -246,12 +246,19 @@ pub async fn over_http(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &s
     for accept in ["application/x-ndjson", "application/json", "text/event-stream"] {
         let events = case.column(caller, "SELECT seq FROM events").await;
         let must: Vec<String> = events.iter().map(|seq| format!("\"seq\":{seq},")).collect();
-        let told = get(&format!("GET /api/v1/events HTTP/1.1\r\nAccept: {accept}"), &must).await;
+        let told = get(&format!("GET /api/v1/events?format=raw HTTP/1.1\r\nAccept: {accept}"), &must).await;
         assert!(told.starts_with("HTTP/1.1 200"), "{told}");
         innocent(accept, &told);
         assert!(must.iter().all(|m| told.contains(m)), "{events:?} {told}");
     }
-    for path in ["/api/v1/events?kind=tool_call,alert", "/checkpoint", "/tile/entries/000.p/1", "/openapi.json"] {
+    for path in [
+        "/api/v1/events?kind=tool_call,alert",
+        "/api/v1/events?format=ocsf",
+        "/api/v1/alerts",
+        "/checkpoint",
+        "/tile/entries/000.p/1",
+        "/openapi.json",
+    ] {
         innocent(path, &get(&format!("GET {path} HTTP/1.1"), &[]).await);
     }
     for format in ["json", "csv", "arrow", "parquet"] {

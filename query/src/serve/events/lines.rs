@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::event::EventRow;
-use crate::ocsf;
+use crate::lookup::Log;
+use crate::ocsf::{self, EntryHashes};
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -94,12 +95,25 @@ fn severity(row: &EventRow) -> &'static str {
     SEVERITIES.get(ocsf::severity(row) as usize).copied().unwrap_or("unknown")
 }
 
-/// Encodes the rows of a batch of the table `events`.
-pub(crate) fn encode(format: Format, origin: &str, batch: &RecordBatch, out: &mut Vec<Line>) -> Result<(), Error> {
+/// Encodes the rows of a batch of the table `events`, with the hashes of their entries in the log.
+pub(crate) fn encode(
+    format: Format,
+    origin: &str,
+    log: &Log,
+    batch: &RecordBatch,
+    out: &mut Vec<Line>,
+) -> Result<(), Error> {
     let rows = EventRow::read(batch);
     let texts = match format.mapped() {
         None => raw(batch)?,
-        Some(mapped) => rows.iter().map(|row| one(mapped, origin, row)).collect(),
+        Some(mapped) => {
+            let reader = log.0.as_ref().filter(|_| mapped.has_hashes());
+            let read = |reader| EntryHashes::read(reader, rows.iter().map(|row| row.seq)).map_err(Error::store);
+            let hashes = reader.map(read).transpose()?;
+            let of = |seq| hashes.as_ref()?.get(&seq).copied();
+            let context = ocsf::Context { hashes: Some(&of), ..ocsf::Context::of(origin) };
+            rows.iter().map(|row| one(mapped, &context, row)).collect()
+        }
     };
     if texts.len() != rows.len() {
         return Err(Error::internal("an event takes more than a line"));
@@ -122,9 +136,9 @@ pub(crate) fn encode(format: Format, origin: &str, batch: &RecordBatch, out: &mu
     Ok(())
 }
 
-fn one(format: ocsf::Format, origin: &str, row: &EventRow) -> String {
+fn one(format: ocsf::Format, context: &ocsf::Context<'_>, row: &EventRow) -> String {
     let mut out = String::new();
-    ocsf::encode(format, row, &ocsf::Context::of(origin), &mut out);
+    ocsf::encode(format, row, context, &mut out);
     out
 }
 

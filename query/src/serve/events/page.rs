@@ -119,7 +119,7 @@ pub(crate) fn read(snapshot: &Snapshot, origin: &str, wish: &Wish) -> Result<Pag
         while at < seqs.len() {
             let step = (wish.limit + 1 - page.lines.len().min(wish.limit)).clamp(64, 1024).min(seqs.len() - at);
             let mut lines = Vec::with_capacity(step);
-            encode(wish.format, origin, &batch.slice(at, step), &mut lines)?;
+            encode(wish.format, origin, &snapshot.log, &batch.slice(at, step), &mut lines)?;
             for line in lines.into_iter().filter(|line| wish.filter.admits(line)) {
                 if !page.take(Arc::new(line)) {
                     return Ok(false);

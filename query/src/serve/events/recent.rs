@@ -188,7 +188,7 @@ fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result
     snapshot.read(&Wanted::all(Table::Events).seqs(begin..snapshot.size), |batch| {
         for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
             let mut lines = Vec::new();
-            encode(format, origin, &batch.slice(at, STEP_ROWS.min(batch.num_rows() - at)), &mut lines)?;
+            encode(format, origin, &snapshot.log, &batch.slice(at, STEP_ROWS.min(batch.num_rows() - at)), &mut lines)?;
             for line in lines {
                 let last = runs.last().and_then(|run| run.lines.last()).map(|line| line.seq);
                 // A run ends between records.
