@@ -38,7 +38,10 @@ fn the_page_of_checks_lists_all_of_them() {
         assert!(page.lines().any(|line| line == row), "docs/checks.md should have\n{row}");
         for (name, setting) in &rule.settings {
             let row = format!("| `{}` | `{name}` | `", rule.id);
-            assert!(page.lines().any(|line| line.starts_with(&row) && line.ends_with(&format!("| {} |", setting.about))), "{row}");
+            assert!(
+                page.lines().any(|line| line.starts_with(&row) && line.ends_with(&format!("| {} |", setting.about))),
+                "{row}"
+            );
         }
     }
 }
