@@ -282,7 +282,12 @@ fn strangers(
 ) -> Result<(), Failure> {
     let mut unknown: Vec<(&String, u64)> =
         stored.iter().filter(|(_, event)| !event.known).map(|(uid, event)| (uid, event.seq)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
     unknown.sort_unstable();
+    let note = source.get("/checkpoint")?.body;
+    let origin = String::from_utf8_lossy(&note).lines().next().unwrap_or_default().to_owned();
     for some in unknown.chunks(200) {
         let seqs: Vec<String> = some.iter().map(|(_, seq)| seq.to_string()).collect();
         let sql = format!(
@@ -293,9 +298,11 @@ fn strangers(
         let (_, batches, _) = source.sql(&json!({"sql": sql, "max_rows": 100_000}))?;
         let rows = custody_query::format::rows(&batches).map_err(Failure::unable)?;
         for (uid, seq) in some {
-            let row = rows
-                .iter()
-                .find(|row| row["seq"] == *seq && row["kind"].as_str().is_none_or(|k| uid.ends_with(&format!(":{k}"))));
+            let ours = |row: &&serde_json::Map<String, Value>| match row["kind"].as_str() {
+                Some(kind) => **uid == format!("{origin}:{seq}:{kind}"),
+                None => uid.starts_with(&format!("{origin}:{seq}:")),
+            };
+            let row = rows.iter().filter(|row| row["seq"] == *seq).find(ours);
             match row {
                 Some(row) if row["erased"] == true => {}
                 Some(row) if row["kind"].is_string() && !range.contains(seq) => {}
