@@ -33,7 +33,10 @@ fn server() -> Server {
         uses("agent-a"),
         uses("agent-b"),
         log("authz.approval", &[("authz.approval.state", "approved"), ("authz.approval.by", "ada@example.com")]),
-        log("authz.authority_change", &[("authz.change.what", "role"), ("authz.change.new", "admin"), ("authz.change.by", "eve")]),
+        log(
+            "authz.authority_change",
+            &[("authz.change.what", "role"), ("authz.change.new", "admin"), ("authz.change.by", "eve")],
+        ),
         log("security.alert", &[("security.alert.id", "alert-open"), ("security_rule.name", "probing")]),
         log("acme.unheard_of", &[]),
         log(
@@ -146,7 +149,8 @@ fn an_answer_comes_with_its_evidence(server: &Server) {
     let refused = evidence(&[groups]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("array_agg(seq) AS seqs"), "{refused:?}");
-    let groups = "SELECT agent_id, count(*) AS n, array_agg(seq) AS seqs FROM tool_calls WHERE agent_id = $a GROUP BY 1";
+    let groups =
+        "SELECT agent_id, count(*) AS n, array_agg(seq) AS seqs FROM tool_calls WHERE agent_id = $a GROUP BY 1";
     assert!(evidence(&[groups, "-p", &format!("a={AGENT}")]).status.success());
     assert!(run(&["check", path]).status.success());
 }

@@ -168,8 +168,8 @@ pub fn document() -> String {
          <!-- Generated from query/src/saved/*.sql by `cargo test --workspace --test queries`; CUSTODY_WRITE_DOCS=1 \
          writes it anew. -->\n\n\
          The questions that investigators ask first. `custody sql --list` tells them, `custody sql --run NAME -p \
-         name=value` asks one, `\\l` and `\\run NAME name=value` do so in the shell; `GET /api/v1/queries` has them as \
-         JSON, with the SQL to start one's own from. Times are UTC, such as `2026-11-20T09:00:00Z`.\n",
+         name=value` asks one; `GET /api/v1/queries` has them as JSON, \
+         with the SQL to start one's own from. Times are UTC, such as `2026-11-20T09:00:00Z`.\n",
     );
     for query in all() {
         out += &format!("\n## {}\n\n**{}** {}\n\n", query.name, query.title, query.shows);

@@ -11,17 +11,38 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tonic::Status;
 
 /// Words that a name must be quoted for, beside those of SQL:2003, which drivers know.
-const KEYWORDS: &[&str] = &["ANALYZE", "ANTI", "DESCRIBE", "EXPLAIN", "ILIKE", "LIMIT", "OFFSET", "QUALIFY", "SEMI", "SHOW"];
+const KEYWORDS: &[&str] =
+    &["ANALYZE", "ANTI", "DESCRIBE", "EXPLAIN", "ILIKE", "LIMIT", "OFFSET", "QUALIFY", "SEMI", "SHOW"];
 const NUMERIC: &[&str] = &[
-    "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "cot", "degrees", "exp", "floor", "ln", "log", "log10", "pi",
-    "power", "radians", "round", "sin", "sqrt", "tan", "trunc",
+    "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "cot", "degrees", "exp", "floor", "ln", "log", "log10",
+    "pi", "power", "radians", "round", "sin", "sqrt", "tan", "trunc",
 ];
 const STRING: &[&str] = &[
-    "ascii", "btrim", "chr", "concat", "concat_ws", "left", "length", "lower", "lpad", "ltrim", "octet_length", "repeat",
-    "replace", "right", "rpad", "rtrim", "split_part", "strpos", "substr", "trim", "upper",
+    "ascii",
+    "btrim",
+    "chr",
+    "concat",
+    "concat_ws",
+    "left",
+    "length",
+    "lower",
+    "lpad",
+    "ltrim",
+    "octet_length",
+    "repeat",
+    "replace",
+    "right",
+    "rpad",
+    "rtrim",
+    "split_part",
+    "strpos",
+    "substr",
+    "trim",
+    "upper",
 ];
 const SYSTEM: &[&str] = &["coalesce", "greatest", "least", "nullif", "payload", "proof"];
-const DATETIME: &[&str] = &["current_date", "current_time", "date_bin", "date_part", "date_trunc", "now", "to_timestamp"];
+const DATETIME: &[&str] =
+    &["current_date", "current_time", "date_bin", "date_part", "date_trunc", "now", "to_timestamp"];
 
 static SQL_INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
     let mut info = SqlInfoDataBuilder::new();
