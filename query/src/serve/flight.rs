@@ -76,7 +76,9 @@ pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits
 
 impl Flight {
     async fn schema(&self, caller: &Caller, statement: &Statement) -> Result<SchemaRef, Status> {
-        self.engine.describe(caller, &statement.sql, self.limits.clone()).await.map_err(status)
+        let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
+        let params = Some(params).filter(|params| !params.is_empty());
+        self.engine.describe_bound(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)
     }
 
     async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
