@@ -64,7 +64,7 @@ pub struct SavedQuery {
 pub struct SavedParam {
     /// Its name.
     pub name: &'static str,
-    /// text, seq, number or time.
+    /// text, seq, number, time or moment: a seq or a time.
     pub r#type: &'static str,
     /// What it is if it is not given; a parameter without one must be.
     pub default: Option<&'static str>,
@@ -156,6 +156,8 @@ impl SavedParam {
                 Ok(whole) => whole.into(),
                 Err(_) => text.parse::<f64>().map_err(|_| number())?.into(),
             },
+            // A seq is a number, and everything else a time.
+            "moment" => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
             _ => text.into(),
         })
     }
@@ -203,7 +205,7 @@ mod tests {
             assert!(query.columns.iter().all(|c| !c.description.is_empty()) && !query.columns.is_empty());
             for param in &query.params {
                 assert!(query.sql.contains(&format!("${}", param.name)), "{} does not use {}", query.name, param.name);
-                assert!(["text", "seq", "number", "time"].contains(&param.r#type) && !param.description.is_empty());
+                assert!(["text", "seq", "number", "time", "moment"].contains(&param.r#type) && !param.description.is_empty());
             }
         }
     }

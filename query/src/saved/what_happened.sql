@@ -1,7 +1,7 @@
 -- title: What happened, step by step?
 -- shows: Every step in causal order, with markers where evidence is missing: of a trace, grant, agent, conversation or alert.
 -- param id text | A trace, grant, agent, conversation or alert id.
--- param as_of text = null | What the ledger knew at this seq or time.
+-- param as_of moment = null | What the ledger knew at this seq or time.
 -- column step | Place in the replay.
 -- column depth | How deep it stands in the tree.
 -- column event_time | When, as the source says.
