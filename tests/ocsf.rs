@@ -250,9 +250,10 @@ fn oracle(cases: &[Value]) -> Vec<String> {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let lines: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
+        child.wait_with_output().unwrap()
+    });
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }

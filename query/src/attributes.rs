@@ -122,7 +122,8 @@ fn has_twins(attributes: &[KeyValue]) -> bool {
 
 fn write_value(out: &mut Vec<u8>, value: &AnyValue, depth: usize) {
     match &value.value {
-        Some(Value::StringValue(text)) if depth > 0 => write_text(out, text),
+        // A token is written as `json` writes it: without what makes it usable.
+        Some(Value::StringValue(text)) if depth > 0 && conceal(text).is_none() => write_text(out, text),
         Some(Value::IntValue(number)) if depth > 0 => write_text(out, number),
         Some(Value::KvlistValue(list)) if depth > 0 => write_object(out, &list.values, depth - 1),
         Some(Value::ArrayValue(list)) if depth > 0 => {
@@ -200,10 +201,17 @@ impl<'a> Attributes<'a> {
         match self.value(name)? {
             Value::StringValue(s) => parse_time(s),
             Value::IntValue(i) => i.checked_mul(1_000_000_000).map(Time),
-            Value::DoubleValue(d) => Some(Time((d * 1e9) as i64)),
+            Value::DoubleValue(d) => seconds_time(*d),
             _ => None,
         }
     }
+}
+
+/// Seconds since the epoch, with fractions. What is beyond nanoseconds of 64 bits is no time: cut
+/// to the last of them it would be a limit that never comes.
+pub(crate) fn seconds_time(seconds: f64) -> Option<Time> {
+    let nanos = seconds * 1e9;
+    (nanos.abs() < 9.2e18).then_some(Time(nanos as i64))
 }
 
 /// Reads an RFC 3339 time, or seconds since the epoch as digits.
@@ -274,6 +282,8 @@ mod tests {
             pair("", any(Value::KvlistValue(twins))),
         ];
         assert_eq!(attributes_json(&attributes), object(&attributes, DEPTH_MAX).to_string());
+        let token = [text("token", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln")];
+        assert_eq!(attributes_json(&token), object(&token, DEPTH_MAX).to_string());
         assert_eq!(attributes_json(&[]), "{}");
     }
 

@@ -19,7 +19,7 @@ pub use examples::{Tried, try_rules};
 pub use follow::{Following, Live, follow};
 pub use hit::{HitBuilder, HitRow};
 pub use rule::{Rule, SEVERITIES, Setting};
-pub use run::Checker;
+pub use run::{Checker, SpanIdBuilder, SpanIdRow, UseBuilder, UseRow};
 pub use tuning::{Tuning, shown};
 pub(crate) use violations::register;
 

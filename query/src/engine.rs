@@ -206,7 +206,7 @@ impl Engine {
         let done = work.await;
         running.ended(&done);
         if let Some(span) = span {
-            tell(&span, &done);
+            tell(&span, &done.as_ref().map(|answer| (answer.rows, answer.as_of_size)));
         }
         let (outcome, rows) = match &done {
             Ok(answer) => ("ok", answer.rows as u64),
@@ -227,10 +227,15 @@ impl Engine {
     ) -> Result<Streamed, Error> {
         let running = self.enter(caller)?;
         let watched = Watched::begin(&self.audit, caller, text, &params);
+        let span = observe::child("custody.query");
         let mut done = self.start(caller, text, params, limits, &running).await;
         running.ended(&done);
-        if let Ok(streamed) = &mut done {
-            streamed.ending = watched.ending();
+        match &mut done {
+            Ok(streamed) => {
+                streamed.ending = watched.ending();
+                streamed.span = span;
+            }
+            Err(error) => span.iter().for_each(|span| tell(span, &Err(error))),
         }
         let outcome = done.as_ref().map_or_else(|error| error.kind.code(), |_| "streamed");
         watched.end(outcome, 0).await?;
@@ -271,11 +276,13 @@ impl Engine {
         let asked = Asked { text: text.to_owned(), params: Some(params), limits: limits.clone() };
         let plan = self.apart(caller, until, &limits, running, async move |context: SessionContext, snapshot| {
             let batches = asked.rows(&context, &snapshot).await?;
-            Ok((batches, snapshot.size))
+            Ok((batches, snapshot.size, context))
         });
-        let (batches, size) = plan.await?;
+        let (batches, size, context) = plan.await?;
         let runtime = self.runtime.handle()?;
-        Ok(Streamed::begin(runtime, batches, Arc::clone(running), (limits, until), size))
+        // The session lives as long as its rows are made: some tables are planned when they are read.
+        let held = (Arc::clone(running), context);
+        Ok(Streamed::begin(runtime, batches, held, (limits, until), size))
     }
 
     /// Plans on a thread that can be given up: what cannot be interrupted keeps its thread and its
@@ -316,13 +323,13 @@ impl Engine {
     }
 }
 
-/// Ends the span of a query. Its text is not told: it may hold what is private.
-fn tell(context: &Context, done: &Result<Answer, Error>) {
+/// Ends the span of a query: how many rows, of a log of which size, or what went wrong. Its text is not told: it may hold what is private.
+pub(crate) fn tell(context: &Context, done: &Result<(usize, u64), &Error>) {
     let span = context.span();
     match done {
-        Ok(answer) => span.set_attributes([
-            KeyValue::new("db.response.returned_rows", answer.rows as i64),
-            KeyValue::new("custody.log.size", answer.as_of_size as i64),
+        Ok((rows, size)) => span.set_attributes([
+            KeyValue::new("db.response.returned_rows", *rows as i64),
+            KeyValue::new("custody.log.size", *size as i64),
         ]),
         Err(error) => {
             span.set_attribute(KeyValue::new("error.type", error.kind.code()));
@@ -343,7 +350,11 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl Engine {
     /// A session over one state of the log.
-    async fn session(&self, snapshot: &Arc<Snapshot>, limits: &QueryLimits) -> Result<SessionContext, Error> {
+    pub(crate) async fn session(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        limits: &QueryLimits,
+    ) -> Result<SessionContext, Error> {
         let wrong = |e: datafusion::error::DataFusionError| Error::internal(format!("the query cannot be set up: {e}"));
         let consumers = std::num::NonZeroUsize::new(5).unwrap_or(std::num::NonZeroUsize::MIN);
         let share = SharedPool::new(limits.memory_bytes_max, &self.memory);

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::audit::Audit;
 use crate::caller::Caller;
-use crate::engine::{AbortOnDrop, QueryLimits};
+use crate::engine::{AbortOnDrop, QueryLimits, tell};
 use crate::error::{Error, ErrorKind};
 
 /// Batches that wait for whoever asked.
@@ -40,6 +40,8 @@ pub struct Streamed {
     _task: AbortOnDrop<()>,
     /// Says at the end how many rows there were.
     pub(crate) ending: Option<Ending>,
+    /// The span of the query, if it is traced; it ends with the rows.
+    pub(crate) span: Option<opentelemetry::Context>,
 }
 
 impl Streamed {
@@ -65,7 +67,19 @@ impl Streamed {
         });
         let task = AbortOnDrop(task);
         let (rows, bytes, truncated) = (0, 0, false);
-        Self { schema, as_of_size, rows, truncated, bytes, limits, until, receiver, _task: task, ending: None }
+        Self {
+            schema,
+            as_of_size,
+            rows,
+            truncated,
+            bytes,
+            limits,
+            until,
+            receiver,
+            _task: task,
+            ending: None,
+            span: None,
+        }
     }
 
     /// The next batch; `None` at the end, which may be that of what is allowed.
@@ -110,6 +124,9 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Some(span) = &self.span {
+            tell(span, &Ok((self.rows, self.as_of_size)));
+        }
         if let Some(Ending { audit, caller, number, start }) = self.ending.take() {
             let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let is_done = self.receiver.is_closed() && self.receiver.is_empty();

@@ -21,7 +21,7 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let folder = tempfile::tempdir().unwrap();
     // Nobody listens there; that witnesses are configured is enough.
     let policy = policy(folder.path(), "http://127.0.0.1:1");
-    let server = Server::start_in(folder, &["--witness-policy", policy.to_str().unwrap()]);
+    let server = Server::start_in(folder, &["--witness-policy", policy.to_str().unwrap(), "--checks", "on"]);
     let metrics = Metrics::of(&server);
     let documented: Vec<&str> = LIST.lines().filter(|line| line.starts_with("| `")).collect();
     let real = metrics.rows();

@@ -79,7 +79,8 @@ fn grpc_calls_are_refused_in_the_words_of_grpc() {
     let status = |found: &http::HeaderMap| found["grpc-status"].to_str().unwrap().to_owned();
     let sent = call(&site, grpc, export, Some(&agent), &[]);
     assert_eq!(status(&sent), "0", "{sent:?}");
-    for (address, path) in [(grpc, export), (flight, get)] {
+    let stream = "/custody.v1.Events/Stream";
+    for (address, path) in [(grpc, export), (flight, get), (flight, stream)] {
         let refused = call(&site, address, path, None, &[]);
         assert_eq!(status(&refused), "16", "UNAUTHENTICATED: {refused:?}");
         assert_eq!(refused["www-authenticate"], "Bearer realm=\"custody\"");
@@ -160,13 +161,21 @@ fn our_commands_come_with_certificates_and_tokens() {
     let vkey = running.server.data_dir().join("log.vkey").to_str().unwrap().to_owned();
     let by_certificate = ["--ca", &ca, "--cert", &certificate, "--key", &key];
     let by_token = ["--ca", &ca, "--token-file", &token];
-    let commands: [&[&str]; 3] =
-        [&["sql", "SELECT count(*) AS n FROM logs", "--format", "json"], &["events"], &["verify", "--vkey", &vkey]];
+    let commands: [&[&str]; 4] = [
+        &["sql", "SELECT count(*) AS n FROM logs", "--format", "json"],
+        &["events"],
+        &["verify", "--vkey", &vkey],
+        &["alerts", "list"],
+    ];
     for credentials in [&by_certificate[..], &by_token] {
         for args in commands {
             let output = custody(&running, args, credentials);
             assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
+        // What changes something comes with the same identity: there is no such alert, or he may not.
+        let acted = custody(&running, &["alerts", "ack", "no-such-alert"], credentials);
+        let said = String::from_utf8_lossy(&acted.stderr);
+        assert!(!acted.status.success() && !said.contains("come with a client certificate"), "{said}");
         let output = custody(&running, &["replay", "--trace", "0123"], credentials);
         assert!(String::from_utf8_lossy(&output.stderr).contains("no provenance event"), "it was answered");
     }

@@ -12,6 +12,7 @@ for query in sys.argv[3:]:
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        database.execute(query).fetchall()
+        # Into a table: rows as Python objects would be measured too.
+        database.execute(f"CREATE OR REPLACE TEMP TABLE answer AS {query}")
         times.append((time.perf_counter() - start) * 1e3)
     print(statistics.median(times[1:]))

@@ -106,7 +106,7 @@ fn list(key: &str, values: &[String]) -> KeyValue {
 fn span(n: u64, trace: &[u8], place: u64, root: u64) -> Span {
     let random = scattered(n ^ 0xaaaa);
     let (tool, agent) = (random % 40, n / TRACE_SPANS % 1000);
-    let start = START + n * 200_000;
+    let start = START + n % 1_000_000_000 * 200_000;
     let mut attributes = vec![
         text("gen_ai.agent.id", format!("agent-{agent}")),
         text("gen_ai.conversation.id", format!("conversation-{:x}", n / (TRACE_SPANS * 5))),
@@ -219,7 +219,7 @@ pub fn fill(dir: &Path, records: u64) -> Shape {
     let shape = Shape::of(records);
     // Nothing is acknowledged to anybody: the writes need not wait for the disk.
     let (mut writer, _) =
-        open(dir, Options { durability: Durability::default(), ..Options::default() }).expect("the log opens");
+        open(dir, Options { durability: Durability::Os, ..Options::default() }).expect("the log opens");
     if writer.head_size() > 1 {
         println!("the log of {} records in {} is taken as it is", writer.head_size(), dir.display());
         return shape;

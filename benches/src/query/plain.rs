@@ -17,7 +17,7 @@ pub const SCANS: [(&str, &str, &str); 4] = [
         "p99 duration by tool",
         "SELECT tool, approx_percentile_cont(CAST(end_time AS BIGINT) - CAST(event_time AS BIGINT), 0.99) AS p99 \
          FROM events WHERE kind = 'tool_call' GROUP BY tool",
-        "SELECT tool, approx_quantile(epoch_ns(end_time) - epoch_ns(event_time), 0.99) AS p99 \
+        "SELECT tool, approx_quantile((epoch_us(end_time) - epoch_us(event_time)) * 1000, 0.99) AS p99 \
          FROM events WHERE kind = 'tool_call' GROUP BY tool",
     ),
     (

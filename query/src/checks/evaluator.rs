@@ -101,6 +101,8 @@ impl Evaluator {
             self.remember(&event);
         }
         self.let_go();
+        let (state, at) = (&self.state, self.at);
+        self.raised.retain(|(seq, _), _| *seq >= at || state.get(*seq).is_some());
         Ok(())
     }
 
@@ -126,7 +128,11 @@ impl Evaluator {
 
     /// Below this seq everything is settled.
     pub(crate) fn settled(&self) -> u64 {
-        self.due.iter().map(|(_, seq)| *seq).min().unwrap_or(self.at)
+        self.settled_below(self.at)
+    }
+
+    fn settled_below(&self, to: u64) -> u64 {
+        self.due.front().map_or(to, |(_, seq)| *seq)
     }
 
     /// When the next record is settled, if any waits.
@@ -157,10 +163,10 @@ impl Evaluator {
                 break;
             }
         }
-        let waiting: HashSet<u64> = self.due.iter().map(|(_, seq)| *seq).collect();
+        // Records come in order, so all from the first that waits on wait, too.
+        let waiting = self.settled_below(to);
         for seq in &fresh {
-            settled
-                .extend(self.state.touched_by(*seq).into_iter().filter(|s| !waiting.contains(s) && !fresh.contains(s)));
+            settled.extend(self.state.touched_by(*seq).range(..waiting));
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {

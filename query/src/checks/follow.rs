@@ -202,8 +202,9 @@ impl Task {
     async fn follow(&mut self) -> Result<(), Error> {
         let from = self.read_mark();
         let mut visible = self.projection.visible();
-        // What the log had at the start is visible first: the past is read from it.
-        while *visible.borrow_and_update() < from && !self.stopped() {
+        // What the log has is visible first: the past, and the alerts that were told, are read from it.
+        let size = self.projection.reader().head().size;
+        while *visible.borrow_and_update() < size && !self.stopped() {
             let _ = tokio::time::timeout(Duration::from_millis(100), visible.changed()).await;
         }
         let reader = self.projection.reader().clone();
@@ -239,9 +240,10 @@ impl Task {
 
     /// Shows queries what is not in the log yet, and how far the checks are.
     fn publish(&self, evaluator: &Evaluator, found: &Found) {
-        let raising = found.raise.iter().map(|(hit, _)| hit);
+        // Until it is durable, no record says it.
+        let raising = found.raise.iter().map(|(hit, _)| HitRow { alert_id: None, ..hit.clone() });
         let unseen = self.unseen.iter().map(|(_, hit)| hit);
-        let unsaid: Vec<HitRow> = evaluator.pending().chain(raising).chain(unseen).cloned().collect();
+        let unsaid: Vec<HitRow> = evaluator.pending().chain(unseen).cloned().chain(raising).collect();
         *self.live.unsaid.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(unsaid);
         self.live.done.send_replace(evaluator.at());
     }

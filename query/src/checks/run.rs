@@ -37,6 +37,9 @@ use crate::tables::{LedgerRow, SpanRow};
 /// Memory of one run's sorts and joins.
 const MEMORY_BYTES: usize = 256 << 20;
 
+/// Events up to this size are held while all rules run over them.
+const EVENTS_BYTES_MAX: usize = 128 << 20;
+
 table! {
     /// The how-manieth use of its grant a call is, in the order in which the ledger took them.
     UseRow, UseBuilder {
@@ -127,6 +130,19 @@ impl Tables {
         tables.0.insert("span_ids", Arc::new(MemTable::try_new(span_ids.schema(), vec![vec![span_ids]])?));
         Ok(tables)
     }
+}
+
+/// All events, if they are few enough to be held: every rule reads them, and each would open the files anew.
+fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    snapshot.read(&Wanted::all(Table::Events), |batch| {
+        bytes += batch.get_array_memory_size();
+        // Files carry more about their columns than the rows' own schema says.
+        let batch = RecordBatch::try_new(EventRow::schema(), batch.columns().to_vec());
+        batches.push(batch.map_err(|e| Error::internal(format!("events cannot be held: {e}")))?);
+        Ok(bytes <= EVENTS_BYTES_MAX)
+    })?;
+    Ok((bytes <= EVENTS_BYTES_MAX).then_some(batches))
 }
 
 fn all_uses(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
@@ -323,7 +339,12 @@ impl Checker {
         now: Time,
     ) -> Result<Vec<HitRow>, Error> {
         let wrong = |e: DataFusionError| Error::query(&e);
-        let tables = Tables::whole(snapshot, entries, now).map_err(wrong)?;
+        let mut tables = Tables::whole(snapshot, entries, now).map_err(wrong)?;
+        let of = Arc::clone(snapshot);
+        let few = tokio::task::spawn_blocking(move || few_events(&of)).await;
+        if let Some(few) = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
+            tables.0.insert("events", Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?));
+        }
         let found = self.run(tables, snapshot, None).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
         let of = Arc::clone(snapshot);

@@ -81,6 +81,8 @@ pub(crate) struct State {
     spans: HashMap<String, (i64, HashSet<String>)>,
     traces: VecDeque<(i64, String)>,
     bytes: usize,
+    /// Records that were read back: they are looked at, and not judged again.
+    back: HashSet<u64>,
     /// Grants that were let go: they are looked for in the segments when they are named again.
     let_go: bool,
 }
@@ -167,6 +169,7 @@ impl State {
         let Some(event) = self.events.remove(&seq) else { return };
         self.bytes = self.bytes.saturating_sub(size(&event));
         self.nth.remove(&seq);
+        self.back.remove(&seq);
         for key in keys(&event) {
             if let Some(seqs) = self.index.get_mut(&key) {
                 seqs.remove(&seq);
@@ -226,6 +229,7 @@ impl State {
         }
         for event in snapshot.events_where("grant_id", missing.into_iter().cloned(), AsOf::Now)? {
             if GRANTS.contains(&event.kind.as_str()) && !is_aside(&event) {
+                self.back.insert(event.seq);
                 self.insert(event);
             }
         }
@@ -256,6 +260,7 @@ impl State {
                 below.extend(grant.filter(|g| walked.insert(g.clone())));
             }
         }
+        out.retain(|seq| !self.back.contains(seq));
         out
     }
 

@@ -28,6 +28,24 @@ async fn every_check_finds_its_hits_and_passes_its_near_misses() {
     assert!(tried.len() >= 2 * BUILT_IN.len());
 }
 
+#[test]
+fn the_page_of_checks_lists_all_of_them() {
+    let page = include_str!("../../../docs/checks.md");
+    for rule in built_in() {
+        let (on, told) = (if rule.enabled { "on" } else { "off" }, if rule.waits { "after grace" } else { "at once" });
+        let tags = rule.tags.join(", ");
+        let row = format!("| `{}` | {} | {on} | {told} | {tags} | {} |", rule.id, rule.severity, rule.about);
+        assert!(page.lines().any(|line| line == row), "docs/checks.md should have\n{row}");
+        for (name, setting) in &rule.settings {
+            let row = format!("| `{}` | `{name}` | `", rule.id);
+            assert!(
+                page.lines().any(|line| line.starts_with(&row) && line.ends_with(&format!("| {} |", setting.about))),
+                "{row}"
+            );
+        }
+    }
+}
+
 /// A small generator: the same numbers for the same seed, on every machine.
 struct Numbers(u64);
 

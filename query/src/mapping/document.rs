@@ -9,7 +9,7 @@ use custody_proto::otlp::common::{AnyValue, ArrayValue, KeyValue};
 use custody_proto::otlp::logs::LogRecord;
 use serde_json::{Map, Value as Json};
 
-use crate::attributes::{Attributes, any_value_json, attributes_map, conceal, parse_time};
+use crate::attributes::{Attributes, any_value_json, attributes_map, conceal, parse_time, seconds_time};
 use crate::event::EventRow;
 use crate::issuers;
 use crate::rows::Time;
@@ -136,7 +136,7 @@ impl Document {
             Json::String(text) => parse_time(text),
             Json::Number(number) => match number.as_i64() {
                 Some(seconds) => seconds.checked_mul(1_000_000_000).map(Time),
-                None => number.as_f64().map(|seconds| Time((seconds * 1e9) as i64)),
+                None => number.as_f64().and_then(seconds_time),
             },
             _ => None,
         }

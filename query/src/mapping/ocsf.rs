@@ -91,6 +91,9 @@ fn kind(event: &Document, class: i64, source: &str) -> Option<&'static str> {
 /// What the control did. A denial anywhere wins: an event that contradicts itself allows nothing.
 fn decision(event: &Document) -> Option<&'static str> {
     let (action, disposition) = (event.number("/action_id"), event.number("/disposition_id"));
+    if ["/action_id", "/disposition_id"].iter().any(|at| event.has(at) && event.number(at).is_none()) {
+        return None;
+    }
     match (action, disposition) {
         (Some(2), _) | (_, Some(2..=6 | 21 | 24..=26)) => Some("deny"),
         (Some(1), _) | (None | Some(0), Some(1 | 8)) => Some("allow"),
@@ -221,7 +224,8 @@ fn authentication(row: &mut EventRow, event: &Document) {
     row.action = row.action.take().map(|activity| format!("authenticate:{activity}"));
     row.decision = match (row.kind.as_str(), event.number("/status_id")) {
         ("authority_change", _) => Some("ended".into()),
-        (_, Some(1)) => Some("allow".into()),
+        // Who cannot be seen to log on was let in by nothing.
+        (_, Some(1)) if event.number("/activity_id").is_some() => Some("allow".into()),
         (_, Some(2)) => Some("deny".into()),
         _ => None,
     };

@@ -165,7 +165,8 @@ fn cedar(row: &mut EventRow, said: &Document) {
         "/response/determiningPolicies",
         "/reason",
     ] {
-        ids.extend(said.list(at));
+        // A number names no policy.
+        ids.extend(said.list(at).into_iter().filter(|id| id.parse::<f64>().is_err()));
         for policy in said.objects(at) {
             ids.extend(member(policy, "id").or_else(|| member(policy, "policyId")));
             reasons.extend(member(policy, "description"));

@@ -48,7 +48,10 @@ pub(super) fn map_span(context: &RecordContext<'_>, span: &Span) -> Option<Event
 /// A deny rule that holds wins over any allow.
 fn decision(row: &mut EventRow, attributes: Attributes<'_>, prefix: &str) {
     let says = |name: &str| attributes.text(&format!("{prefix}{name}")).as_deref() == Some("true");
-    let (allow, deny) = (says("allow"), says("deny"));
+    // A deny that cannot be read is one: what is broken allows nothing.
+    let denied = format!("{prefix}deny");
+    let deny = attributes.has(&denied) && attributes.text(&denied).as_deref() != Some("false");
+    let allow = says("allow");
     row.decision = Some(if allow && !deny { "allow" } else { "deny" }.into());
     let why = match (deny, allow) {
         (true, _) => "deny-why-true",

@@ -67,6 +67,10 @@ async fn serve(
     if tongue == Tongue::Http && OPEN.contains(&request.uri().path()) {
         return Ok(open(&auth, &peer, router, request).await);
     }
+    // What is gRPC is told so in its own words, on whichever port.
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let tongue = if is_grpc { Tongue::Grpc } else { tongue };
     let generation = auth.generation.load(Relaxed);
     match auth.login(&peer, request.headers()).await {
         Err(denied) => Ok(refused(&denied.refusal(), tongue)),

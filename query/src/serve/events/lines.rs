@@ -185,7 +185,7 @@ mod tests {
             row("{\"security.alert.severity\":\"HIGH\"}", "alert"),
         ];
         let mut lines = Vec::new();
-        encode(Format::Raw, "log", &EventRow::batch(&rows), &mut lines).unwrap();
+        encode(Format::Raw, "log", &Log::default(), &EventRow::batch(&rows), &mut lines).unwrap();
         let read: Vec<serde_json::Value> = lines.iter().map(|l| serde_json::from_str(&l.text).unwrap()).collect();
         assert_eq!(read[0]["metadata"], json!({"uid": "log:7:tool_call", "sequence": 7}));
         assert_eq!((&read[0]["attributes"]["b"], &read[0]["attributes"]["a"]["b"]), (&json!(null), &json!(1)));
