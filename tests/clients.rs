@@ -330,5 +330,10 @@ fn adbc_over_flight_sql() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/adbc.py");
     let told = run(Command::new(python()).args([script, &format!("grpc://{}", server.flight_sql)]));
     assert_eq!(told, "ok\n");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/flight.py");
+    let told = run(Command::new(python()).args([script, &format!("grpc://{}", server.flight_sql)]));
+    assert_eq!(told, "ok\n");
+    // What was cancelled or closed does not go on: its place is free again.
+    support::until(|| server.get("/metrics").1.contains("\ncustody_sql_queries_running 0\n"));
     server.stop_and_verify();
 }

@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use crate::catalog;
 use crate::engine::QueryLimits;
 use crate::error::{Error, ErrorKind};
+use crate::named;
 use crate::projection::Snapshot;
 
 /// What is asked.
@@ -41,9 +42,12 @@ impl Asked {
         is_shallow_enough(&self.text)?;
         let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
-        let statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
+        let mut statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
         is_short_enough(&statement)?;
-        let frame = context.sql_with_options(&self.text, options()).await.map_err(|e| read_only(&self.text, &e))?;
+        named::bind_arguments(&mut statement, self.params.as_deref());
+        let plan = state.statement_to_plan(statement).await.map_err(|e| read_only(&self.text, &e))?;
+        options().verify_plan(&plan).map_err(|e| read_only(&self.text, &e))?;
+        let frame = context.execute_logical_plan(plan).await.map_err(|e| read_only(&self.text, &e))?;
         match &self.params {
             Some(params) if !params.is_empty() => {
                 frame.with_param_values(ParamValues::from(params.clone())).map_err(|e| Error::query(&e))

@@ -226,6 +226,9 @@ pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
     {
         return Ok(AsOf::Seq(seq));
     }
+    if matches!(expr, Expr::Literal(value, _) if value.is_null()) {
+        return Ok(AsOf::Now);
+    }
     match text(expr).and_then(|t| parse_time(&t)) {
         Some(time) => Ok(AsOf::Time(time)),
         None => plan_err!("the second argument is a seq (such as 120) or a time (such as '2026-11-20T09:00:00Z')"),

@@ -244,9 +244,20 @@ impl Engine {
 
     /// The columns that a query would have.
     pub async fn describe(&self, caller: &Caller, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
+        self.describe_bound(caller, text, None, limits).await
+    }
+
+    /// The columns that a query has with these parameters: they may be columns themselves.
+    pub async fn describe_bound(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Option<Vec<ScalarValue>>,
+        limits: QueryLimits,
+    ) -> Result<SchemaRef, Error> {
         let running = self.enter(caller)?;
         let until = Instant::now() + limits.timeout;
-        let asked = Asked { text: text.to_owned(), params: None, limits: limits.clone() };
+        let asked = Asked { text: text.to_owned(), params, limits: limits.clone() };
         let plan = self.apart(caller, until, &limits, &running, async move |context: SessionContext, _| {
             let frame = asked.frame(&context).await?;
             Ok(Arc::clone(frame.schema().inner()))
@@ -369,6 +380,8 @@ impl Engine {
         }
         let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
         config.options_mut().sql_parser.collect_spans = true;
+        // Columns of a union may have different docs in their metadata, which is no difference of types.
+        config.options_mut().execution.skip_physical_aggregate_schema_check = true;
         let state = functions::session().with_config(config).with_runtime_env(runtime).build();
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;

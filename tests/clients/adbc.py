@@ -26,5 +26,31 @@ with flight.connect(sys.argv[1]) as connection:
     assert {"spans", "events", "violations", "ledger"} <= names, names
     schema = connection.adbc_get_table_schema("grants")
     assert "grant_id" in schema.names
-    assert connection.adbc_get_info()["vendor_name"] == "Custody"
+    assert connection.adbc_get_table_types() == ["TABLE", "VIEW"]
+    info = connection.adbc_get_info()
+    assert info["vendor_name"] == "Custody", info
+    # To the columns, with the types that drivers know, and no keys.
+    objects = connection.adbc_get_objects(depth="all", table_name_filter="grants").read_all().to_pylist()
+    ((table,),) = [s["db_schema_tables"] for o in objects for s in o["catalog_db_schemas"]]
+    columns = {c["column_name"] for c in table["table_columns"]}
+    assert {"grant_id", "actions", "expires_at"} <= columns and not table["table_constraints"], table
+    with connection.cursor() as cursor:
+        # Parameters of every type that a query can have, in table functions too.
+        for value in ["text", 7, -1, 2.5, True, None]:
+            cursor.execute("SELECT $1 AS v", (value,))
+            assert cursor.fetchall() == [(value,)], value
+        cursor.execute("SELECT count(*) FROM delegation_chain($1)", ("grant-9479ff18f11527a5",))
+        assert cursor.fetchall() == [(2,)]
+        try:
+            cursor.executemany("SELECT $1", [(1,), (2,)])
+        except Exception as error:
+            assert "one row" in str(error) or "INVALID_ARGUMENT" in str(error).upper(), error
+        # More rows than are ever held: the first come before the last are made, and closing ends the rest.
+        cursor.execute("SELECT a.seq FROM spans a CROSS JOIN spans b LIMIT 2000000")
+        reader = cursor.fetch_record_batch()
+        rows = sum(batch.num_rows for batch in reader)
+        assert rows == 2000000, rows
+        cursor.execute("SELECT a.seq FROM spans a CROSS JOIN spans b CROSS JOIN spans c")
+        assert cursor.fetchone() is not None
+        cursor.adbc_cancel()
 print("ok")

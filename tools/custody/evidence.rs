@@ -15,7 +15,7 @@ use crate::control::{Control, Request};
 use crate::select::Select;
 use crate::source::Source;
 use crate::verify::{read, read_vkeys, short};
-use crate::{Failure, print};
+use crate::{Failure, answer, print};
 
 /// Prove that a record is in the log: a C2SP .tlog-proof on standard output.
 ///
@@ -135,29 +135,30 @@ impl Export {
         let words = self.select.as_ref().map_or_else(|| "all".to_owned(), Select::words);
         let request =
             Request::Export { seqs, all: self.all, query: words, reason: self.reason.clone(), attached: Value::Null };
-        self.write(&mut control, &request)
+        write_bundle(&self.output, &mut control, &request)
     }
+}
 
-    fn write(&self, control: &mut Control, request: &Request) -> Result<(), Failure> {
-        let fail = |e: std::io::Error| Failure::unable(format!("{} cannot be written: {e}", self.output.display()));
-        let part = self.output.with_extension("part");
-        let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(fail)?);
-        control.ask(request, &mut out)?;
-        out.flush().map_err(fail)?;
-        out.get_ref().sync_all().map_err(fail)?;
-        // Broken off on the way, it would lack its last line.
-        let input = BufReader::new(std::fs::File::open(&part).map_err(fail)?);
-        let evidence = check_bundle(input, &[], |_, _| ());
-        let evidence = evidence.map_err(|e| Failure::unable(format!("the bundle did not come whole: {e}")))?;
-        std::fs::rename(&part, &self.output).map_err(fail)?;
-        print(&format!(
-            "{}: {} records with proofs, {} erased; check it anywhere with: custody check {}\n",
-            self.output.display(),
-            evidence.verified,
-            evidence.erased,
-            self.output.display()
-        ))
-    }
+/// Writes a bundle, and checks that it came whole.
+pub(crate) fn write_bundle(output: &Path, control: &mut Control, request: &Request) -> Result<(), Failure> {
+    let fail = |e: std::io::Error| Failure::unable(format!("{} cannot be written: {e}", output.display()));
+    let part = output.with_extension("part");
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(fail)?);
+    control.ask(request, &mut out)?;
+    out.flush().map_err(fail)?;
+    out.get_ref().sync_all().map_err(fail)?;
+    // Broken off on the way, it would lack its last line.
+    let input = BufReader::new(std::fs::File::open(&part).map_err(fail)?);
+    let evidence = check_bundle(input, &[], |_, _| ());
+    let evidence = evidence.map_err(|e| Failure::unable(format!("the bundle did not come whole: {e}")))?;
+    std::fs::rename(&part, output).map_err(fail)?;
+    print(&format!(
+        "{}: {} records with proofs, {} erased; check it anywhere with: custody check {}\n",
+        output.display(),
+        evidence.verified,
+        evidence.erased,
+        output.display()
+    ))
 }
 
 /// Check a proof, a bundle, a receipt's log or a consistency proof, offline.
@@ -213,6 +214,7 @@ impl Check {
         });
         let evidence = evidence.map_err(Failure::wrong)?;
         let manifest = &evidence.manifest;
+        let answered = answer::check(manifest)?;
         if self.json {
             let verdict = json!({
                 "verdict": "holds", "verified": evidence.verified, "erased": evidence.erased,
@@ -234,6 +236,9 @@ impl Check {
             text("query"),
             manifest["exported_seq"],
         ))?;
+        if let Some(told) = &answered {
+            print(told)?;
+        }
         self.print_keys(&evidence.vkeys, keys.is_empty())
     }
 

@@ -1,6 +1,7 @@
 //! The `custody` command: a provenance ledger for AI agents, in one binary.
 
 mod alerts;
+mod answer;
 mod auth;
 mod control;
 mod credentials;

@@ -2,26 +2,29 @@
 //! metadata that ADBC and JDBC drivers ask for. Read-only, over the same engine.
 //!
 //! Handles carry the statement and its parameters themselves, so the server keeps
-//! no state between calls.
+//! no state between calls, but for what is being sent and can be cancelled. A ticket is good for a
+//! while, and for the identity that asked for it: nobody asks under another's name, and what it
+//! finds is what its holder may see.
 
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
-use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any, CommandGetCatalogs,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery, CommandStatementQuery, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
     TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
-    Ticket,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
+    FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc, Ticket,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
@@ -29,18 +32,21 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::flight_about::{foreign_keys, primary_keys, sql_info, types, unmade};
+use super::flight_running::Running;
+use super::flight_ticket::{Statement, cancelled, parameter, status};
 use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::caller::Caller;
 use crate::engine::{Engine, QueryLimits};
-use crate::error::{Error, ErrorKind};
 
 /// The catalog and schema that every table is in.
 const CATALOG: &str = "datafusion";
 const SCHEMA: &str = "public";
+
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 
 /// Rows and time of one query.
 const ROWS_MAX: usize = 50_000_000;
@@ -53,6 +59,7 @@ pub struct Flight {
     engine: Engine,
     limits: QueryLimits,
     observer: Arc<dyn Observer>,
+    running: Arc<Running>,
 }
 
 /// The gRPC service of an engine. The observer knows which requests are traced.
@@ -64,45 +71,14 @@ pub fn service(engine: Engine, observer: Arc<dyn Observer>, limits: &QueryLimits
         answer_bytes_max: usize::MAX,
         ..limits.clone()
     };
-    FlightServiceServer::new(Flight { engine, limits, observer })
-}
-
-/// What a handle carries.
-#[derive(Deserialize, Serialize)]
-struct Statement {
-    sql: String,
-    params: Vec<serde_json::Value>,
-}
-
-impl Statement {
-    fn of(sql: String) -> Self {
-        Self { sql, params: Vec::new() }
-    }
-
-    fn decode(handle: &[u8]) -> Result<Self, Status> {
-        serde_json::from_slice(handle).map_err(|_| Status::invalid_argument("this handle is not of this server"))
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-fn status(error: Error) -> Status {
-    let message = error.to_string();
-    match error.kind {
-        ErrorKind::Invalid => Status::invalid_argument(message),
-        ErrorKind::ReadOnly | ErrorKind::Forbidden => Status::permission_denied(message),
-        ErrorKind::Timeout => Status::deadline_exceeded(message),
-        ErrorKind::Resources | ErrorKind::Busy => Status::resource_exhausted(message),
-        ErrorKind::Unavailable => Status::unavailable(message),
-        ErrorKind::Internal => Status::internal(message),
-    }
+    FlightServiceServer::new(Flight { engine, limits, observer, running: Arc::default() })
 }
 
 impl Flight {
     async fn schema(&self, caller: &Caller, statement: &Statement) -> Result<SchemaRef, Status> {
-        self.engine.describe(caller, &statement.sql, self.limits.clone()).await.map_err(status)
+        let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
+        let params = Some(params).filter(|params| !params.is_empty());
+        self.engine.describe_bound(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)
     }
 
     async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
@@ -117,20 +93,54 @@ impl Flight {
     }
 
     async fn answer(&self, caller: &Caller, statement: Statement) -> Result<Response<DataStream>, Status> {
+        statement.admit(caller)?;
+        let ticket = statement.ticket.as_ref().map_or_else(Running::number, |(number, ..)| *number);
+        let sending = self.running.begin(ticket, &caller.identity).ok_or_else(cancelled)?;
         let params = statement.params.iter().map(scalar).collect::<Result<Vec<_>, _>>().map_err(status)?;
-        let rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()).await.map_err(status)?;
+        let rows = tokio::select! {
+            () = sending.cancelled() => return Err(cancelled()),
+            rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()) => rows.map_err(status)?,
+        };
         let schema = Arc::clone(&rows.schema);
-        let batches = stream::try_unfold(rows, async |mut rows| match rows.next().await {
-            Ok(Some(batch)) => Ok(Some((batch, rows))),
-            Ok(None) if rows.truncated => {
-                let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
-                Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+        let batches = stream::try_unfold((rows, sending), async |(mut rows, sending)| {
+            let next = tokio::select! {
+                () = sending.cancelled() => return Err(FlightError::Tonic(Box::new(cancelled()))),
+                next = rows.next() => next,
+            };
+            match next {
+                Ok(Some(batch)) => Ok(Some((batch, (rows, sending)))),
+                Ok(None) if rows.truncated => {
+                    let message = format!("there are more than {} rows; ask for fewer, or page by seq", rows.rows);
+                    Err(FlightError::Tonic(Box::new(Status::resource_exhausted(message))))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
             }
-            Ok(None) => Ok(None),
-            Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
         });
         let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
         Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
+    }
+
+    /// Cancels what a ticket stands for, if it is his who asks.
+    fn cancel(&self, ticket: &[u8], caller: &Caller) -> Result<(), Status> {
+        let wrong = || Status::invalid_argument("this is no ticket of a query of this server");
+        let command = Any::decode(ticket).map_err(|_| wrong())?;
+        let statement = command.unpack::<TicketStatementQuery>().ok().flatten().map(|t| t.statement_handle);
+        let prepared = || command.unpack::<CommandPreparedStatementQuery>().ok().flatten();
+        let handle = statement.or_else(|| prepared().map(|p| p.prepared_statement_handle)).ok_or_else(wrong)?;
+        let statement = Statement::decode(&handle)?;
+        statement.admit(caller)?;
+        let (number, ..) = statement.ticket.ok_or_else(wrong)?;
+        self.running.cancel(number, &caller.identity);
+        Ok(())
+    }
+
+    fn cancel_all(&self, info: &FlightInfo, caller: &Caller) -> Result<(), Status> {
+        if info.endpoint.is_empty() {
+            return Err(Status::invalid_argument("the FlightInfo has no endpoint"));
+        }
+        let tickets = info.endpoint.iter().map(|e| e.ticket.as_ref().map(|t| t.ticket.as_ref()).unwrap_or_default());
+        tickets.into_iter().try_for_each(|ticket| self.cancel(ticket, caller))
     }
 
     /// Names of the tables, in order.
@@ -170,28 +180,8 @@ fn info(
 }
 
 fn built(batch: Result<RecordBatch, FlightError>) -> Result<Response<DataStream>, Status> {
-    let batch = batch.map_err(|e| Status::internal(e.to_string()))?;
+    let batch = batch.map_err(unmade)?;
     Ok(data(batch.schema(), vec![batch]))
-}
-
-/// What drivers ask of a server before anything else.
-static SQL_INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
-    let mut info = SqlInfoDataBuilder::new();
-    info.append(SqlInfo::FlightSqlServerName, "Custody");
-    info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
-    info.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
-    info.append(SqlInfo::FlightSqlServerReadOnly, true);
-    info.append(SqlInfo::FlightSqlServerSql, true);
-    info.append(SqlInfo::FlightSqlServerSubstrait, false);
-    info.append(SqlInfo::FlightSqlServerTransaction, 0i32);
-    info.append(SqlInfo::FlightSqlServerCancel, false);
-    info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    info.append(SqlInfo::SqlDdlTable, false);
-    info.build().ok()
-});
-
-fn sql_info() -> Result<&'static SqlInfoData, Status> {
-    SQL_INFO.as_ref().ok_or_else(|| Status::internal("the server's own description cannot be built"))
 }
 
 #[tonic::async_trait]
@@ -214,7 +204,8 @@ impl FlightSqlService for Flight {
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::of(query.query);
         let schema = self.schema(&caller(&request), &statement).await?;
-        info(&TicketStatementQuery { statement_handle: statement.encode().into() }, &schema, request)
+        let statement_handle = statement.ticket(&caller(&request)).encode().into();
+        info(&TicketStatementQuery { statement_handle }, &schema, request)
     }
 
     async fn do_get_statement(
@@ -276,8 +267,11 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let schema = self.schema(&caller(&request), &Statement::decode(&query.prepared_statement_handle)?).await?;
-        info(&query, &schema, request)
+        let caller = caller(&request);
+        let statement = Statement::decode(&query.prepared_statement_handle)?;
+        let schema = self.schema(&caller, &statement).await?;
+        let prepared_statement_handle = statement.ticket(&caller).encode().into();
+        info(&CommandPreparedStatementQuery { prepared_statement_handle }, &schema, request)
     }
 
     async fn do_get_prepared_statement(
@@ -386,26 +380,118 @@ impl FlightSqlService for Flight {
         built(query.into_builder(sql_info()?).build())
     }
 
-    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
-}
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &query.into_builder(types()?).schema(), request)
+    }
 
-/// A bound value as a handle carries it.
-fn parameter(value: &ScalarValue) -> Result<serde_json::Value, Status> {
-    use serde_json::Value as V;
-    Ok(match value {
-        value if value.is_null() => V::Null,
-        ScalarValue::Boolean(Some(b)) => V::Bool(*b),
-        ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
-            V::String(s.clone())
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        built(query.into_builder(types()?).build())
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &primary_keys(), request)
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        _: CommandGetPrimaryKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(primary_keys(), vec![]))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _: CommandGetExportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _: CommandGetImportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info(&query, &foreign_keys(), request)
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _: CommandGetCrossReference,
+        _: Request<Ticket>,
+    ) -> Result<Response<DataStream>, Status> {
+        Ok(data(foreign_keys(), vec![]))
+    }
+
+    /// CancelFlightInfo, which took the place of CancelQuery.
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let action = request.get_ref();
+        if action.r#type != CANCEL_FLIGHT_INFO {
+            return Err(Status::unimplemented(format!("there is no action {}", action.r#type)));
         }
-        ScalarValue::Float64(Some(f)) => V::from(*f),
-        ScalarValue::Float32(Some(f)) => V::from(*f),
-        other => {
-            let cast = other.cast_to(&datafusion::arrow::datatypes::DataType::Int64);
-            match cast {
-                Ok(ScalarValue::Int64(Some(i))) => V::from(i),
-                _ => return Err(Status::invalid_argument("parameters are texts, numbers, truth values or null")),
-            }
-        }
-    })
+        let wrong = |_| Status::invalid_argument("the body is no CancelFlightInfoRequest");
+        let cancel = CancelFlightInfoRequest::decode(action.body.as_ref()).map_err(wrong)?;
+        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request))?;
+        let body = CancelFlightInfoResult::new(CancelStatus::Cancelled).encode_to_vec().into();
+        Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        let description = "Cancels a query.\nRequest Message: CancelFlightInfoRequest\n\
+                           Response Message: CancelFlightInfoResult";
+        Some(vec![Ok(ActionType { r#type: CANCEL_FLIGHT_INFO.into(), description: description.into() })])
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let info = FlightInfo::decode(query.info).map_err(|_| Status::invalid_argument("this is no FlightInfo"))?;
+        self.cancel_all(&info, &caller(&request))?;
+        // CANCEL_RESULT_CANCELLED.
+        Ok(ActionCancelQueryResult { result: 1 })
+    }
+
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
 }

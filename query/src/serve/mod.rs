@@ -3,6 +3,9 @@
 pub mod alerts;
 pub mod events;
 pub mod flight;
+mod flight_about;
+mod flight_running;
+mod flight_ticket;
 pub mod observe;
 mod replay;
 mod sql;
@@ -62,6 +65,7 @@ pub fn router(served: Served) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
+        .route("/api/v1/queries", get(sql::queries))
         .merge(events::routes(&served))
         .merge(alerts::routes())
         .route("/api/v1/replay", get(replay::answer))

@@ -13,18 +13,32 @@ use super::{Served, problem};
 use crate::caller::Caller;
 use crate::engine::{Answer, QueryLimits};
 use crate::error::Error;
-use crate::format;
+use crate::{format, named, saved};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
     sql: String,
     #[serde(default)]
-    params: Vec<serde_json::Value>,
+    params: Params,
     #[serde(default)]
     format: Format,
     timeout_ms: Option<u64>,
     max_rows: Option<usize>,
+}
+
+/// Values for `$1` and so on, or for `$name`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Params {
+    Places(Vec<serde_json::Value>),
+    Names(serde_json::Map<String, serde_json::Value>),
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self::Places(Vec::new())
+    }
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -67,8 +81,12 @@ async fn run(served: &Served, caller: &Caller, query: Query) -> Result<Response,
         rows_max: query.max_rows.unwrap_or(served.limits.rows_max).min(served.limits.rows_most),
         ..served.limits.clone()
     };
-    let params = query.params.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
-    let answer = served.engine.sql(caller, &query.sql, params, limits).await?;
+    let (sql, params) = match query.params {
+        Params::Places(values) => (query.sql, values),
+        Params::Names(values) => named::positional(&query.sql, &values)?,
+    };
+    let params = params.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
+    let answer = served.engine.sql(caller, &sql, params, limits).await?;
     let (content_type, body) = match query.format {
         Format::Json => ("application/json", format::json(&answer)?),
         Format::Csv => ("text/csv; charset=utf-8", format::csv(&answer)?),
@@ -76,6 +94,11 @@ async fn run(served: &Served, caller: &Caller, query: Query) -> Result<Response,
         Format::Parquet => ("application/vnd.apache.parquet", format::parquet(&answer)?),
     };
     Ok(([(header::CONTENT_TYPE, content_type)], stats(&answer), body).into_response())
+}
+
+/// The saved queries.
+pub(super) async fn queries() -> Response {
+    axum::Json(serde_json::json!({ "queries": saved::all() })).into_response()
 }
 
 /// What the other formats have no room for.

@@ -1,0 +1,135 @@
+//! Parameters: `$name` becomes `$1`, and a value stands in the arguments of table functions too, which are
+//! read before there is a plan to bind values in.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, TableFactor, Value as Literal, VisitMut as _, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+
+/// A text with `$name`, as one with `$1` and the values in order. Columns of errors stay right: a
+/// shorter number is followed by spaces.
+///
+/// # Errors
+///
+/// A name has no value, or a value no name.
+pub fn positional(text: &str, values: &Map<String, Value>) -> Result<(String, Vec<Value>), Error> {
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
+    // What cannot be read is told of by the planner, with its position.
+    let Ok(tokens) = tokens else { return Ok((text.to_owned(), Vec::new())) };
+    let (mut out, mut order, mut rest): (String, Vec<&str>, &str) = (String::new(), Vec::new(), text);
+    for token in &tokens {
+        let Token::Placeholder(written) = &token.token else { continue };
+        let Some(name) = written.strip_prefix('$').filter(|n| n.parse::<u32>().is_err()) else { continue };
+        let Some((known, _)) = values.get_key_value(name) else {
+            let mut error = Error::invalid(format!("the parameter ${name} has no value"));
+            error.position = Some((token.span.start.line, token.span.start.column));
+            return Err(error);
+        };
+        let place = order.iter().position(|n| n == known).unwrap_or_else(|| {
+            order.push(known);
+            order.len() - 1
+        });
+        // Tokens come in order, and a comment before this one could hold the same text.
+        let start = offset(text, token.span.start.line, token.span.start.column);
+        let before = text.len() - rest.len();
+        let Some(skipped) = start.checked_sub(before).and_then(|n| rest.get(..n)) else { continue };
+        out += skipped;
+        out += &format!("{:<width$}", format!("${}", place + 1), width = written.chars().count());
+        rest = text.get(start + written.len()..).unwrap_or_default();
+    }
+    out += rest;
+    if let Some(unused) = values.keys().find(|name| !order.contains(&name.as_str())) {
+        return Err(Error::invalid(format!("the query has no parameter ${unused}")));
+    }
+    Ok((out, order.iter().map(|name| values[*name].clone()).collect()))
+}
+
+/// The byte at a line and a column, both from 1, columns in characters.
+fn offset(text: &str, line: u64, column: u64) -> usize {
+    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
+    let rest = text.get(start..).unwrap_or_default();
+    start + rest.chars().take(column.saturating_sub(1) as usize).map(char::len_utf8).sum::<usize>()
+}
+
+/// Puts values into the arguments of table functions. Without values, as when only the columns are
+/// asked for, an empty text stands there: the columns do not depend on it.
+pub(crate) fn bind_arguments(statement: &mut Statement, values: Option<&[ScalarValue]>) {
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return bind_arguments(&mut explain.statement, values),
+        _ => return,
+    };
+    let known = values.map(|values| {
+        let literal = |(i, value): (usize, &ScalarValue)| Some((format!("${}", i + 1), written(value)?));
+        values.iter().enumerate().filter_map(literal).collect()
+    });
+    let _ = statement.visit(&mut Arguments(known));
+}
+
+struct Arguments(Option<HashMap<String, Literal>>);
+
+impl VisitorMut for Arguments {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { args: Some(called), .. } = factor {
+            for (place, argument) in called.args.iter_mut().enumerate() {
+                let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else { continue };
+                let Literal::Placeholder(name) = &value.value else { continue };
+                match &self.0 {
+                    Some(known) => {
+                        if let Some(literal) = known.get(name) {
+                            value.value = literal.clone();
+                        }
+                    }
+                    None if place == 0 => value.value = Literal::SingleQuotedString(String::new()),
+                    None => value.value = Literal::Null,
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// A value as it would be written in a query.
+fn written(value: &ScalarValue) -> Option<Literal> {
+    Some(match value {
+        value if value.is_null() => Literal::Null,
+        ScalarValue::Boolean(Some(b)) => Literal::Boolean(*b),
+        ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
+            Literal::SingleQuotedString(s.clone())
+        }
+        ScalarValue::Int64(Some(n)) => Literal::Number(n.to_string(), false),
+        ScalarValue::UInt64(Some(n)) => Literal::Number(n.to_string(), false),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn bound(text: &str, values: Value) -> Result<(String, Vec<Value>), Error> {
+        positional(text, values.as_object().unwrap())
+    }
+
+    #[test]
+    fn names_become_places_and_columns_stay() {
+        let (text, values) = bound("SELECT $who, '$who' -- $who\n, ü, $n, $who", json!({"n": 1, "who": "a"})).unwrap();
+        assert_eq!(text, "SELECT $1  , '$who' -- $who\n, ü, $2, $1  ");
+        assert_eq!(values, [json!("a"), json!(1)]);
+        let missing = bound("SELECT\n  $b", json!({})).unwrap_err();
+        assert_eq!((missing.position, missing.message.contains("$b")), (Some((2, 3)), true));
+        assert!(bound("SELECT 1", json!({"a": 1})).unwrap_err().message.contains("$a"));
+    }
+}
