@@ -177,7 +177,8 @@ fn our_commands_come_with_certificates_and_tokens() {
         let said = String::from_utf8_lossy(&acted.stderr);
         assert!(!acted.status.success() && !said.contains("come with a client certificate"), "{said}");
         let output = custody(&running, &["replay", "--trace", "0123"], credentials);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("no provenance event"), "it was answered");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("no provenance event"), "it was answered: {said}");
     }
     let said = |output: Output| {
         assert!(!output.status.success());

@@ -68,8 +68,8 @@ fn a_stream_breaks_off_when_its_readers_rights_end() {
     let answer = request.header("Authorization", format!("Bearer {token}")).call().unwrap();
     assert_eq!(answer.status(), 200);
     let mut lines = BufReader::new(answer.into_body().into_reader()).lines();
-    let first = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("data:")).unwrap();
-    assert!(first.contains("before"), "{first}");
+    let first = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("data:") && line.contains("before"));
+    assert!(first.is_some());
     site.write("policy.toml", &POLICY.replace("groups = \"security\"", "groups = \"others\""));
     until(|| running.ask(&anonymous, Some(&token)).0 == 403);
     event(&running, &agent, "behind");

@@ -228,11 +228,11 @@ pub fn python() -> String {
     std::env::var("CUSTODY_TEST_PYTHON").unwrap_or_else(|_| format!("{}/.venv/bin/python", env!("CARGO_MANIFEST_DIR")))
 }
 
-/// Waits for something that must come within ten seconds.
+/// Waits for something that must come within thirty seconds.
 pub fn until(mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while !is_so() {
-        assert!(Instant::now() < end, "it did not come within ten seconds");
+        assert!(Instant::now() < end, "it did not come within thirty seconds");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

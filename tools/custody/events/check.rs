@@ -291,7 +291,7 @@ fn strangers(
     for some in unknown.chunks(200) {
         let seqs: Vec<String> = some.iter().map(|(_, seq)| seq.to_string()).collect();
         let sql = format!(
-            "SELECT l.seq, e.kind, l.record_bytes IS NULL AS erased FROM ledger l LEFT JOIN events e ON e.seq = l.seq \
+            "SELECT l.seq, e.kind, payload(l.seq) IS NULL AS erased FROM ledger l LEFT JOIN events e ON e.seq = l.seq \
              WHERE l.seq IN ({})",
             seqs.join(",")
         );

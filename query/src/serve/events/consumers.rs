@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::rejection::QueryRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -189,6 +190,8 @@ pub(super) async fn next(
     UrlPath(name): UrlPath<String>,
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
+    // Read and not needed: a connection that is closed over unread bytes is reset, and the answer lost.
+    _: Result<Bytes, BytesRejection>,
 ) -> Response {
     let allowance = match admit(&served, &caller) {
         Ok(allowance) => allowance,
