@@ -205,7 +205,10 @@ mod tests {
             assert!(query.columns.iter().all(|c| !c.description.is_empty()) && !query.columns.is_empty());
             for param in &query.params {
                 assert!(query.sql.contains(&format!("${}", param.name)), "{} does not use {}", query.name, param.name);
-                assert!(["text", "seq", "number", "time", "moment"].contains(&param.r#type) && !param.description.is_empty());
+                assert!(
+                    ["text", "seq", "number", "time", "moment"].contains(&param.r#type)
+                        && !param.description.is_empty()
+                );
             }
         }
     }
