@@ -47,7 +47,9 @@ fn is_email(text: &str) -> bool {
 pub(super) fn actor(p: &Parts<'_>, w: &mut Writer<'_>) {
     let row = p.row;
     w.object("actor", |w| {
-        w.text("app_name", row.agent_name.as_deref().or(row.service.as_deref()).unwrap_or(UNKNOWN));
+        // A service's name beside an agent's id would say that they are the same.
+        let service = row.service.as_deref().unwrap_or(UNKNOWN);
+        w.some("app_name", row.agent_name.as_deref().or(row.agent_id.is_none().then_some(service)));
         w.some("app_uid", row.agent_id.as_deref());
         if row.initiator_id.is_some() {
             w.object("user", |w| user(row, w));
@@ -276,15 +278,16 @@ pub(super) fn finding(p: &Parts<'_>, w: &mut Writer<'_>) {
     resources(p, w);
 }
 
-/// Techniques of MITRE ATLAS among an alert's tags, such as `AML.T0051.001`.
+/// Techniques of MITRE ATLAS among an alert's tags, such as `ATLAS AML.T0051.001`.
 fn attacks(tags: &[String], w: &mut Writer<'_>) {
     let is_number = |t: &str, n: usize| t.len() == n && t.bytes().all(|b| b.is_ascii_digit());
-    let technique = |tag: &&String| {
+    let technique = |tag: &str| {
         let tag = tag.strip_prefix("AML.T")?;
         let (main, sub) = tag.split_once('.').map_or((tag, None), |(main, sub)| (main, Some(sub)));
         (is_number(main, 4) && sub.is_none_or(|sub| is_number(sub, 3))).then(|| (main.to_owned(), sub.is_some()))
     };
-    let found: Vec<_> = tags.iter().filter_map(|tag| Some((tag, technique(&tag)?))).collect();
+    let ids = tags.iter().filter_map(|tag| tag.split(' ').next_back());
+    let found: Vec<_> = ids.filter_map(|id| Some((id, technique(id)?))).collect();
     if found.is_empty() {
         return;
     }

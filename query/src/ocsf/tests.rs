@@ -112,7 +112,7 @@ fn full(kind: &str) -> EventRow {
             "authz.grant.actions": ["send", "read"], "authz.grant.expires_at": 1_795_165_300,
             "authz.grant.issuer": "authority", "security.alert.evidence": [3, 5],
             "security.alert.title": "It was denied and ran", "security_rule.name": "denied_then_executed",
-            "security.alert.severity": "high", "security.alert.tags": ["ASI02", "AML.T0053", "AML.T0051.001"],
+            "security.alert.severity": "high", "security.alert.tags": ["OWASP ASI02", "ATLAS AML.T0053", "AML.T0051.001"],
             "security.note": "looked", "security.investigation.disposition": "true_positive", "own": {"x": [1, null]},
         })
         .to_string(),
