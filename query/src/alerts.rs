@@ -275,12 +275,11 @@ fn live(alert: &mut AlertRow, event: &EventRow, standing: Standing, bulk: bool) 
     let (time, who) = (event.event_time, &event.initiator_id);
     let step = event.decision.as_deref().unwrap_or_default();
     match standing {
-        Standing::Unheard => return,
+        Standing::Unheard => {}
         Standing::Claimed => {
             if alert.claimed_time.is_none() {
                 (alert.claimed_time, alert.claimed_by) = (Some(time), who.clone());
             }
-            return;
         }
         // Automation keeps books; what it acknowledges nobody has noticed.
         Standing::Automation => match (event.kind.as_str(), step) {

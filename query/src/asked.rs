@@ -104,7 +104,8 @@ fn is_short_enough(statement: &Statement) -> Result<(), Error> {
     };
     let mut parts: HashMap<String, u64> = HashMap::new();
     let plain = |name: String| name.replace('"', "").to_lowercase();
-    let written_out = |parts: &HashMap<String, u64>, node: &dyn Fn(&mut dyn FnMut(&ObjectName))| {
+    type Names<'a> = &'a dyn Fn(&mut dyn FnMut(&ObjectName));
+    let written_out = |parts: &HashMap<String, u64>, node: Names<'_>| {
         let mut names = 0u64;
         node(&mut |named| names = names.saturating_add(parts.get(&plain(named.to_string())).copied().unwrap_or(1)));
         names

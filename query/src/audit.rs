@@ -143,10 +143,10 @@ impl Audit {
     pub fn tell(&self, caller: &Caller, record: SystemRecord) {
         let Some(sender) = self.sender.clone().filter(|_| self.watches(caller)) else { return };
         let (done, _) = oneshot::channel();
-        if let Err(mpsc::error::TrySendError::Full(waiting)) = sender.try_send((record, done)) {
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { sender.send(waiting).await });
-            }
+        if let Err(mpsc::error::TrySendError::Full(waiting)) = sender.try_send((record, done))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { sender.send(waiting).await });
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn register(context: &SessionContext, snapshot: &Arc<Snapshot>, reade
     let folded = Folded::of(snapshot);
     let of_alerts = |schema: SchemaRef, make: fn(&[AlertRow], Time) -> datafusion::arrow::array::RecordBatch| {
         let folded = Arc::clone(&folded);
-        Lazy::new(schema, move || Ok(make(&*folded.get()?, now)))
+        Lazy::new(schema, move || Ok(make(&folded.get()?, now)))
     };
     lazy("alerts", of_alerts(AlertRow::schema(), |a, _| AlertRow::batch(a)))?;
     lazy("dwell_time", of_alerts(DwellRow::schema(), |a, now| DwellRow::batch(&dwell_time(a, now))))?;
@@ -199,13 +199,13 @@ impl TableFunctionImpl for AskedOf {
             (Asked::DwellBy, [by, window @ ..]) if window.len() <= 1 => {
                 let (by, window) = (grouping(by, usage)?, length(window.first(), usage)?);
                 let (folded, now) = (Arc::clone(&self.folded), self.now);
-                self.lazy(move |_| Ok(DwellByRow::batch(&dwell_time_by(&*folded.get()?, by, window, now))))
+                self.lazy(move |_| Ok(DwellByRow::batch(&dwell_time_by(&folded.get()?, by, window, now))))
             }
             (Asked::CoverageBy, [by, rest @ ..]) if rest.len() <= 2 => {
                 let by = grouping(by, usage)?;
                 let (follow_up, window) = (length(rest.first(), usage)?, length(rest.get(1), usage)?);
                 let (folded, now) = (Arc::clone(&self.folded), self.now);
-                self.lazy(move |_| Ok(CoverageByRow::batch(&coverage_by(&*folded.get()?, by, follow_up, window, now))))
+                self.lazy(move |_| Ok(CoverageByRow::batch(&coverage_by(&folded.get()?, by, follow_up, window, now))))
             }
             _ => return plan_err!("it is called as {usage}"),
         };

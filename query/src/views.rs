@@ -29,6 +29,8 @@ fn audit() -> String {
     let text = |name: &str| format!("json_get_str(attributes, 'custody.audit.{name}')");
     let number = |name: &str| format!("json_get_int(attributes, 'custody.audit.{name}')");
     let records = format!("FROM logs WHERE submitter = '{AUDIT_IDENTITY}'");
+    // What other parts of the server say has a name of its own.
+    let action = format!("substr(event_name, {})", "custody.audit.".len() + 1);
     format!(
         "SELECT a.time, a.identity, a.actor_type, a.action, a.text, a.text_digest, a.params, \
          coalesce(e.outcome, a.outcome) AS outcome, coalesce(e.rows, a.rows) AS rows, \
@@ -40,8 +42,6 @@ fn audit() -> String {
           AND event_name = 'custody.audit.query_end') e ON e.of = a.number",
         identity = text("identity"),
         actor = text("actor_type"),
-        // What other parts of the server say has a name of its own.
-        action = format!("substr(event_name, {})", "custody.audit.".len() + 1),
         said = text("text"),
         digest = text("text.digest"),
         params = text("params"),

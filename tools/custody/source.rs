@@ -205,6 +205,9 @@ impl Source {
         if let Some(as_of) = as_of {
             request = request.query("as_of", as_of);
         }
+        if let Some(value) = self.authorization()? {
+            request = request.header("Authorization", value);
+        }
         let answer = request.call().map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
         if !answer.status().is_success() {
             return self.read(Ok(answer)).map(drop);

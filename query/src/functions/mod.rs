@@ -107,7 +107,8 @@ const TABLE: &[&str] = &[
 
 /// A session that has only what is listed: no formats, no writers of files, no other functions.
 pub(crate) fn session() -> SessionStateBuilder {
-    static LISTED: LazyLock<(Vec<Arc<ScalarUDF>>, Vec<Arc<AggregateUDF>>, Vec<Arc<WindowUDF>>)> = LazyLock::new(|| {
+    type Listed = (Vec<Arc<ScalarUDF>>, Vec<Arc<AggregateUDF>>, Vec<Arc<WindowUDF>>);
+    static LISTED: LazyLock<Listed> = LazyLock::new(|| {
         let scalar = SessionStateDefaults::default_scalar_functions().into_iter().filter_map(listed).collect();
         let mut aggregate = SessionStateDefaults::default_aggregate_functions();
         aggregate.retain(|function| AGGREGATE.contains(&function.name()));

@@ -232,7 +232,7 @@ impl Ids {
     /// The ranges below `size` that it lacks.
     pub(crate) fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let (mut out, mut at) = (Vec::new(), 0);
-        for range in self.runs.iter().map(Run::range).chain([size..size]) {
+        for range in self.runs.iter().map(Run::range).chain(std::iter::once(size..size)) {
             if range.start.min(size) > at {
                 out.push(at..range.start.min(size));
             }

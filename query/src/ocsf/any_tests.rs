@@ -78,7 +78,6 @@ prop_compose! {
             arguments_digest: next(), shown_digest: next(), schema_digest: next(), parent_hash: next(),
             effect: next(), conversation_id: Some("c".into()), status: Some("ok".into()),
             links: lists[0].clone(), actor_chain: lists[1].clone(), reasons: lists[2].clone(), invalid_reasons: lists[3].clone(),
-            ..EventRow::default()
         }
     }
 }

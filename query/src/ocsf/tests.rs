@@ -118,8 +118,6 @@ fn full(kind: &str) -> EventRow {
         .to_string(),
         source: "otel_genai".into(),
         mapping_version: 2,
-        // The columns that only repeat an attribute: the attribute says it.
-        ..EventRow::default()
     }
 }
 
@@ -199,7 +197,6 @@ pub(super) fn read_back(event: &Json) -> EventRow {
         attributes: String::new(),
         source: source.into(),
         mapping_version: version.parse().unwrap(),
-        ..EventRow::default()
     }
 }
 

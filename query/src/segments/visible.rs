@@ -94,7 +94,7 @@ fn visible(batch: &RecordBatch, rows: &RowFilter, shown: usize) -> Result<Record
     let [tenants, workspaces] = [shown, shown + 1].map(|i| batch.columns().get(i)?.as_string_opt::<i32>());
     let (tenants, workspaces) = tenants.zip(workspaces).ok_or_else(missing)?;
     let sees = |i: usize| {
-        let value = |column: &'_ datafusion::arrow::array::StringArray| column.is_valid(i).then(|| i);
+        let value = |column: &'_ datafusion::arrow::array::StringArray| column.is_valid(i).then_some(i);
         rows.sees(value(tenants).map(|i| tenants.value(i)), value(workspaces).map(|i| workspaces.value(i)))
     };
     let mask: BooleanArray = (0..batch.num_rows()).map(|i| Some(sees(i))).collect();

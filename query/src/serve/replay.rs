@@ -103,14 +103,14 @@ fn respond(streamed: Streamed, first: Option<RecordBatch>, format: Format) -> Re
 /// Batches as bytes.
 enum Pieces {
     Ndjson,
-    Arrow(StreamWriter<Vec<u8>>),
+    Arrow(Box<StreamWriter<Vec<u8>>>),
 }
 
 impl Pieces {
     fn of(format: Format, schema: &SchemaRef) -> Option<Self> {
         match format {
             Format::Ndjson => Some(Self::Ndjson),
-            Format::Arrow => StreamWriter::try_new(Vec::new(), schema).ok().map(Self::Arrow),
+            Format::Arrow => StreamWriter::try_new(Vec::new(), schema).ok().map(|writer| Self::Arrow(Box::new(writer))),
         }
     }
 

@@ -201,6 +201,7 @@ fn seconds(text: Option<&str>, default: Duration) -> Option<Duration> {
 }
 
 /// Who may read events; the headers of his allowance.
+#[expect(clippy::result_large_err, reason = "the answer is sent at once; nothing else is made of it")]
 pub(crate) fn admit(served: &Served, caller: &Caller) -> Result<Allowance, Response> {
     if !caller.may(Role::Stream) {
         let message = "this needs the role stream";

@@ -61,9 +61,8 @@ impl Seals {
                 }
                 Ok::<_, Error>(())
             };
-            match tokio::time::timeout(SIGN_WAIT, sign).await {
-                Ok(Err(error)) => tracing::debug!(%error, "no checkpoint covers the newest events yet"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = tokio::time::timeout(SIGN_WAIT, sign).await {
+                tracing::debug!(%error, "no checkpoint covers the newest events yet");
             }
         }
         reader.checkpoint().map_err(Error::store)
