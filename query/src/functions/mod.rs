@@ -37,7 +37,7 @@ const SCALAR: &[&str] = &[
     "degrees", "exp", "factorial", "floor", "gcd", "isnan", "iszero", "lcm", "ln", "log", "log10", "log2", "nanvl",
     "pi", "power", "radians", "round", "signum", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
     // Lists.
-    "array_any_value", "array_dims", "array_distance", "array_distinct", "array_element", "array_empty",
+    "array_any_value", "array_dims", "array_distance", "array_distinct", "array_element",
     "array_except", "array_has", "array_has_all", "array_has_any", "array_intersect", "array_length", "array_max",
     "array_min", "array_ndims", "array_pop_back", "array_pop_front", "array_position", "array_positions",
     "array_remove", "array_remove_all", "array_remove_n", "array_reverse", "array_slice", "array_sort",
