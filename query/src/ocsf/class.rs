@@ -149,7 +149,7 @@ pub(super) fn severity(row: &EventRow, told: &Told<'_>) -> (u32, String) {
             _ => (99, said.into_owned()),
         };
     }
-    let denied = verdict(row).is_some_and(|v| v.denies());
+    let denied = row.kind == "grant_denied" || verdict(row).is_some_and(|v| v.denies());
     plain(match row.kind.as_str() {
         "alert" | "alert_acknowledged" | "investigation" | "containment_decision" => 0,
         _ if !row.invalid_reasons.is_empty() => 3,
