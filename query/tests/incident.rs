@@ -244,7 +244,7 @@ async fn the_replay_is_in_causal_order_and_marks_what_is_missing() {
     let tree = custody_query::tree::render(&rows, false);
     assert!(tree.contains("└─ tool send_money by payments, grant g2  #11"), "{tree}");
     assert!(tree.contains("!! executed although refused at seq 5"), "{tree}");
-    assert!(tree.contains("result sent [2J") && !tree.contains('\u{1b}'), "{tree}");
+    assert!(tree.contains("result sent\u{241b}[2J") && !tree.contains('\u{1b}'), "{tree}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +287,7 @@ async fn records_are_tables_and_the_ledger_commits_to_them() {
     assert_eq!(case.lines(call).await, ["send_money account:US133 {\"amount\": 30000} 1000000000 unset"]);
     assert_eq!(
         case.lines("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'").await,
-        ["21"]
+        ["23"]
     );
 }
 
