@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use custody_store::{Block, Reader};
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::scalar::ScalarValue;
 
@@ -209,8 +211,23 @@ impl Snapshot {
     }
 }
 
+/// [`Snapshot::lookup`] for a scan, on a thread that may block; `None` too if no filter is a lookup.
+pub(crate) async fn few(
+    snapshot: &Arc<Snapshot>,
+    table: Table,
+    filters: &[Expr],
+) -> datafusion::common::Result<Option<RecordBatch>> {
+    if !filters.iter().any(|filter| is_lookup(table, filter)) {
+        return Ok(None);
+    }
+    let (snapshot, asked) = (Arc::clone(snapshot), filters.to_vec());
+    let found = tokio::task::spawn_blocking(move || snapshot.lookup(table, &asked)).await;
+    let found = found.map_err(|e| DataFusionError::Execution(format!("ids cannot be looked up: {e}")))?;
+    found.map_err(|e| DataFusionError::External(Box::new(e)))
+}
+
 /// Whether a filter asks for few values of a column that is indexed.
-pub(crate) fn is_lookup(table: Table, filter: &Expr) -> bool {
+fn is_lookup(table: Table, filter: &Expr) -> bool {
     let is_indexed =
         |column: &str| column == "trace_id" || (table == Table::Events && Kind::of_column(column).is_some());
     table != Table::Metrics && ids(filter).is_some_and(|(column, _)| is_indexed(column))

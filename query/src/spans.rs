@@ -14,7 +14,7 @@ use datafusion::arrow::array::{Array as _, AsArray as _, BooleanArray, RecordBat
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion::catalog::{MemTable, Session, TableProvider};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::Result;
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, col, lit};
 use datafusion::physical_plan::{ExecutionPlan, collect};
@@ -45,12 +45,8 @@ impl Spans {
 
     /// The spans of few traces, which the log's own index finds: no segment is opened.
     async fn of_traces(&self, filters: &[Expr]) -> Result<Option<RecordBatch>> {
-        let is_lookup = filters.iter().any(|filter| lookup::is_lookup(Table::Spans, filter));
-        let Some(snapshot) = self.snapshot.clone().filter(|_| is_lookup) else { return Ok(None) };
-        let asked = filters.to_vec();
-        let found = tokio::task::spawn_blocking(move || snapshot.lookup(Table::Spans, &asked)).await;
-        let found = found.map_err(|e| DataFusionError::Execution(format!("traces cannot be looked up: {e}")))?;
-        let found = found.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let found = lookup::few(snapshot, Table::Spans, filters).await?;
         found.map(|batch| current(&batch)).transpose()
     }
 

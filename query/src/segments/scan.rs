@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat as _;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
@@ -142,13 +142,10 @@ impl TableProvider for SealedTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.snapshot.visible();
-        if rows.is_open() && filters.iter().any(|filter| lookup::is_lookup(self.table, filter)) {
-            let (snapshot, table, asked) = (Arc::clone(&self.snapshot), self.table, filters.to_vec());
-            let found = tokio::task::spawn_blocking(move || snapshot.lookup(table, &asked)).await;
-            let found = found.map_err(|e| DataFusionError::Execution(format!("ids cannot be looked up: {e}")))?;
-            if let Some(rows) = found.map_err(|e| DataFusionError::External(Box::new(e)))? {
-                return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
-            }
+        if rows.is_open()
+            && let Some(rows) = lookup::few(&self.snapshot, self.table, filters).await?
+        {
+            return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
         }
         let columns = if rows.is_open() { None } else { Some(widened(&self.schema(), projection)?) };
         // A limit counts visible rows.
