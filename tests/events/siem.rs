@@ -35,19 +35,7 @@ fn the_shell_loop_goes_on_over_a_kill_of_the_server() {
     let read = || seqs(&std::fs::read_to_string(&out).unwrap_or_default());
     let want = all(&server);
     until(|| read() == want);
-    let addresses: Vec<String> =
-        [&server.grpc, &server.otlp_http, &server.http, &server.flight_sql].map(Clone::clone).into();
-    let flags = [
-        "--otlp-grpc",
-        &addresses[0],
-        "--otlp-http",
-        &addresses[1],
-        "--http",
-        &addresses[2],
-        "--flight-sql",
-        &addresses[3],
-    ];
-    let mut server = Server::start_in(server.kill(), &flags);
+    let mut server = server.kill_and_restart();
     server.send_grpc(recorded_requests().into_iter().skip(60).take(20).collect());
     server.wait_until_visible();
     let want = all(&server);

@@ -163,19 +163,7 @@ fn follow_goes_on_by_itself_over_a_restart_of_the_server_and_of_its_own() {
     until(|| read() == want);
     until(|| state.exists());
     // The server goes and comes back at the same address; the reader asks again.
-    let addresses: Vec<String> =
-        [&server.grpc, &server.otlp_http, &server.http, &server.flight_sql].map(Clone::clone).into();
-    let flags = [
-        "--otlp-grpc",
-        &addresses[0],
-        "--otlp-http",
-        &addresses[1],
-        "--http",
-        &addresses[2],
-        "--flight-sql",
-        &addresses[3],
-    ];
-    let mut server = Server::start_in(server.kill(), &flags);
+    let mut server = server.kill_and_restart();
     server.send_grpc(recorded_requests().into_iter().skip(60).take(20).collect());
     server.wait_until_visible();
     let want = all(&server);

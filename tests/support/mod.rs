@@ -189,6 +189,14 @@ impl Server {
         Self::start_in(folder, &[])
     }
 
+    /// Kills it, and starts it again on the same folder and at the same addresses.
+    pub fn kill_and_restart(self) -> Self {
+        let [grpc, otlp_http, http, flight_sql] =
+            [&self.grpc, &self.otlp_http, &self.http, &self.flight_sql].map(Clone::clone);
+        let flags = ["--otlp-grpc", &grpc, "--otlp-http", &otlp_http, "--http", &http, "--flight-sql", &flight_sql];
+        Self::start_in(self.kill(), &flags)
+    }
+
     /// The same with flags.
     pub fn restart_with(mut self, flags: &[&str]) -> Self {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
