@@ -100,7 +100,9 @@ fn other_engines_read_the_segments_as_they_are() {
     for file in found["files"].as_array().unwrap() {
         let number = |key: &str| file[key].as_str().unwrap().parse::<u64>().unwrap();
         assert_eq!(file["custody.origin"], json!(origin));
-        assert_eq!((&file["custody.table"], &file["compression"]), (&json!("spans"), &json!("ZSTD")));
+        assert_eq!(file["custody.table"], json!("spans"));
+        // LZ4 until it is merged with others.
+        assert!(["ZSTD", "LZ4"].contains(&file["compression"].as_str().unwrap()), "{file}");
         assert!(number("custody.seq_from") <= file["first"].as_u64().unwrap(), "{file}");
         assert!(file["last"].as_u64().unwrap() < number("custody.seq_to"), "{file}");
         assert_eq!((&file["sorted"], &file["page_index"]), (&json!(true), &json!(true)));

@@ -17,6 +17,9 @@ use crate::recording::{Client, Request, requests};
 use crate::source::Source;
 use crate::{Failure, print, replay, tamper};
 
+/// How long a query of the demo may take: all checks over all records, in a development build on a busy machine.
+const PATIENCE_MS: u64 = 300_000;
+
 /// Run the whole story on recorded agents: real models, many of them hijacked.
 ///
 /// It starts a server on free ports in a temporary directory, sends it the
@@ -170,7 +173,7 @@ impl Story<'_> {
                    FROM violations v JOIN tool_calls c ON c.seq = v.seq \
                    JOIN violations w ON w.trace_id = v.trace_id AND w.check_id = 'widened_delegation' \
                    WHERE v.check_id = 'denied_then_executed' ORDER BY v.seq LIMIT 1";
-        let (_, batches, _) = self.api.sql(&json!({"sql": sql}))?;
+        let (_, batches, _) = self.api.sql(&json!({"sql": sql, "timeout_ms": PATIENCE_MS}))?;
         let row = custody_query::format::rows(&batches).map_err(Failure::unable)?.into_iter().next();
         let row = row.ok_or_else(|| Failure::unable("the recording has no such incident"))?;
         let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
@@ -247,7 +250,7 @@ impl Story<'_> {
     }
 
     fn table(&self, sql: &str) -> Result<(), Failure> {
-        let (schema, batches, _) = self.api.sql(&json!({"sql": sql}))?;
+        let (schema, batches, _) = self.api.sql(&json!({"sql": sql, "timeout_ms": PATIENCE_MS}))?;
         let table = custody_query::format::table(&schema, &batches).map_err(Failure::unable)?;
         print(&format!("{table}\n"))
     }

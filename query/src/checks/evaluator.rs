@@ -11,7 +11,7 @@ use super::hit::HitRow;
 use super::run::{Checker, Entries, SpanIdRow, Tables, UseRow, once};
 use super::state::{DECISIONS_HELD, State, is_aside};
 use crate::Error;
-use crate::event::EventRow;
+use crate::event::{EventBuilder, EventRow};
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
 use crate::segments::{Table, Tail, Wanted};
@@ -238,14 +238,15 @@ impl Evaluator {
         now: Time,
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let seqs = self.state.context(judged, snapshot)?;
-        let events: Vec<EventRow> = seqs.iter().filter_map(|seq| self.state.get(*seq).cloned()).collect();
+        let mut events = EventBuilder::default();
+        seqs.iter().filter_map(|seq| self.state.get(*seq)).for_each(|event| events.push(event));
         let mut kinds: HashSet<String> =
             judged.iter().filter_map(|s| self.state.get(*s)).map(|e| e.kind.clone()).collect();
         if !spans.is_empty() {
             kinds.insert("span".into());
         }
         let mut tail = Tail { to: range.1, ..Tail::default() };
-        tail.tables[Table::Events as usize] = vec![EventRow::batch(&events)];
+        tail.tables[Table::Events as usize] = vec![events.finish()];
         tail.tables[Table::Spans as usize] = spans;
         let few = Arc::new(Snapshot { size: range.1, tail, ..Snapshot::default() });
         let known = (UseRow::batch(&self.state.uses(&seqs)), SpanIdRow::batch(&self.state.span_ids(judged)));

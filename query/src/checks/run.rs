@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use custody_store::Reader;
@@ -316,6 +317,8 @@ impl Checker {
                 let error = Error::query(&e);
                 Error { message: format!("rule {}: {}", rule.id, error.message), ..error }
             };
+            let start = Instant::now();
+            let before = out.len();
             let physical = state.query_planner().create_physical_plan(plan, &state).await.map_err(failed)?;
             for batch in collect(physical, state.task_ctx()).await.map_err(failed)? {
                 let hits = read(&batch).map_err(failed)?;
@@ -324,6 +327,7 @@ impl Checker {
                     (hit, rule.waits)
                 }));
             }
+            tracing::debug!(rule = rule.id, hits = out.len() - before, elapsed = ?start.elapsed(), "a rule ran");
         }
         Ok(out)
     }
