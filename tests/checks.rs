@@ -93,10 +93,15 @@ fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
         number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND check_id = 'broken_lineage'"),
         0
     );
-    assert_eq!(
-        number(&server, "SELECT count(*) AS n FROM alerts WHERE grant_id = 'late' AND rule = 'broken_lineage'"),
-        1
-    );
+    let taken_back = "SELECT state, superseded_by, acknowledged_time, alert_id FROM alerts \
+                      WHERE grant_id = 'late' AND rule = 'broken_lineage'";
+    let rows = server.sql(taken_back);
+    assert_eq!((rows.len(), &rows[0]["state"], &rows[0]["superseded_by"]), (1, &json!("superseded"), &json!(null)));
+    let (status, body) = server.get("/api/v1/alerts?state=superseded");
+    assert!(status == 200 && body.contains(rows[0]["alert_id"].as_str().unwrap()), "{body}");
+    let waiting = "SELECT count(*) AS n FROM alert_outcomes WHERE rule = 'broken_lineage' AND outcome = 'superseded' \
+                   AND ended >= 1";
+    assert!(number(&server, waiting) > 0, "it does not dwell any more");
     server.stop_and_verify();
 }
 
