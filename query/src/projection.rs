@@ -70,6 +70,11 @@ pub enum AsOf {
 }
 
 impl AsOf {
+    /// What the time was then: it decides what had expired.
+    pub(crate) fn clock(self, now: Time) -> Time {
+        if let Self::Time(then) = self { then.min(now) } else { now }
+    }
+
     /// Whether a record was known by then.
     pub(crate) fn holds(self, seq: u64, ingest_time: Time) -> bool {
         match self {

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use serde_json::Value as Json;
 
-use super::run::{SpanIdRow, UseRow};
+use super::habits::{HabitRow, Habits};
+use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::attributes::parse_time;
 use crate::event::EventRow;
+use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::Time;
 
@@ -17,6 +19,8 @@ use crate::rows::Time;
 const EVENTS_MAX: usize = 500_000;
 /// Bytes of their texts, at most.
 const BYTES_MAX: usize = 192 << 20;
+/// Grants that are known to have no record, at most; then they are asked for anew.
+const UNKNOWN_MAX: usize = 100_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
 const RELATED_MAX: usize = 2000;
 /// Settled records that one piece of late evidence has judged again, the newest.
@@ -37,7 +41,6 @@ enum By {
     Conversation,
     Credential,
     Schema,
-    Source,
     Approver,
 }
 
@@ -68,26 +71,54 @@ pub(crate) fn is_aside(event: &EventRow) -> bool {
 }
 
 /// Events at hand.
-#[derive(Default)]
 pub(crate) struct State {
+    /// How many events, and bytes of their texts, at most.
+    room: (usize, usize),
     events: BTreeMap<u64, EventRow>,
     index: HashMap<Key, BTreeSet<u64>>,
     /// Events in the order in which time lets them go; grants are not among them.
     recent: VecDeque<(i64, u64)>,
     /// Records of grants by the time of their end.
     held: BTreeSet<(i64, u64)>,
+    held_bytes: usize,
     uses: HashMap<String, u64>,
     nth: HashMap<u64, u64>,
+    habits: Habits,
+    before: HashMap<u64, HabitRow>,
     spans: HashMap<String, (i64, HashSet<String>)>,
     traces: VecDeque<(i64, String)>,
     bytes: usize,
     /// Records that were read back: they are looked at, and not judged again.
     back: HashSet<u64>,
-    /// Grants that were let go: they are looked for in the segments when they are named again.
+    /// Grants that were let go: they are looked for by the index when they are named again.
     let_go: bool,
+    /// Grants that the index does not have; one whose record comes is none of them any more.
+    unknown: HashSet<String>,
 }
 
 impl State {
+    /// Without a past; `window` is how long events stay, in ns.
+    pub(crate) fn new(window: i64) -> Self {
+        Self {
+            room: (EVENTS_MAX, BYTES_MAX),
+            events: BTreeMap::new(),
+            index: HashMap::new(),
+            recent: VecDeque::new(),
+            held: BTreeSet::new(),
+            held_bytes: 0,
+            uses: HashMap::new(),
+            nth: HashMap::new(),
+            habits: Habits::new(window),
+            before: HashMap::new(),
+            spans: HashMap::new(),
+            traces: VecDeque::new(),
+            bytes: 0,
+            back: HashSet::new(),
+            let_go: false,
+            unknown: HashSet::new(),
+        }
+    }
+
     pub(crate) fn get(&self, seq: u64) -> Option<&EventRow> {
         self.events.get(&seq)
     }
@@ -102,20 +133,33 @@ impl State {
         if self.events.contains_key(&event.seq) {
             return;
         }
-        if let Some(grant) = event.grant_id.as_ref().filter(|_| event.kind == "tool_call") {
-            let nth = self.uses.entry(grant.clone()).or_default();
-            *nth += 1;
-            self.nth.insert(event.seq, *nth);
+        if event.kind == "tool_call" {
+            self.before.insert(event.seq, self.habits.take_event(&event));
+            if let Some(grant) = &event.grant_id {
+                let nth = self.uses.entry(grant.clone()).or_default();
+                *nth += 1;
+                self.nth.insert(event.seq, *nth);
+            }
         }
         for key in keys(&event) {
             self.index.entry(key).or_default().insert(event.seq);
         }
         let decides = Self::is_held(&event.kind, event.decision.as_deref());
-        match event.kind.as_str() {
-            kind if GRANTS.contains(&kind) => drop(self.held.insert((end_of(&event), event.seq))),
+        let until = match event.kind.as_str() {
+            kind if GRANTS.contains(&kind) => {
+                event.grant_id.iter().for_each(|id| drop(self.unknown.remove(id)));
+                Some(end_of(&event))
+            }
             // What was approved or refused counts for later calls: it stays longer than the window.
-            _ if decides => drop(self.held.insert((event.ingest_time.0.saturating_add(DECISIONS_HELD), event.seq))),
-            _ => self.recent.push_back((event.ingest_time.0, event.seq)),
+            _ if decides => Some(event.ingest_time.0.saturating_add(DECISIONS_HELD)),
+            _ => None,
+        };
+        match until {
+            Some(until) => {
+                self.held.insert((until, event.seq));
+                self.held_bytes += size(&event);
+            }
+            None => self.recent.push_back((event.ingest_time.0, event.seq)),
         }
         self.bytes += size(&event);
         self.events.insert(event.seq, event);
@@ -139,22 +183,30 @@ impl State {
     /// Lets go of what is older than `before`, and of the oldest beyond the bounds. Gives their seqs.
     pub(crate) fn let_go(&mut self, before: i64) -> Vec<u64> {
         let mut gone = Vec::new();
-        let over = |state: &Self| state.events.len() > EVENTS_MAX || state.bytes > BYTES_MAX;
-        while let Some(&(time, seq)) = self.recent.front().filter(|(time, _)| *time < before || over(self)) {
-            let _ = time;
-            self.recent.pop_front();
+        while let Some((_, seq)) = self.recent.pop_front_if(|(time, _)| *time < before) {
             self.remove(seq);
             gone.push(seq);
         }
-        while let Some(&(end, seq)) = self.held.first().filter(|(end, _)| *end < before || over(self)) {
-            self.held.remove(&(end, seq));
-            let grant = self.events.get(&seq).filter(|event| GRANTS.contains(&event.kind.as_str()));
-            if let Some(grant) = grant.and_then(|event| event.grant_id.clone()) {
-                self.uses.remove(&grant);
-                self.let_go = true;
-            }
-            self.remove(seq);
+        while let Some(&(_, seq)) = self.held.first().filter(|(end, _)| *end < before) {
+            self.let_held_go();
             gone.push(seq);
+        }
+        while self.events.len() > self.room.0 || self.bytes > self.room.1 {
+            // What lasts must not push out what is new: it can be found again, and has at most half of the room.
+            let lasts = 2 * self.held.len() > self.room.0 || 2 * self.held_bytes > self.room.1;
+            let oldest = self.recent.front().filter(|_| !lasts).map(|(_, seq)| *seq);
+            match (oldest, self.held.first().map(|(_, seq)| *seq)) {
+                (Some(seq), _) => {
+                    self.recent.pop_front();
+                    self.remove(seq);
+                    gone.push(seq);
+                }
+                (None, Some(seq)) => {
+                    self.let_held_go();
+                    gone.push(seq);
+                }
+                (None, None) => break,
+            }
         }
         while let Some((time, trace)) = self.traces.pop_front_if(|(time, _)| *time < before) {
             match self.spans.get(&trace).map(|of| of.0) {
@@ -165,10 +217,21 @@ impl State {
         gone
     }
 
+    /// Lets go of the first of what lasts.
+    fn let_held_go(&mut self) {
+        let Some((_, seq)) = self.held.pop_first() else { return };
+        if let Some(event) = self.events.get(&seq) {
+            self.held_bytes = self.held_bytes.saturating_sub(size(event));
+            self.let_go |= GRANTS.contains(&event.kind.as_str());
+        }
+        self.remove(seq);
+    }
+
     fn remove(&mut self, seq: u64) {
         let Some(event) = self.events.remove(&seq) else { return };
         self.bytes = self.bytes.saturating_sub(size(&event));
         self.nth.remove(&seq);
+        self.before.remove(&seq);
         self.back.remove(&seq);
         for key in keys(&event) {
             if let Some(seqs) = self.index.get_mut(&key) {
@@ -176,6 +239,13 @@ impl State {
                 if seqs.is_empty() {
                     self.index.remove(&key);
                 }
+            }
+        }
+        // Of a grant of which nothing is at hand the index counts the uses when it is named again.
+        if let Some(grant) = &event.grant_id {
+            let named = |by: By| self.index.contains_key(&(by, grant.clone()));
+            if self.uses.contains_key(grant) && !named(By::Grant) && !named(By::Use) {
+                self.uses.remove(grant);
             }
         }
     }
@@ -187,7 +257,7 @@ impl State {
     /// The events that the judgement of some needs to see.
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
-        let (mut seen, mut grants) = (HashSet::new(), Vec::new());
+        let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
         for seq in out.clone() {
             let Some(event) = self.events.get(&seq) else { continue };
             grants.extend(event.grant_id.iter().chain(&event.parent_grant_id).cloned());
@@ -199,6 +269,24 @@ impl State {
         }
         // What the others in the same trace or of the same agent acted under.
         grants.extend(out.iter().filter_map(|seq| self.events.get(seq)).flat_map(|e| e.grant_id.clone()));
+        self.with_lineage(grants, snapshot, &mut out)?;
+        Ok(out)
+    }
+
+    /// The records of the grants that some records gave, and of all above them.
+    pub(crate) fn lineage(&mut self, given: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
+        let grants = given.iter().filter_map(|seq| self.events.get(seq)?.grant_id.clone()).collect();
+        let mut out = given.clone();
+        self.with_lineage(grants, snapshot, &mut out)?;
+        Ok(out)
+    }
+
+    fn with_lineage(
+        &mut self,
+        mut grants: Vec<String>,
+        snapshot: &Snapshot,
+        out: &mut BTreeSet<u64>,
+    ) -> Result<(), Error> {
         self.read_back(&grants, snapshot)?;
         let mut walked = HashSet::new();
         while let Some(id) = grants.pop() {
@@ -215,25 +303,59 @@ impl State {
                 self.read_back(&next, snapshot)?;
             }
         }
-        Ok(out)
+        Ok(())
     }
 
-    /// Reads the records of grants that were let go back from the segments.
+    /// Reads the records of grants that were let go back, and how often those were used, by the index: each
+    /// costs a lookup, however long the log is, and those that are not there cost one once.
     fn read_back(&mut self, grants: &[String], snapshot: &Snapshot) -> Result<(), Error> {
         if !self.let_go {
             return Ok(());
         }
-        let missing: BTreeSet<&String> = grants.iter().filter(|id| self.of(By::Grant, id).next().is_none()).collect();
+        let is_missing = |id: &&String| self.of(By::Grant, id).next().is_none() && !self.unknown.contains(*id);
+        let missing: BTreeSet<String> = grants.iter().filter(is_missing).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        for event in snapshot.events_where("grant_id", missing.into_iter().cloned(), AsOf::Now)? {
-            if GRANTS.contains(&event.kind.as_str()) && !is_aside(&event) {
+        let finder = Finder::new(snapshot, AsOf::Now)?;
+        let newest = self.events.last_key_value().map_or(0, |(seq, _)| *seq);
+        for id in missing {
+            let found = finder.find(Kind::Grant, &id)?;
+            let told = found.iter().filter(|posting| matches!(posting.role(), Role::Given | Role::Revoked));
+            let mut told: Vec<u64> = told.map(|posting| posting.seq()).filter(|seq| *seq <= newest).collect();
+            told.dedup();
+            let mut uses: Vec<u64> =
+                found.into_iter().filter(|p| p.role() == Role::Use).map(Posting::seq).filter(|s| *s <= newest).collect();
+            uses.dedup();
+            for (nth, seq) in (1..).zip(&uses) {
+                if let Some(known) = self.nth.get_mut(seq) {
+                    *known = nth;
+                }
+            }
+            if !uses.is_empty() {
+                self.uses.insert(id.clone(), uses.len() as u64);
+            }
+            let records = snapshot.few_events(&told, None)?;
+            let is_one = |event: &EventRow| GRANTS.contains(&event.kind.as_str()) && !is_aside(event);
+            for event in records.into_iter().filter(|event| event.grant_id.as_ref() == Some(&id) && is_one(event)) {
                 self.back.insert(event.seq);
                 self.insert(event);
             }
+            if self.of(By::Grant, &id).next().is_none() {
+                if self.unknown.len() >= UNKNOWN_MAX {
+                    self.unknown.clear();
+                }
+                self.unknown.insert(id);
+            }
         }
         Ok(())
+    }
+
+    /// The records that gave the grant that a record ends, and those derived from it.
+    pub(crate) fn ended_by(&self, seq: u64) -> Vec<u64> {
+        let revokes = self.events.get(&seq).is_some_and(|event| event.kind == "grant_revoked");
+        let touched = if revokes { self.touched_by(seq) } else { BTreeSet::new() };
+        touched.into_iter().filter(|seq| self.events.get(seq).is_some_and(gives)).collect()
     }
 
     /// The records that evidence may judge otherwise.
@@ -273,6 +395,11 @@ impl State {
         seqs.iter().filter_map(one).collect()
     }
 
+    /// What the calls before each call among some events had.
+    pub(crate) fn habits(&self, seqs: &BTreeSet<u64>) -> Vec<HabitRow> {
+        seqs.iter().filter_map(|seq| self.before.get(seq).cloned()).collect()
+    }
+
     /// The spans of the traces of some events.
     pub(crate) fn span_ids(&self, seqs: &BTreeSet<u64>) -> Vec<SpanIdRow> {
         let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.events.get(s)?.trace_id.as_ref()).collect();
@@ -301,12 +428,11 @@ fn keys(event: &EventRow) -> Vec<Key> {
     add(By::Call, event.tool_call_id.clone());
     add(By::Conversation, event.conversation_id.clone());
     let has = |name: &str| event.attributes.contains(name);
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 5] = [
         "authz.credential.id",
         "service-account-id",
         "schema_digest",
         "schema.digest",
-        "sequence",
         "authz.approval.by",
     ];
     if !NAMES.iter().any(|name| has(name)) {
@@ -324,23 +450,29 @@ fn keys(event: &EventRow) -> Vec<Key> {
     if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
         add(By::Schema, event.tool.clone());
     }
-    if text("event.sequence").or_else(|| text("metadata.sequence")).is_some() {
-        let session = event.conversation_id.as_deref().unwrap_or_default();
-        add(By::Source, Some(format!("{}\n{session}", event.service.as_deref().unwrap_or_default())));
-    }
     out
+}
+
+/// Whether an event gives a grant.
+pub(crate) fn gives(event: &EventRow) -> bool {
+    matches!(event.kind.as_str(), "grant_issued" | "grant_derived")
+}
+
+/// When the grant that an event tells of expires, if it does.
+pub(crate) fn expiry(event: &EventRow) -> Option<i64> {
+    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
+    let time = match fields.get("authz.grant.expires_at")? {
+        Json::String(text) => parse_time(text),
+        Json::Number(number) => parse_time(&number.to_string()),
+        _ => None,
+    };
+    time.map(|time| time.0)
 }
 
 /// When a grant's record need not be at hand any more: its end; without one, when room is needed.
 fn end_of(event: &EventRow) -> i64 {
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-    let time = match fields.get("authz.grant.expires_at") {
-        Some(Json::String(text)) => parse_time(text),
-        Some(Json::Number(seconds)) => seconds.as_i64().and_then(|s| s.checked_mul(1_000_000_000)).map(Time),
-        _ => None,
-    };
     // What ended before it came in is kept as long as any event.
-    time.map_or(i64::MAX, |end| end.0.max(event.ingest_time.0))
+    expiry(event).map_or(i64::MAX, |end| end.max(event.ingest_time.0))
 }
 
 fn size(event: &EventRow) -> usize {

@@ -127,6 +127,11 @@ impl Tuning {
         list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     }
 
+    /// How long events are kept at hand, in ns.
+    pub(crate) fn window(&self) -> i64 {
+        (self.window_seconds * 1e9) as i64
+    }
+
     /// The grace time in ns.
     pub(crate) fn grace(&self) -> i64 {
         (self.grace_seconds * 1e9) as i64
