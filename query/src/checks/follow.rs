@@ -62,6 +62,16 @@ impl Live {
         Arc::clone(&self.unsaid.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Below this seq every record was judged at least once.
+    pub fn judged_to(&self) -> u64 {
+        *self.done.borrow()
+    }
+
+    /// How many events are at hand.
+    pub fn events_held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
     /// Has them stop before the next step.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
