@@ -55,6 +55,9 @@ pub struct Snapshot {
     pub(crate) ids: Ids,
     /// The log that all of it is made from.
     pub(crate) log: Log,
+    /// For a caller who may see some rows: all of them, to find out by id where rows lie. What is shown is
+    /// read off this snapshot, never off that one.
+    pub(crate) beneath: Option<Arc<Snapshot>>,
 }
 
 /// What an answer shall be limited to: what the ledger knew then.
