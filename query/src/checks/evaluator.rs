@@ -59,6 +59,8 @@ pub(crate) struct Evaluator {
     pending: BTreeMap<(u64, String), HitRow>,
     /// How many were raised when those of strangers were forgotten last.
     known: usize,
+    /// Whether a rule that runs asks for the ends of grants, and for numbered records.
+    wants: (bool, bool),
 }
 
 /// The hits about one record.
@@ -71,7 +73,9 @@ impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
         let state = State::new(checker.tuning().window());
+        let wants = (checker.reads("ended_grants"), checker.reads("numbered"));
         Self {
+            wants,
             checker,
             entries,
             state,
@@ -121,7 +125,7 @@ impl Evaluator {
             Ok(true)
         })?;
         counts.into_iter().for_each(|(grant, uses)| self.state.count(grant, uses));
-        if let Some(first) = recent.first().filter(|_| self.checker.reads("numbered")) {
+        if let Some(first) = recent.first().filter(|_| self.wants.1) {
             sequences::read(snapshot, *first..self.at)?.into_iter().for_each(|record| self.sequences.take(record));
         }
         for event in snapshot.events_at(&recent)? {
@@ -134,7 +138,8 @@ impl Evaluator {
         }
         self.let_go(&mut Found::default());
         let (state, at) = (&self.state, self.at);
-        self.raised.retain(|(seq, _), _| *seq >= at || state.get(*seq).is_some());
+        let sequences = &self.sequences;
+        self.raised.retain(|(seq, _), _| *seq >= at || state.get(*seq).is_some() || sequences.has(*seq));
         Ok(())
     }
 
@@ -156,7 +161,7 @@ impl Evaluator {
     /// Has the end of a grant looked at, when it comes.
     fn note_end(&mut self, event: &EventRow) {
         let grace = self.checker.tuning().grace();
-        if let Some(end) = expiry(event).filter(|_| gives(event) && self.checker.reads("ended_grants")) {
+        if let Some(end) = Some(event).filter(|event| self.wants.0 && gives(event)).and_then(expiry) {
             self.ends.insert((end.max(event.ingest_time.0).saturating_add(grace), event.seq));
         }
     }
@@ -243,15 +248,15 @@ impl Evaluator {
                     self.due.push_back((event.ingest_time.0.saturating_add(grace), event.seq));
                 }
                 self.note_end(&event);
-                let seq = event.seq;
+                let (seq, ends) = (event.seq, self.wants.0 && event.kind == "grant_revoked");
                 self.state.insert(event);
-                for ended in self.state.ended_by(seq) {
+                for ended in if ends { self.state.ended_by(seq) } else { Vec::new() } {
                     self.ends.insert((self.newest.saturating_add(grace), ended));
                 }
             }
             Ok(true)
         })?;
-        if self.checker.reads("numbered") {
+        if self.wants.1 {
             self.take_numbered(snapshot, (from, to), &mut fresh)?;
         }
         let newest = &mut self.newest;
@@ -340,7 +345,7 @@ impl Evaluator {
         to: u64,
         spans: Vec<datafusion::arrow::array::RecordBatch>,
     ) -> Arc<Snapshot> {
-        let events: Vec<EventRow> = seqs.iter().filter_map(|seq| self.state.get(*seq).cloned()).collect();
+        let events: Vec<EventRow> = seqs.iter().flat_map(|seq| self.state.all(*seq).cloned()).collect();
         let mut tail = Tail { to, ..Tail::default() };
         tail.tables[Table::Events as usize] = vec![EventRow::batch(&events)];
         tail.tables[Table::Spans as usize] = spans;
@@ -358,7 +363,7 @@ impl Evaluator {
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let seqs = self.state.context(judged, snapshot)?;
         let mut kinds: HashSet<String> =
-            judged.iter().filter_map(|s| self.state.get(*s)).map(|e| e.kind.clone()).collect();
+            judged.iter().flat_map(|s| self.state.all(*s)).map(|e| e.kind.clone()).collect();
         if !spans.is_empty() {
             kinds.insert("span".into());
         }

@@ -75,6 +75,8 @@ pub(crate) struct State {
     /// How many events, and bytes of their texts, at most.
     room: (usize, usize),
     events: BTreeMap<u64, EventRow>,
+    /// Further events of the same records.
+    more: HashMap<u64, Vec<EventRow>>,
     index: HashMap<Key, BTreeSet<u64>>,
     /// Events in the order in which time lets them go; grants are not among them.
     recent: VecDeque<(i64, u64)>,
@@ -102,6 +104,7 @@ impl State {
         Self {
             room: (EVENTS_MAX, BYTES_MAX),
             events: BTreeMap::new(),
+            more: HashMap::new(),
             index: HashMap::new(),
             recent: VecDeque::new(),
             held: BTreeSet::new(),
@@ -119,8 +122,14 @@ impl State {
         }
     }
 
+    /// The first event of a record.
     pub(crate) fn get(&self, seq: u64) -> Option<&EventRow> {
         self.events.get(&seq)
+    }
+
+    /// All events of a record.
+    pub(crate) fn all(&self, seq: u64) -> impl Iterator<Item = &EventRow> {
+        self.events.get(&seq).into_iter().chain(self.more.get(&seq).into_iter().flatten())
     }
 
     /// Whether it is an approval or a refusal.
@@ -130,7 +139,7 @@ impl State {
 
     /// Takes an event in.
     pub(crate) fn insert(&mut self, event: EventRow) {
-        if self.events.contains_key(&event.seq) {
+        if self.all(event.seq).any(|known| *known == event) {
             return;
         }
         if event.kind == "tool_call" {
@@ -143,6 +152,11 @@ impl State {
         }
         for key in keys(&event) {
             self.index.entry(key).or_default().insert(event.seq);
+        }
+        self.bytes += size(&event);
+        if self.events.contains_key(&event.seq) {
+            self.more.entry(event.seq).or_default().push(event);
+            return;
         }
         let decides = Self::is_held(&event.kind, event.decision.as_deref());
         let until = match event.kind.as_str() {
@@ -161,7 +175,6 @@ impl State {
             }
             None => self.recent.push_back((event.ingest_time.0, event.seq)),
         }
-        self.bytes += size(&event);
         self.events.insert(event.seq, event);
     }
 
@@ -229,13 +242,21 @@ impl State {
 
     fn remove(&mut self, seq: u64) {
         let Some(event) = self.events.remove(&seq) else { return };
-        self.bytes = self.bytes.saturating_sub(size(&event));
         self.nth.remove(&seq);
         self.before.remove(&seq);
         self.back.remove(&seq);
-        for key in keys(&event) {
+        let more = self.more.remove(&seq).unwrap_or_default();
+        for event in std::iter::once(event).chain(more) {
+            self.forget(&event);
+        }
+    }
+
+    /// Takes an event of a record that goes out of the index.
+    fn forget(&mut self, event: &EventRow) {
+        self.bytes = self.bytes.saturating_sub(size(event));
+        for key in keys(event) {
             if let Some(seqs) = self.index.get_mut(&key) {
-                seqs.remove(&seq);
+                seqs.remove(&event.seq);
                 if seqs.is_empty() {
                     self.index.remove(&key);
                 }
@@ -258,8 +279,7 @@ impl State {
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
         let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
-        for seq in out.clone() {
-            let Some(event) = self.events.get(&seq) else { continue };
+        for event in out.clone().into_iter().flat_map(|seq| self.all(seq)) {
             grants.extend(event.grant_id.iter().chain(&event.parent_grant_id).cloned());
             for key in keys(event).into_iter().filter(|key| !matches!(key.0, By::Use | By::Grant)) {
                 if seen.insert(key.clone()) {
@@ -268,7 +288,7 @@ impl State {
             }
         }
         // What the others in the same trace or of the same agent acted under.
-        grants.extend(out.iter().filter_map(|seq| self.events.get(seq)).flat_map(|e| e.grant_id.clone()));
+        grants.extend(out.iter().flat_map(|seq| self.all(*seq)).flat_map(|e| e.grant_id.clone()));
         self.with_lineage(grants, snapshot, &mut out)?;
         Ok(out)
     }
@@ -361,7 +381,7 @@ impl State {
     /// The records that evidence may judge otherwise.
     pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
         let mut out = BTreeSet::new();
-        let Some(event) = self.events.get(&seq).filter(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
+        let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
         let take = |by: By, value: &Option<String>, out: &mut BTreeSet<u64>| {
             if let Some(value) = value {
                 out.extend(self.of(by, value).rev().take(AGAIN_MAX));
@@ -478,3 +498,7 @@ fn end_of(event: &EventRow) -> i64 {
 fn size(event: &EventRow) -> usize {
     event.attributes.len() + 512
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
