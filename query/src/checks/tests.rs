@@ -139,12 +139,15 @@ async fn a_hit_whose_record_goes_before_its_time_is_told_then() {
     let rules = built_in();
     let tuning = Tuning::parse(&rules, "window_seconds = 1\ngrace_seconds = 60").unwrap();
     let checker = Checker::new(rules, tuning).await.unwrap();
-    let call = |at: u64, grant: Json| {
-        let mut attributes = json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.agent.id": "a"});
-        attributes["authz.grant.id"] = grant;
+    let call = |at: u64, grant: Option<&str>| {
+        let mut attributes =
+            json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.agent.id": "a"});
+        if let Some(grant) = grant {
+            attributes["authz.grant.id"] = grant.into();
+        }
         json!({"span": format!("{}", at + 1), "at": at, "trace": format!("{}", at + 1), "attributes": attributes})
     };
-    let records = [call(0, json!("never")), call(5, json!(null)), call(10, json!(null))];
+    let records = [call(0, Some("never")), call(5, None), call(10, None)];
     let records: Vec<Sent> = records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect();
     let (snapshot, ledger, end) = snapshot_of(&records);
     let told = stepwise(&checker, &snapshot, &Entries::These(ledger), 1, Time(end + 1)).await.unwrap();
