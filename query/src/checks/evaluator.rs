@@ -59,8 +59,14 @@ pub(crate) struct Evaluator {
     pending: BTreeMap<(u64, String), HitRow>,
     /// How many were raised when those of strangers were forgotten last.
     known: usize,
-    /// Whether a rule that runs asks for the ends of grants, and for numbered records.
-    wants: (bool, bool),
+    wants: Wants,
+}
+
+/// What the rules that run ask for, of that which is kept for them alone.
+struct Wants {
+    ends: bool,
+    numbered: bool,
+    span_ids: bool,
 }
 
 /// The hits about one record.
@@ -73,7 +79,9 @@ impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
         let state = State::new(checker.tuning().window());
-        let wants = (checker.reads("ended_grants"), checker.reads("numbered"));
+        let reads = |table: &str| checker.reads(table);
+        let wants =
+            Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
         Self {
             wants,
             checker,
@@ -125,7 +133,7 @@ impl Evaluator {
             Ok(true)
         })?;
         counts.into_iter().for_each(|(grant, uses)| self.state.count(grant, uses));
-        if let Some(first) = recent.first().filter(|_| self.wants.1) {
+        if let Some(first) = recent.first().filter(|_| self.wants.numbered) {
             sequences::read(snapshot, *first..self.at)?.into_iter().for_each(|record| self.sequences.take(record));
         }
         for event in snapshot.events_at(&recent)? {
@@ -161,7 +169,7 @@ impl Evaluator {
     /// Has the end of a grant looked at, when it comes.
     fn note_end(&mut self, event: &EventRow) {
         let grace = self.checker.tuning().grace();
-        if let Some(end) = Some(event).filter(|event| self.wants.0 && gives(event)).and_then(expiry) {
+        if let Some(end) = Some(event).filter(|event| self.wants.ends && gives(event)).and_then(expiry) {
             self.ends.insert((end.max(event.ingest_time.0).saturating_add(grace), event.seq));
         }
     }
@@ -248,7 +256,7 @@ impl Evaluator {
                     self.due.push_back((event.ingest_time.0.saturating_add(grace), event.seq));
                 }
                 self.note_end(&event);
-                let (seq, ends) = (event.seq, self.wants.0 && event.kind == "grant_revoked");
+                let (seq, ends) = (event.seq, self.wants.ends && event.kind == "grant_revoked");
                 self.state.insert(event);
                 for ended in if ends { self.state.ended_by(seq) } else { Vec::new() } {
                     self.ends.insert((self.newest.saturating_add(grace), ended));
@@ -256,11 +264,10 @@ impl Evaluator {
             }
             Ok(true)
         })?;
-        if self.wants.1 {
+        if self.wants.numbered {
             self.take_numbered(snapshot, (from, to), &mut fresh)?;
         }
-        let newest = &mut self.newest;
-        let state = &mut self.state;
+        let (newest, state, wants) = (&mut self.newest, &mut self.state, self.wants.span_ids);
         snapshot.read(&Wanted::all(Table::Spans).seqs(from..to), |batch| {
             let column = |name: &str| batch.column_by_name(name);
             if let (Some(trace), Some(span), Some(time)) =
@@ -269,7 +276,9 @@ impl Evaluator {
                 for i in 0..batch.num_rows() {
                     let time = Time::read(time, i).0;
                     *newest = (*newest).max(time);
-                    state.insert_span(String::read(trace, i), String::read(span, i), time);
+                    if wants {
+                        state.insert_span(String::read(trace, i), String::read(span, i), time);
+                    }
                 }
             }
             spans.push(batch.clone());

@@ -19,6 +19,8 @@ use crate::rows::Time;
 const EVENTS_MAX: usize = 500_000;
 /// Bytes of their texts, at most.
 const BYTES_MAX: usize = 192 << 20;
+/// Spans whose ids are at hand, at most.
+const SPANS_MAX: usize = 1_000_000;
 /// Grants that are known to have no record, at most; then they are asked for anew.
 const UNKNOWN_MAX: usize = 100_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
@@ -88,6 +90,7 @@ pub(crate) struct State {
     habits: Habits,
     before: HashMap<u64, HabitRow>,
     spans: HashMap<String, (i64, HashSet<String>)>,
+    span_count: usize,
     traces: VecDeque<(i64, String)>,
     bytes: usize,
     /// Records that were read back: they are looked at, and not judged again.
@@ -114,6 +117,7 @@ impl State {
             habits: Habits::new(window),
             before: HashMap::new(),
             spans: HashMap::new(),
+            span_count: 0,
             traces: VecDeque::new(),
             bytes: 0,
             back: HashSet::new(),
@@ -161,7 +165,9 @@ impl State {
         let decides = Self::is_held(&event.kind, event.decision.as_deref());
         let until = match event.kind.as_str() {
             kind if GRANTS.contains(&kind) => {
-                event.grant_id.iter().for_each(|id| drop(self.unknown.remove(id)));
+                if let Some(id) = &event.grant_id {
+                    self.unknown.remove(id);
+                }
                 Some(end_of(&event))
             }
             // What was approved or refused counts for later calls: it stays longer than the window.
@@ -190,7 +196,7 @@ impl State {
         }
         let of = self.spans.entry(trace).or_default();
         of.0 = ingest_time;
-        of.1.insert(span);
+        self.span_count += usize::from(of.1.insert(span));
     }
 
     /// Lets go of what is older than `before`, and of the oldest beyond the bounds. Gives their seqs.
@@ -221,10 +227,12 @@ impl State {
                 (None, None) => break,
             }
         }
-        while let Some((time, trace)) = self.traces.pop_front_if(|(time, _)| *time < before) {
+        while let Some((time, trace)) =
+            self.traces.pop_front_if(|(time, _)| *time < before || self.span_count > SPANS_MAX)
+        {
             match self.spans.get(&trace).map(|of| of.0) {
                 Some(last) if last >= before && last > time => self.traces.push_back((last, trace)),
-                _ => drop(self.spans.remove(&trace)),
+                _ => self.span_count -= self.spans.remove(&trace).map_or(0, |of| of.1.len()),
             }
         }
         gone
