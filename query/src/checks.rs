@@ -11,6 +11,7 @@ mod habits;
 mod hit;
 mod judged;
 mod process;
+mod relations;
 mod rule;
 mod run;
 mod sequences;

@@ -4,16 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use serde_json::Value as Json;
-
 use super::habits::{HabitRow, Habits};
+use super::relations::{By, Key, end_of, gives, is_aside, keys, size};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
-use crate::attributes::parse_time;
 use crate::event::EventRow;
 use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::Time;
 
 /// Events at hand, at most.
 const EVENTS_MAX: usize = 500_000;
@@ -31,23 +28,6 @@ const AGAIN_MAX: usize = 1000;
 /// How long approvals and refusals are kept, in ns: a day.
 pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
 
-/// What events have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum By {
-    Trace,
-    Grant,
-    Child,
-    Use,
-    Agent,
-    Call,
-    Conversation,
-    Credential,
-    Schema,
-    Approver,
-}
-
-type Key = (By, String);
-
 /// Kinds that change what is known of a grant.
 const GRANTS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
 
@@ -64,13 +44,6 @@ const EVIDENCE: [&str; 10] = [
     "context_retrieval",
     "authority_change",
 ];
-
-/// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
-pub(crate) fn is_aside(event: &EventRow) -> bool {
-    let kind = event.kind.as_str();
-    let answers = kind.starts_with("alert") || matches!(kind, "investigation" | "containment_decision" | "erasure");
-    answers || event.submitter.starts_with("system:")
-}
 
 /// Events at hand.
 pub(crate) struct State {
@@ -443,68 +416,6 @@ impl State {
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
-}
-
-/// What an event has in common with others.
-fn keys(event: &EventRow) -> Vec<Key> {
-    let mut out = Vec::new();
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Trace, event.trace_id.clone());
-    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
-    add(By::Child, event.parent_grant_id.clone());
-    add(By::Agent, event.agent_id.clone());
-    add(By::Call, event.tool_call_id.clone());
-    add(By::Conversation, event.conversation_id.clone());
-    let has = |name: &str| event.attributes.contains(name);
-    const NAMES: [&str; 5] = [
-        "authz.credential.id",
-        "service-account-id",
-        "schema_digest",
-        "schema.digest",
-        "authz.approval.by",
-    ];
-    if !NAMES.iter().any(|name| has(name)) {
-        return out;
-    }
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-    let text = |name: &str| match fields.get(name) {
-        Some(Json::String(text)) => Some(text.clone()),
-        Some(Json::Number(number)) => Some(number.to_string()),
-        _ => None,
-    };
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Credential, text("authz.credential.id").or_else(|| text("service-account-id")));
-    add(By::Approver, text("authz.approval.by"));
-    if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
-        add(By::Schema, event.tool.clone());
-    }
-    out
-}
-
-/// Whether an event gives a grant.
-pub(crate) fn gives(event: &EventRow) -> bool {
-    matches!(event.kind.as_str(), "grant_issued" | "grant_derived")
-}
-
-/// When the grant that an event tells of expires, if it does.
-pub(crate) fn expiry(event: &EventRow) -> Option<i64> {
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-    let time = match fields.get("authz.grant.expires_at")? {
-        Json::String(text) => parse_time(text),
-        Json::Number(number) => parse_time(&number.to_string()),
-        _ => None,
-    };
-    time.map(|time| time.0)
-}
-
-/// When a grant's record need not be at hand any more: its end; without one, when room is needed.
-fn end_of(event: &EventRow) -> i64 {
-    // What ended before it came in is kept as long as any event.
-    expiry(event).map_or(i64::MAX, |end| end.max(event.ingest_time.0))
-}
-
-fn size(event: &EventRow) -> usize {
-    event.attributes.len() + 512
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is at hand, what goes when there is no room, and what is found again.
 
 use super::*;
+use crate::rows::Time;
 
 fn event(seq: u64, kind: &str, grant: &str) -> EventRow {
     EventRow {
