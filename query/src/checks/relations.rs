@@ -5,6 +5,9 @@ use serde_json::Value as Json;
 use crate::attributes::parse_time;
 use crate::event::EventRow;
 
+/// What an event takes in the lists of what it has in common with others, about.
+const INDEX_BYTES: usize = 1024;
+
 /// What events have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum By {
@@ -87,7 +90,7 @@ pub(super) fn end_of(event: &EventRow) -> i64 {
     expiry(event).map_or(i64::MAX, |end| end.max(event.ingest_time.0))
 }
 
-/// About what an event takes.
+/// What an event takes in memory: the row, its texts, and its places in the index.
 pub(super) fn size(event: &EventRow) -> usize {
-    event.attributes.len() + 512
+    size_of::<EventRow>() + event.text_bytes() + INDEX_BYTES
 }

@@ -12,6 +12,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -213,6 +214,8 @@ struct Planned {
 /// Rules, planned.
 pub struct Checker {
     rules: Vec<Planned>,
+    /// The tables that they read.
+    read: HashSet<String>,
     state: SessionState,
     tuning: Arc<Tuning>,
     judged: Judged,
@@ -267,13 +270,18 @@ impl Checker {
                 planned.push(plan(&context, rule, &judged).await?);
             }
         }
+        let mut read = HashSet::new();
+        for Planned { whole, .. } in &planned {
+            let look = |node: &LogicalPlan| {
+                if let LogicalPlan::TableScan(scan) = node {
+                    read.insert(scan.table_name.table().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            };
+            whole.apply_with_subqueries(look).map_err(wrong)?;
+        }
         let one_by_one = tokio::sync::Mutex::default();
-        Ok(Arc::new(Self { rules: planned, state: context.state(), tuning, judged, one_by_one }))
-    }
-
-    /// Whether a rule that runs reads a table.
-    pub(crate) fn reads(&self, table: &str) -> bool {
-        self.rules.iter().any(|planned| planned.rule.sql.contains(table))
+        Ok(Arc::new(Self { rules: planned, read, state: context.state(), tuning, judged, one_by_one }))
     }
 
     /// The tuning that it goes by.
@@ -285,6 +293,11 @@ impl Checker {
     pub(crate) fn judges_events(&self, check: &str) -> bool {
         let once = |on: &String| on == "span" || on == "grant_end";
         self.rules.iter().any(|planned| planned.rule.id == check && !planned.rule.on.iter().any(once))
+    }
+
+    /// Whether a rule that is on reads a table.
+    pub(crate) fn reads(&self, table: &str) -> bool {
+        self.read.contains(table)
     }
 
     /// Runs the rules that can have a hit about one of these kinds, for hits about these records. Gives what
