@@ -16,7 +16,7 @@ use super::state::{DECISIONS_HELD, State};
 use super::relations::{expiry, gives, is_aside};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
-use crate::event::EventRow;
+use crate::event::{EventBuilder, EventRow};
 use crate::grants::Grants;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
@@ -363,9 +363,10 @@ impl Evaluator {
         to: u64,
         spans: Vec<datafusion::arrow::array::RecordBatch>,
     ) -> Arc<Snapshot> {
-        let events: Vec<EventRow> = seqs.iter().flat_map(|seq| self.state.all(*seq).cloned()).collect();
+        let mut events = EventBuilder::default();
+        seqs.iter().flat_map(|seq| self.state.all(*seq)).for_each(|event| events.push(event));
         let mut tail = Tail { to, ..Tail::default() };
-        tail.tables[Table::Events as usize] = vec![EventRow::batch(&events)];
+        tail.tables[Table::Events as usize] = vec![events.finish()];
         tail.tables[Table::Spans as usize] = spans;
         Arc::new(Snapshot { size: to, tail, ..Snapshot::default() })
     }
