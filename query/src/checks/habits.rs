@@ -32,12 +32,15 @@ const CALLS_MAX: usize = 200;
 /// Services and workspaces that are watched at once.
 const WATCHED_MAX: usize = 20_000;
 
+/// A service and a workspace.
+type Of = (Option<String>, Option<String>);
+
 /// A call, as far as habits go.
 #[derive(Clone, Debug, Default)]
 struct Call {
     seq: u64,
     time: i64,
-    of: (Option<String>, Option<String>),
+    of: Of,
     has_grant: bool,
     has_actor: bool,
 }
@@ -46,7 +49,7 @@ struct Call {
 #[derive(Debug, Default)]
 pub(super) struct Habits {
     window: i64,
-    newest: HashMap<(Option<String>, Option<String>), VecDeque<(i64, bool, bool)>>,
+    newest: HashMap<Of, VecDeque<(i64, bool, bool)>>,
 }
 
 impl Habits {

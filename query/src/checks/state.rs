@@ -309,14 +309,14 @@ impl State {
                 continue;
             }
             let records: Vec<u64> = self.of(By::Grant, &id).rev().take(RELATED_MAX).collect();
+            let mut above = Vec::new();
             for seq in records {
                 out.insert(seq);
-                grants.extend(self.events.get(&seq).and_then(|event| event.parent_grant_id.clone()));
+                above.extend(self.all(seq).filter_map(|event| event.parent_grant_id.clone()));
             }
-            if self.let_go && !grants.is_empty() {
-                let next = grants.clone();
-                self.read_back(&next, snapshot)?;
-            }
+            above.retain(|id| !walked.contains(id));
+            self.read_back(&above, snapshot)?;
+            grants.extend(above);
         }
         Ok(())
     }
