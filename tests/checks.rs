@@ -152,8 +152,7 @@ fn rules_are_tried_and_listed_and_what_is_wrong_is_said() {
 fn the_checks_go_on_over_sealed_rows_and_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let rules = rules(folder.path());
-    let flags =
-        ["--checks", "on", "--rules", &rules, "--segment-rows-max", "100", "--segment-merge-rows-max", "0"];
+    let flags = ["--checks", "on", "--rules", &rules, "--segment-rows-max", "100", "--segment-merge-rows-max", "0"];
     let well = |server: &Server| {
         until(|| server.get("/metrics").1.contains("\ncustody_checks_lag_records 0\n"));
         let metrics = server.get("/metrics").1;

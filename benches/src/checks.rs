@@ -76,7 +76,8 @@ impl Recorder for Direct {
     fn append(&self, said: Vec<Said>) -> Pin<Box<dyn Future<Output = Result<Vec<u64>, Error>> + Send>> {
         let writer = Arc::clone(&self.0);
         Box::pin(async move {
-            let prepared = said.iter().map(|s| s.record.prepare_as(&s.identity, now()).expect("a good record")).collect();
+            let prepared =
+                said.iter().map(|s| s.record.prepare_as(&s.identity, now()).expect("a good record")).collect();
             let done = writer.lock().expect("no panic before").append(prepared);
             let done = done.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()))?;
             Ok(done.iter().map(|receipt| receipt.first_seq).collect())
@@ -235,7 +236,8 @@ fn spans(traces: std::ops::Range<u64>) -> Prepared {
     let span = |(trace, nth): (u64, u64)| {
         let mut attributes = call(trace, nth);
         attributes.push(text("gen_ai.operation.name", "execute_tool"));
-        attributes.push(text("gen_ai.tool.call.arguments", format!("{{\"amount\": {}}}", scattered(trace + nth) % 100)));
+        attributes
+            .push(text("gen_ai.tool.call.arguments", format!("{{\"amount\": {}}}", scattered(trace + nth) % 100)));
         Span {
             trace_id: trace_id(trace),
             span_id: scattered(trace * CALLS + nth).to_be_bytes().to_vec(),

@@ -53,10 +53,12 @@ fn main() -> ExitCode {
         ["append"] => log::append(),
         ["redact"] => redact::run(),
         ["checks"] => checks::run(&checks::SIZES),
-        ["checks", list] => match list.split(',').map(|n| n.parse().ok().filter(|n| *n >= 1000)).collect::<Option<Vec<u64>>>() {
-            Some(sizes) if sizes.is_sorted() => checks::run(&sizes),
-            _ => return usage(),
-        },
+        ["checks", list] => {
+            match list.split(',').map(|n| n.parse().ok().filter(|n| *n >= 1000)).collect::<Option<Vec<u64>>>() {
+                Some(sizes) if sizes.is_sorted() => checks::run(&sizes),
+                _ => return usage(),
+            }
+        }
         ["query", options @ ..] => match asked(options) {
             Some(asked) => query::run(&asked),
             None => return usage(),

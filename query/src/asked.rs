@@ -69,9 +69,10 @@ impl Asked {
         options().verify_plan(&plan).map_err(|e| read_only(&self.text, &e))?;
         let frame = context.execute_logical_plan(plan).await.map_err(|e| read_only(&self.text, &e))?;
         match &self.params {
-            Some(params) if params.len() < places => {
-                Err(Error::invalid(format!("the query has {places} parameters, and {} values were given", params.len())))
-            }
+            Some(params) if params.len() < places => Err(Error::invalid(format!(
+                "the query has {places} parameters, and {} values were given",
+                params.len()
+            ))),
             Some(params) if !params.is_empty() => {
                 let bound = frame.with_param_values(ParamValues::from(params.clone()));
                 Ok((bound.map_err(|e| Error::query(&e))?, places))

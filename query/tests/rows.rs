@@ -175,7 +175,10 @@ async fn looked_up(case: &Case, caller: &Caller) {
             by_rows.push(of(&format!("concat({column}, '')")));
         }
     }
-    let [mut found, mut wanted] = [case.column(caller, &by_id.join(" UNION ALL ")).await, case.column(caller, &by_rows.join(" UNION ALL ")).await];
+    let [mut found, mut wanted] = [
+        case.column(caller, &by_id.join(" UNION ALL ")).await,
+        case.column(caller, &by_rows.join(" UNION ALL ")).await,
+    ];
     found.sort();
     wanted.sort();
     assert_eq!(found, wanted);

@@ -10,10 +10,10 @@ use datafusion::error::DataFusionError;
 use super::ends::{self, EndedRow};
 use super::habits::HabitRow;
 use super::hit::HitRow;
+use super::relations::{expiry, gives, is_aside};
 use super::run::{Checker, Counted, Entries, Tables, once};
 use super::sequences::{self, Sequences};
 use super::state::{DECISIONS_HELD, State};
-use super::relations::{expiry, gives, is_aside};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::{EventBuilder, EventRow};
@@ -82,8 +82,7 @@ impl Evaluator {
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
         let state = State::new(checker.tuning().window());
         let reads = |table: &str| checker.reads(table);
-        let wants =
-            Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
+        let wants = Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
         Self {
             wants,
             checker,
@@ -105,7 +104,8 @@ impl Evaluator {
     pub(crate) fn recover(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
         let mut limited = HashSet::new();
-        for event in snapshot.events_of(&kinds, AsOf::Now)?.into_iter().filter(|e| e.seq < self.at && !is_aside(e)) {
+        let at = self.at;
+        for event in snapshot.events_of(&kinds, AsOf::Now)?.into_iter().filter(|e| e.seq < at && !is_aside(e)) {
             limited.extend(event.grant_id.clone().filter(|_| event.attributes.contains("max_uses")));
             self.newest = self.newest.max(event.ingest_time.0);
             self.note_end(&event);
@@ -357,12 +357,7 @@ impl Evaluator {
     }
 
     /// A snapshot of some events and spans alone.
-    fn few(
-        &self,
-        seqs: &BTreeSet<u64>,
-        to: u64,
-        spans: Vec<datafusion::arrow::array::RecordBatch>,
-    ) -> Arc<Snapshot> {
+    fn few(&self, seqs: &BTreeSet<u64>, to: u64, spans: Vec<datafusion::arrow::array::RecordBatch>) -> Arc<Snapshot> {
         let mut events = EventBuilder::default();
         seqs.iter().flat_map(|seq| self.state.all(*seq)).for_each(|event| events.push(event));
         let mut tail = Tail { to, ..Tail::default() };

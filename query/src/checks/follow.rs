@@ -160,7 +160,8 @@ pub fn follow(
         marked: (0, Instant::now()),
     };
     // Of several threads, so that this one may wait for segments.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("checks").build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("checks").build();
     let runtime = runtime.map_err(|e| Error::internal(format!("the threads of the checks do not start: {e}")))?;
     let thread = std::thread::Builder::new().name("checks".into()).spawn(move || {
         // A rule that brings its thread down must not end the others for good.

@@ -112,7 +112,8 @@ fn numeric(value: &Json) -> Option<(Option<i128>, f64)> {
         _ => return None,
     };
     let number: f64 = written.parse().ok().filter(|number: &f64| number.is_finite())?;
-    let whole = written.parse().ok().or_else(|| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i128));
+    let whole =
+        written.parse().ok().or_else(|| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i128));
     Some((whole, number))
 }
 

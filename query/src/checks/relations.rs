@@ -43,13 +43,8 @@ pub(super) fn keys(event: &EventRow) -> Vec<Key> {
     add(By::Call, event.tool_call_id.clone());
     add(By::Conversation, event.conversation_id.clone());
     let has = |name: &str| event.attributes.contains(name);
-    const NAMES: [&str; 5] = [
-        "authz.credential.id",
-        "service-account-id",
-        "schema_digest",
-        "schema.digest",
-        "authz.approval.by",
-    ];
+    const NAMES: [&str; 5] =
+        ["authz.credential.id", "service-account-id", "schema_digest", "schema.digest", "authz.approval.by"];
     if !NAMES.iter().any(|name| has(name)) {
         return out;
     }

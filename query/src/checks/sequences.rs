@@ -137,8 +137,7 @@ impl Sequences {
 /// The numbered records of a range, in seq order.
 pub(super) fn read(snapshot: &Snapshot, seqs: std::ops::Range<u64>) -> Result<Vec<Numbered>, Error> {
     const LOGS: [&str; 7] = ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time"];
-    const EVENTS: [&str; 7] =
-        ["seq", "ingest_time", "trace_id", "span_id", "service", "conversation_id", "attributes"];
+    const EVENTS: [&str; 7] = ["seq", "ingest_time", "trace_id", "span_id", "service", "conversation_id", "attributes"];
     let (mut out, mut known) = (Vec::new(), BTreeSet::new());
     for table in [Table::Logs, Table::Spans] {
         snapshot.read(&Wanted::all(table).columns(&LOGS).seqs(seqs.clone()), |batch| {
@@ -158,7 +157,10 @@ pub(super) fn read(snapshot: &Snapshot, seqs: std::ops::Range<u64>) -> Result<Ve
 
 fn of_batch(batch: &RecordBatch) -> Vec<Numbered> {
     let text = |name: &str, i: usize| {
-        batch.column_by_name(name).and_then(|column| <Option<String> as Cell>::read(column, i)).filter(|t| !t.is_empty())
+        batch
+            .column_by_name(name)
+            .and_then(|column| <Option<String> as Cell>::read(column, i))
+            .filter(|t| !t.is_empty())
     };
     let attributes = batch.column_by_name("attributes").and_then(|column| column.as_string_opt::<i32>());
     let (Some(seqs), Some(times), Some(attributes)) =

@@ -339,8 +339,12 @@ impl State {
             let told = found.iter().filter(|posting| matches!(posting.role(), Role::Given | Role::Revoked));
             let mut told: Vec<u64> = told.map(|posting| posting.seq()).filter(|seq| *seq <= newest).collect();
             told.dedup();
-            let mut uses: Vec<u64> =
-                found.into_iter().filter(|p| p.role() == Role::Use).map(Posting::seq).filter(|s| *s <= newest).collect();
+            let mut uses: Vec<u64> = found
+                .into_iter()
+                .filter(|p| p.role() == Role::Use)
+                .map(Posting::seq)
+                .filter(|s| *s <= newest)
+                .collect();
             uses.dedup();
             for (nth, seq) in (1..).zip(&uses) {
                 if let Some(known) = self.nth.get_mut(seq) {
