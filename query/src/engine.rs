@@ -247,6 +247,24 @@ impl Engine {
         self.describe_bound(caller, text, None, limits).await
     }
 
+    /// The columns that a query would have, and its parameters.
+    pub async fn prepare(
+        &self,
+        caller: &Caller,
+        text: &str,
+        limits: QueryLimits,
+    ) -> Result<(SchemaRef, SchemaRef), Error> {
+        let running = self.enter(caller)?;
+        let until = Instant::now() + limits.timeout;
+        let asked = Asked { text: text.to_owned(), params: None, limits: limits.clone() };
+        let plan = self.apart(caller, until, &limits, &running, async move |context: SessionContext, _| {
+            asked.described(&context).await
+        });
+        let done = plan.await;
+        running.ended(&done);
+        done
+    }
+
     /// The columns that a query has with these parameters: they may be columns themselves.
     pub async fn describe_bound(
         &self,

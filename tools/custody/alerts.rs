@@ -53,7 +53,8 @@ enum Command {
 /// List alerts, the newest first.
 #[derive(Args)]
 struct List {
-    /// Only these states, with commas between: open, acknowledged, investigating, closed, suppressed, merged.
+    /// Only these states, with commas between: open, acknowledged, investigating, closed, suppressed, merged,
+    /// superseded.
     #[arg(long, value_name = "STATES")]
     state: Option<String>,
     /// Only of this rule or check.

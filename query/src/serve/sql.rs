@@ -114,6 +114,7 @@ pub(super) fn scalar(value: &serde_json::Value) -> Result<ScalarValue, Error> {
         V::Bool(b) => (*b).into(),
         V::Number(n) => match n.as_i64() {
             Some(i) => i.into(),
+            None if n.is_u64() => n.as_u64().into(),
             None => n.as_f64().unwrap_or(f64::NAN).into(),
         },
         V::String(s) => s.as_str().into(),
