@@ -331,7 +331,7 @@ impl Serve {
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
-        let limits = self.queries.limits()?;
+        let (limits, asked) = (self.queries.limits()?, engine.audit().clone());
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
@@ -390,6 +390,9 @@ impl Serve {
         let checking = checks.as_ref().map(|checks| Arc::clone(checks.live()));
         let stop = async move {
             stop.await;
+            // While the log still takes records.
+            let said = async { tokio::join!(asked.flush(), guards.end()) };
+            let _ = tokio::time::timeout(FLUSH, said).await;
             // What is not judged by now is, after the next start.
             checking.inspect(|live| live.stop());
         };
@@ -454,6 +457,9 @@ pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failu
          use 127.0.0.1, and a proxy that ends TLS in front of it"
     )))
 }
+
+/// How long the stop waits for the last records of who asked and who could not come in.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// How many open files are asked of the system.
 const OPEN_FILES: u64 = 65_536;

@@ -59,7 +59,10 @@ impl Guards {
                     if asked || now != before {
                         guards.reload(if asked { "SIGHUP" } else { "a file changed" });
                     }
-                    guards.auth.iter().for_each(|auth| auth.refresh());
+                    guards.auth.iter().for_each(|auth| {
+                        auth.refresh();
+                        auth.save();
+                    });
                     // What the policy names may be other files now.
                     if now == before { now } else { guards.look() }
                 });
@@ -91,6 +94,14 @@ impl Guards {
         self.audit.begin(recorder);
         self.audit.say(self.in_force("start"));
         self.clone().watch()
+    }
+
+    /// Makes durable what is only in memory: who could not come in, and what senders' tokens said.
+    pub async fn end(&self) {
+        self.audit.flush().await;
+        if let Some(auth) = self.auth.clone() {
+            let _ = tokio::task::spawn_blocking(move || auth.save()).await;
+        }
     }
 
     fn look(&self) -> Vec<(PathBuf, Seen)> {

@@ -299,7 +299,8 @@ fn strangers(
         let rows = custody_query::format::rows(&batches).map_err(Failure::unable)?;
         for (uid, seq) in some {
             let ours = |row: &&serde_json::Map<String, Value>| match row["kind"].as_str() {
-                Some(kind) => **uid == format!("{origin}:{seq}:{kind}"),
+                // Of several of one kind the later ones have a number behind it.
+                Some(kind) => uid.strip_prefix(&format!("{origin}:{seq}:{kind}")).is_some_and(is_number),
                 None => uid.starts_with(&format!("{origin}:{seq}:")),
             };
             let row = rows.iter().filter(|row| row["seq"] == *seq).find(ours);
@@ -314,6 +315,11 @@ fn strangers(
         }
     }
     Ok(())
+}
+
+/// What may stand behind the kind in an id: nothing, or `:2` and so on.
+fn is_number(rest: &str) -> bool {
+    rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1))
 }
 
 /// The stored record hashes against what the checkpoint commits to.

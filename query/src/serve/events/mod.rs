@@ -46,6 +46,7 @@ use super::{Served, problem};
 use crate::attributes::parse_time;
 use crate::caller::{Caller, Role};
 use crate::error::{Error, ErrorKind};
+use crate::repeated::Repeat;
 use limiter::{Allowance, Limiter};
 
 pub(crate) const LIMIT_DEFAULT: usize = 1_000;
@@ -147,6 +148,16 @@ pub(crate) struct Request {
     /// Where a reader without a cursor begins.
     pub(crate) begin: u64,
 }
+
+impl Request {
+    /// What is asked for, for the records of who asked.
+    fn words(&self, what: &str) -> String {
+        format!("{what}, filter {}, format {}", self.filter.key(), self.format.name())
+    }
+}
+
+/// Who pulls page by page is recorded when he begins, and then once a minute.
+const POLLS: (&str, &str) = ("poll_begin", "polled");
 
 impl Asked {
     /// Understands it; the error is what is wrong with it.
@@ -280,6 +291,10 @@ async fn events(
         Ok(position) => position,
         Err(gone) => return Ok(gone),
     };
+    let poll = match streams {
+        true => Repeat::default(),
+        false => served.engine.audit().repeated(caller, POLLS, &request.words("events")).await?,
+    };
     if streams || !request.wait.is_zero() {
         let Ok(permit) = Arc::clone(&served.events.waiting).try_acquire_owned() else {
             let message = format!("{WAITING_MAX} readers wait for events already");
@@ -289,23 +304,24 @@ async fn events(
             let following = stream::Following::begin(served.clone(), caller, request, position, true, permit);
             return Ok(stream::answer(following.await?));
         }
-        let answer = paged(served, &request, position, query, headers, json).await;
+        let answer = paged(served, (&request, position), query, headers, json, &poll).await;
         drop(permit);
         return answer;
     }
-    paged(served, &request, position, query, headers, json).await
+    paged(served, (&request, position), query, headers, json, &poll).await
 }
 
 async fn paged(
     served: &Served,
-    request: &Request,
-    position: Position,
+    (request, position): (&Request, Position),
     query: Option<&str>,
     headers: &HeaderMap,
     json: bool,
+    poll: &Repeat,
 ) -> Result<Response, Error> {
     served.engine.stats().page();
     let (page, held) = held_page(served, request, position.seq, request.limit).await?;
+    poll.gave(page.lines.len() as u64, page.from..page.next);
     answer::page(served, request, position, (&page, held), answer::Shape { json, query, headers }).await
 }
 

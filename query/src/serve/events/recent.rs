@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::lines::{Format, Line, encode};
+use super::lines::{Counted, Format, Line, encode};
 use super::page::{Page, Wish};
 use crate::error::Error;
 use crate::projection::{Projection, Snapshot};
@@ -184,11 +184,12 @@ impl Recent {
 /// there is for them.
 fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result<Vec<Run>, Error> {
     let mut runs = vec![Run { from: begin, to: begin, bytes: 64, lines: Vec::new() }];
-    let (mut bytes, mut cut) = (0, None);
+    let (mut bytes, mut cut, mut counted) = (0, None, Counted::default());
     snapshot.read(&Wanted::all(Table::Events).seqs(begin..snapshot.size), |batch| {
         for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
             let mut lines = Vec::new();
-            encode(format, origin, &snapshot.log, &batch.slice(at, STEP_ROWS.min(batch.num_rows() - at)), &mut lines)?;
+            let step = batch.slice(at, STEP_ROWS.min(batch.num_rows() - at));
+            encode(format, (origin, &snapshot.log), &step, &mut counted, &mut lines)?;
             for line in lines {
                 let last = runs.last().and_then(|run| run.lines.last()).map(|line| line.seq);
                 // A run ends between records.
