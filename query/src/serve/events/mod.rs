@@ -17,6 +17,7 @@ mod lines;
 pub(crate) mod page;
 mod recent;
 mod sealed;
+mod shelf;
 mod state;
 mod stream;
 
@@ -41,6 +42,7 @@ pub(crate) use page::{Page, Wish};
 pub(crate) use recent::Recent;
 pub(crate) use sealed::Seals;
 pub use sealed::Signer;
+pub use shelf::{Directory, Put, Shelf};
 
 use super::{Served, problem};
 use crate::attributes::parse_time;
