@@ -129,3 +129,23 @@ fn a_mistake_is_named_by_line_and_key_with_its_mend() {
         assert!(!error.contains('\n'), "{error}");
     }
 }
+
+/// What a pattern means, tried in every way.
+fn naive(pattern: &str, text: &str, is_subject: bool) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
+    let Some(rest) = text.strip_prefix(before) else { return false };
+    let ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
+    let fits = |run: &str| !is_subject || !run.contains([',', '\\', '+', '=']);
+    ends.filter(|end| fits(&rest[..*end])).any(|end| naive(after, &rest[end..], is_subject))
+}
+
+proptest::proptest! {
+    /// One pass finds what trying everything finds, where a star stays within one value and where not.
+    #[test]
+    fn patterns_mean_the_same_in_one_pass(pattern in "[ab,*]{0,8}", text in "[ab,]{0,12}", is_subject: bool) {
+        let kind = if is_subject { "cert:" } else { "" };
+        let (pattern, text) = (format!("{kind}{pattern}"), format!("{kind}{text}"));
+        let found = super::policy::Pattern::of(&pattern).matches(&text);
+        proptest::prop_assert_eq!(found, naive(&pattern, &text, is_subject), "{} {}", pattern, text);
+    }
+}
