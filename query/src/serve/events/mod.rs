@@ -289,6 +289,11 @@ async fn events(
     if request.proof && !json {
         return Ok(bad("proof=1 needs Accept: application/json"));
     }
+    if request.proof {
+        // It has entries of all records, as tiles do, for whom tiles are.
+        let may = caller.require(&[Role::Witness, Role::Read], "the proof of a page");
+        may.inspect_err(|error| served.engine.audit().refused(caller, &error.message))?;
+    }
     let position = match start(served, &request, position)? {
         Ok(position) => position,
         Err(gone) => return Ok(gone),
