@@ -236,10 +236,11 @@ mod tests {
                     let name = format!("custody.audit.{name}");
                     record.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
                 };
-                let numbers = ["count", "rows", "first_seq", "next_seq"].into_iter().filter_map(|name| match value(name) {
-                    Some(Attribute::Int(number)) => Some(number as u64),
-                    _ => None,
-                });
+                let numbers =
+                    ["count", "rows", "first_seq", "next_seq"].into_iter().filter_map(|name| match value(name) {
+                        Some(Attribute::Int(number)) => Some(number as u64),
+                        _ => None,
+                    });
                 let Some(Attribute::Text(text)) = value("text") else { panic!("no text") };
                 (record.event.clone(), text, numbers.collect())
             });
@@ -284,10 +285,12 @@ mod tests {
         }
         audit.flush().await;
         let told = kept.take();
-        let others: u64 = told.iter().filter(|(name, text, _)| name.ends_with("polled") && text == OTHERS).map(|(.., n)| n[0]).sum();
+        let others: u64 =
+            told.iter().filter(|(name, text, _)| name.ends_with("polled") && text == OTHERS).map(|(.., n)| n[0]).sum();
         assert_eq!(others, 1000 - WORDS_MAX as u64);
         assert_eq!(told.iter().filter(|(name, ..)| name.ends_with("poll_begin")).count(), WORDS_MAX + 1);
-        let refused: Vec<u64> = told.iter().filter(|(name, ..)| name.ends_with("refused")).map(|(.., n)| n[0]).collect();
+        let refused: Vec<u64> =
+            told.iter().filter(|(name, ..)| name.ends_with("refused")).map(|(.., n)| n[0]).collect();
         assert_eq!(refused, [1, 999]);
     }
 }

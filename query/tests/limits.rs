@@ -9,8 +9,8 @@ use arrow_flight::sql::client::FlightSqlServiceClient;
 use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, flight, router};
 use custody_query::{
-    ActorType, Audit, AuditMode, Caller, Concurrency, Engine, Error, ErrorKind, Projection, QueryLimits, Recorder, Said,
-    everybody,
+    ActorType, Audit, AuditMode, Caller, Concurrency, Engine, Error, ErrorKind, Projection, QueryLimits, Recorder,
+    Said, everybody,
 };
 use custody_store::{Options, open};
 use futures::future::BoxFuture;

@@ -33,8 +33,7 @@ impl Store {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/s3.py");
-        let mut child =
-            Command::new(python()).arg(script).arg(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(python()).arg(script).arg(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
         Self { child, folder, endpoint: format!("http://127.0.0.1:{}", port.trim()) }
@@ -146,7 +145,10 @@ fn an_export_to_a_bad_store_loses_doubles_and_overwrites_nothing_over_a_kill() {
     let log = store.log();
     assert!(log.iter().all(|line| line.contains(" signed ")), "{log:#?}");
     assert!(log.iter().filter(|line| line.starts_with("PUT ")).all(|line| line.ends_with(" *")), "{log:#?}");
-    assert!(log.iter().any(|line| line.contains(" 503 ")) && log.iter().any(|line| line.contains(" lost ")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains(" 503 ")) && log.iter().any(|line| line.contains(" lost ")),
+        "{log:#?}"
+    );
     // Nothing of what signs is in a log line, however many there are.
     let told = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
     for secret in ["a/secret+key", "a session/token", "a%20session", "X-Amz-Signature"] {

@@ -142,7 +142,10 @@ fn who_polls_and_who_is_refused_is_in_the_log_once_and_then_counted() {
     assert_eq!((refused.len(), counts), (2, 40), "{refused:?}");
     assert!(refused[0]["custody.audit.text"].as_str().unwrap().contains("spiffe://example.com/agents/support"));
     let failed = said(&running, "login_failed");
-    assert!(failed.iter().any(|record| record["custody.audit.reasons"].to_string().contains("unreadable")), "{failed:?}");
+    assert!(
+        failed.iter().any(|record| record["custody.audit.reasons"].to_string().contains("unreadable")),
+        "{failed:?}"
+    );
 }
 
 #[test]
@@ -164,7 +167,8 @@ fn a_sender_by_claims_is_bound_to_the_tenants_of_the_rule_in_force() {
     let send = |running: &Running<'_>, tenant: &str| {
         let url = format!("https://{}/v1/logs", running.server.otlp_http);
         let attributes = json!([{"key": "tenant.id", "value": {"stringValue": tenant}}]);
-        let records = json!([{"timeUnixNano": now().to_string(), "attributes": attributes, "body": {"stringValue": tenant}}]);
+        let records =
+            json!([{"timeUnixNano": now().to_string(), "attributes": attributes, "body": {"stringValue": tenant}}]);
         let body = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]}).to_string();
         let request = running.anonymous().post(&url).header("Content-Type", "application/json");
         let answer = request.header("Authorization", format!("Bearer {token}")).send(body.as_bytes()).unwrap();
@@ -174,7 +178,8 @@ fn a_sender_by_claims_is_bound_to_the_tenants_of_the_rule_in_force() {
     send(&running, "globex");
     let reader = running.with(&site.authority.named("reader"));
     let foreign = |running: &Running<'_>| {
-        let sql = json!({"sql": "SELECT tenant, bound_to[1] AS bound FROM foreign_claims WHERE submitter LIKE '%#bot'"});
+        let sql =
+            json!({"sql": "SELECT tenant, bound_to[1] AS bound FROM foreign_claims WHERE submitter LIKE '%#bot'"});
         let url = running.url("/api/v1/sql");
         let request = reader.post(&url).header("Content-Type", "application/json");
         let mut answer = request.send(sql.to_string().as_bytes()).unwrap();

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use custody_query::serve::Served;
 use custody_query::serve::events::{Directory, Events, Export, Format, PAGES_PER_MINUTE, Shelf, Signer};
 use custody_query::serve::observe::Unobserved;
-use custody_query::serve::Served;
 use custody_query::{Engine, Error, ErrorKind, Projection, QueryLimits};
 use custody_store::system::{AUDIT_IDENTITY, SystemRecord};
 use custody_store::{Reader, Writer};
@@ -116,7 +116,8 @@ impl Signer for ControlSigner {
 /// Signs the digest of a period for who may open the control socket, and says so in the log first.
 pub fn sign(writer: &mut Writer, text: &str, identity: &str) -> Result<Value, custody_store::Error> {
     let note = writer.sign_events_digest(text)?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
     let record = SystemRecord::new("custody.audit.export")
         .with("custody.audit.action", "export")
         .with("custody.audit.identity", identity)

@@ -64,7 +64,11 @@ impl S3 {
         let (endpoint, style, region) = match (endpoint, region) {
             // Other stores have one region, which most of them call so.
             (Some(endpoint), region) => (endpoint, UrlStyle::Path, region.unwrap_or_else(|| "us-east-1".into())),
-            (None, None) => return Err("set AWS_REGION to the region of the bucket, or name another store with --s3-endpoint".into()),
+            (None, None) => {
+                return Err(
+                    "set AWS_REGION to the region of the bucket, or name another store with --s3-endpoint".into()
+                );
+            }
             (None, Some(region)) => {
                 let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
                 // Certificates are for one label before the domain.
@@ -73,11 +77,13 @@ impl S3 {
             }
         };
         check_endpoint(&endpoint)?;
-        let url = endpoint.parse().map_err(|e| format!("--s3-endpoint {endpoint}: {e}"))?;
+        let url = endpoint.parse().map_err(|_| format!("--s3-endpoint {endpoint}: it is not a URL"))?;
         let bucket = Bucket::new(url, style, name, region).map_err(|e| format!("{place}: {e}"))?;
         let mut tls = crate::credentials::tls();
         if let Some(path) = variable("AWS_CA_BUNDLE") {
-            tls = tls.root_certs(crate::credentials::roots(&PathBuf::from(path)).map_err(|e| format!("AWS_CA_BUNDLE: {e}"))?);
+            tls = tls.root_certs(
+                crate::credentials::roots(&PathBuf::from(path)).map_err(|e| format!("AWS_CA_BUNDLE: {e}"))?,
+            );
         }
         // A redirection would be signed for another address.
         let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
@@ -138,7 +144,8 @@ impl Shelf for S3 {
         let mut names = Vec::new();
         let mut next: Option<String> = None;
         loop {
-            let mut query = vec![("list-type", "2".to_owned()), ("encoding-type", "url".into()), ("prefix", prefix.clone())];
+            let mut query =
+                vec![("list-type", "2".to_owned()), ("encoding-type", "url".into()), ("prefix", prefix.clone())];
             query.extend(next.take().map(|token| ("continuation-token", token)));
             // The bucket itself, which has no key.
             let answer = self.get(&what, "", &query)?;
@@ -353,14 +360,18 @@ mod tests {
     fn a_place_is_a_bucket_and_a_prefix_and_nothing_else() {
         assert_eq!(parse("s3://abc"), Ok(("abc".into(), String::new())));
         assert_eq!(parse("s3://abc/d/e/"), Ok(("abc".into(), "d/e/".into())));
-        for wrong in ["abc", "s3://", "s3://ab", "s3://Abc/d", "s3://a..b", "s3://abc/../d", "s3://abc/d//e", "s3://abc/d/./e"] {
+        for wrong in
+            ["abc", "s3://", "s3://ab", "s3://Abc/d", "s3://a..b", "s3://abc/../d", "s3://abc/d//e", "s3://abc/d/./e"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn events_leave_the_machine_by_https_only() {
-        for sound in ["https://minio.example.com:9000", "http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost"] {
+        for sound in
+            ["https://minio.example.com:9000", "http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost"]
+        {
             assert_eq!(check_endpoint(sound), Ok(()), "{sound}");
         }
         for wrong in ["http://minio.example.com", "ftp://x", "minio:9000", "https://key:secret@minio.example.com", ""] {
@@ -383,7 +394,10 @@ mod tests {
                     </Contents><IsTruncated>true</IsTruncated><NextContinuationToken>1&#34;=</NextContinuationToken>";
         let keys: Vec<String> = elements(list, "Key").collect();
         assert_eq!(keys, ["a%2Bb/c+d%25", "e&lt;"]);
-        assert_eq!((decoded(&keys[0]), element(list, "NextContinuationToken")), ("a+b/c d%".into(), Some("1\"=".into())));
+        assert_eq!(
+            (decoded(&keys[0]), element(list, "NextContinuationToken")),
+            ("a+b/c d%".into(), Some("1\"=".into()))
+        );
         assert_eq!((element(list, "EncodingType"), decoded("%zz%4")), (None, "?z?".into()));
     }
 }

@@ -390,9 +390,7 @@ impl Serve {
         let checking = checks.as_ref().map(|checks| Arc::clone(checks.live()));
         let stop = async move {
             stop.await;
-            // While the log still takes records.
-            let said = async { tokio::join!(asked.flush(), guards.end()) };
-            let _ = tokio::time::timeout(FLUSH, said).await;
+            guards.end(&asked).await;
             // What is not judged by now is, after the next start.
             checking.inspect(|live| live.stop());
         };
@@ -457,9 +455,6 @@ pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failu
          use 127.0.0.1, and a proxy that ends TLS in front of it"
     )))
 }
-
-/// How long the stop waits for the last records of who asked and who could not come in.
-const FLUSH: Duration = Duration::from_secs(5);
 
 /// How many open files are asked of the system.
 const OPEN_FILES: u64 = 65_536;

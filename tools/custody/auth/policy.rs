@@ -211,7 +211,9 @@ impl Policy {
     /// The claims of an issuer's tokens that rules look at.
     pub fn claims_of<'a>(&'a self, issuer: &'a str) -> impl Iterator<Item = &'a str> {
         self.rules.iter().flat_map(move |rule| match &rule.who {
-            Who::Claims { issuer: of, claims } if of == issuer => claims.iter().map(|(name, _)| name.as_str()).collect(),
+            Who::Claims { issuer: of, claims } if of == issuer => {
+                claims.iter().map(|(name, _)| name.as_str()).collect()
+            }
             _ => Vec::new(),
         })
     }

@@ -193,7 +193,10 @@ impl Walk {
         }
         match &self.last {
             None if !begins_later && (digest.previous != "none" || digest.first != 0) => {
-                wrong(format!("it is the first one here, and begins at seq {}; --from-period says that older ones are gone", digest.first));
+                wrong(format!(
+                    "it is the first one here, and begins at seq {}; --from-period says that older ones are gone",
+                    digest.first
+                ));
             }
             None => {}
             Some((last, hash)) => {
@@ -304,7 +307,8 @@ mod tests {
     fn a_digest_is_in_its_one_layout() {
         let digest = Digest::parse(TEXT).unwrap();
         assert_eq!((digest.first, digest.next, digest.size, digest.objects.len()), (3, 17, 20, 1));
-        let object = Named { name: "events/a/b.gz".into(), bytes: 12, sha256: "aa".into(), first: 3, last: 16, events: 9 };
+        let object =
+            Named { name: "events/a/b.gz".into(), bytes: 12, sha256: "aa".into(), first: 3, last: 16, events: 9 };
         assert_eq!(digest.objects, [object]);
         for (from, to) in [
             ("v1\n", "v2\n"),

@@ -230,8 +230,10 @@ mod tests {
 
     #[test]
     fn two_events_of_a_kind_from_one_record_have_two_ids_however_they_are_read() {
-        let row = |seq: u64, kind: &str| EventRow { seq, kind: kind.into(), attributes: "{}".into(), ..EventRow::default() };
-        let rows = [row(6, "tool_call"), row(7, "tool_call"), row(7, "alert"), row(7, "tool_call"), row(8, "tool_call")];
+        let row =
+            |seq: u64, kind: &str| EventRow { seq, kind: kind.into(), attributes: "{}".into(), ..EventRow::default() };
+        let rows =
+            [row(6, "tool_call"), row(7, "tool_call"), row(7, "alert"), row(7, "tool_call"), row(8, "tool_call")];
         let want = ["log:6:tool_call", "log:7:tool_call", "log:7:alert", "log:7:tool_call:2", "log:8:tool_call"];
         for format in Format::ALL {
             for size in 1..=rows.len() {
