@@ -95,6 +95,7 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
         services: filter::tidy(asked.services.clone()),
         workspaces: filter::tidy(asked.workspaces.clone()),
         rows: caller.rows.clone(),
+        who: Arc::clone(&caller.identity),
     };
     let reader = served.engine.projection().reader();
     understood.cursors = Cursors::of(reader.origin(), &wanted);

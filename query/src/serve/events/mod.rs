@@ -171,6 +171,7 @@ impl Asked {
             services: filter::words(self.service.as_deref()),
             workspaces: filter::words(self.workspace.as_deref()),
             rows: caller.rows.clone(),
+            who: Arc::clone(&caller.identity),
         };
         if let Some(wrong) = filter.severities.iter().find(|s| !lines::SEVERITIES.contains(&s.as_str())) {
             return Err(format!("severity {wrong:?} is none of {}", lines::SEVERITIES.join(", ")));

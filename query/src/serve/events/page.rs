@@ -150,7 +150,7 @@ pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Ar
     if let Some(page) = recent.kept(&key) {
         return Ok(page);
     }
-    let _turn = recent.cold.acquire().await.map_err(|e| Error::internal(e.to_string()))?;
+    let _turn = recent.turn(&wish.filter.who).await?;
     if let Some(page) = recent.kept(&key) {
         return Ok(page);
     }
