@@ -260,10 +260,9 @@ mod tests {
         for asked in asked {
             asked.await.unwrap();
         }
-        let done = done.lock().unwrap();
+        let done = std::mem::take(&mut *done.lock().unwrap());
         let place = done.iter().position(|who| **who == *one).unwrap();
         assert!(place < 4 && done.len() == 51, "he came {place}.");
-        drop(done);
         recent.turn(&one).await.unwrap();
         assert!(recent.waiting.lock().unwrap().len() <= 2, "who has gone is forgotten");
     }
