@@ -68,6 +68,23 @@ struct Standing {
     previous: Option<String>,
 }
 
+impl Standing {
+    /// Whether this log can have come so far: whoever may write to the place can put anything there.
+    fn fits(&self, origin: &str, size: u64, latest: u64) -> Result<(), Error> {
+        let wrong = |why: String| Err(Error::new(ErrorKind::Invalid, format!("the newest digest there {why}")));
+        if !self.origin.is_empty() && self.origin != origin {
+            return wrong(format!("is of events of {}, another log", self.origin));
+        }
+        if self.next > size {
+            return wrong(format!("covers {} records, and this log has {size}", self.next));
+        }
+        if self.end > latest {
+            return wrong("is of a time that is still to come".into());
+        }
+        Ok(())
+    }
+}
+
 fn failed(what: &str, error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{what}: {error}"))
 }
@@ -81,10 +98,12 @@ impl Export {
     pub async fn run(self, served: Served) {
         let (mut standing, mut retry) = (None, RETRY_MIN);
         loop {
-            match self.step(&served, standing.take(), now()).await {
-                Ok(Some(then)) => (standing, retry) = (Some(then), RETRY_MIN),
-                Ok(None) => tokio::time::sleep(self.until_next()).await,
+            match self.step(&served, &mut standing, now()).await {
+                Ok(true) => retry = RETRY_MIN,
+                Ok(false) => tokio::time::sleep(self.until_next()).await,
                 Err(error) => {
+                    // Whatever was done is read off the place.
+                    standing = None;
                     let seconds = retry.as_secs();
                     tracing::error!(%error, seconds, "events could not be exported; it is tried again");
                     tokio::time::sleep(retry).await;
@@ -102,8 +121,7 @@ impl Export {
     /// What is exported until then is; another call goes on.
     pub async fn all_until(&self, served: &Served, time: u64) -> Result<u64, Error> {
         let (mut standing, mut periods) = (None, 0);
-        while let Some(then) = self.step(served, standing.take(), time).await? {
-            standing = Some(then);
+        while self.step(served, &mut standing, time).await? {
             periods += 1;
         }
         Ok(periods)
@@ -119,33 +137,31 @@ impl Export {
         Duration::from_nanos(end - now) + Duration::from_millis(20)
     }
 
-    /// Exports the next period that is over; gives where that stands, or `None` if there is none.
-    async fn step(&self, served: &Served, known: Option<Standing>, now: u64) -> Result<Option<Standing>, Error> {
+    /// Exports the next period that is over, and says where that stands; false if there is none.
+    async fn step(&self, served: &Served, known: &mut Option<Standing>, now: u64) -> Result<bool, Error> {
         let reader = served.engine.projection().reader();
-        let standing = match known {
-            Some(standing) => standing,
-            None => self.apart(standing).await?,
+        let standing = match known.as_ref() {
+            Some(standing) => standing.clone(),
+            None => known.insert(self.apart(standing).await?).clone(),
         };
-        if !standing.origin.is_empty() && standing.origin != reader.origin() {
-            let message = format!("what is exported there are events of {}, another log", standing.origin);
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
+        standing.fits(reader.origin(), reader.head().size, now.saturating_add(self.length()))?;
         let begin = match standing.end {
             0 => match reader.commitments_at(0).map_err(Error::store)? {
                 Some(first) => first.ingest_time / self.length() * self.length(),
-                None => return Ok(None),
+                None => return Ok(false),
             },
             end => end,
         };
         let end = (begin / self.length() + 1) * self.length();
         if end.saturating_add(GRACE.as_nanos() as u64) > now {
-            return Ok(None);
+            return Ok(false);
         }
         let next = reader.first_at(end).map_err(Error::store)?.max(standing.next);
         let mut visible = served.engine.projection().visible();
         visible.wait_for(|visible| *visible >= next).await.map_err(|e| Error::internal(e.to_string()))?;
         let objects = self.objects(served, begin, standing.next, next).await?;
-        self.seal(served, (begin, end), &standing, next, &objects).await.map(Some)
+        *known = Some(self.seal(served, (begin, end), &standing, next, &objects).await?);
+        Ok(true)
     }
 
     /// Does what blocks with the shelf.
@@ -344,6 +360,10 @@ mod tests {
         let found = standing(&shelf).unwrap();
         assert_eq!((found.origin.as_str(), found.next, found.end), ("log", 17, 1_795_168_800_000_000_000));
         assert_eq!(found.previous, Some(const_hex::encode(Sha256::digest(text))));
+        assert!(found.fits("log", 17, found.end).is_ok() && Standing::default().fits("log", 0, 0).is_ok());
+        for (origin, size, latest) in [("other", 17, found.end), ("log", 16, found.end), ("log", 17, found.end - 1)] {
+            assert_eq!(found.fits(origin, size, latest).unwrap_err().kind, ErrorKind::Invalid);
+        }
         shelf.put("digests/20261120T100000Z.digest", b"torn").unwrap();
         assert!(standing(&shelf).is_err());
     }
