@@ -132,7 +132,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if headers.get("x-amz-checksum-sha256") != base64.b64encode(hashlib.sha256(body).digest()).decode():
             return self.answer(400, code="BadDigest")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
+        part = FOLDER / "part"
+        part.write_bytes(body)
+        part.rename(path)
         COUNTS["put"] += 1
         return self.lose() if COUNTS["put"] % 3 == 2 else self.answer(200)
 
