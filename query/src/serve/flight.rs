@@ -82,7 +82,7 @@ impl Flight {
     }
 
     async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         match self.observer.traced(&request.metadata().clone().into_headers()) {
             None => self.answer(&caller, statement).await,
             Some(parent) => {
@@ -157,8 +157,8 @@ impl Flight {
 }
 
 /// Who asks: what authenticated the connection says so.
-fn caller<T>(request: &Request<T>) -> Caller {
-    request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None))
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    super::called(request.extensions())
 }
 
 /// Batches as a stream of Flight data.
@@ -203,8 +203,8 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&caller(&request), &statement).await?;
-        let statement_handle = statement.ticket(&caller(&request)).encode().into();
+        let schema = self.schema(&caller(&request)?, &statement).await?;
+        let statement_handle = statement.ticket(&caller(&request)?).encode().into();
         info(&TicketStatementQuery { statement_handle }, &schema, request)
     }
 
@@ -222,7 +222,7 @@ impl FlightSqlService for Flight {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&caller(&request), &statement).await?;
+        let schema = self.schema(&caller(&request)?, &statement).await?;
         let message = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();
         let IpcMessage(dataset_schema) =
             message.map_err(|e: datafusion::arrow::error::ArrowError| Status::internal(e.to_string()))?;
@@ -267,7 +267,7 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         let statement = Statement::decode(&query.prepared_statement_handle)?;
         let schema = self.schema(&caller, &statement).await?;
         let prepared_statement_handle = statement.ticket(&caller).encode().into();
@@ -331,7 +331,7 @@ impl FlightSqlService for Flight {
         query: CommandGetTables,
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         let wants_schema = query.include_schema;
         let mut builder = query.into_builder();
         for (name, kind) in self.tables(&caller).await? {
@@ -471,7 +471,7 @@ impl FlightSqlService for Flight {
         }
         let wrong = |_| Status::invalid_argument("the body is no CancelFlightInfoRequest");
         let cancel = CancelFlightInfoRequest::decode(action.body.as_ref()).map_err(wrong)?;
-        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request))?;
+        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request)?)?;
         let body = CancelFlightInfoResult::new(CancelStatus::Cancelled).encode_to_vec().into();
         Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
     }
@@ -488,7 +488,7 @@ impl FlightSqlService for Flight {
         request: Request<Action>,
     ) -> Result<ActionCancelQueryResult, Status> {
         let info = FlightInfo::decode(query.info).map_err(|_| Status::invalid_argument("this is no FlightInfo"))?;
-        self.cancel_all(&info, &caller(&request))?;
+        self.cancel_all(&info, &caller(&request)?)?;
         // CANCEL_RESULT_CANCELLED.
         Ok(ActionCancelQueryResult { result: 1 })
     }
