@@ -18,7 +18,6 @@ use custody_store::{Reader, Writer};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use sha2::Digest as _;
 
 use crate::control::{Control, Request};
 use crate::{Failure, print};
@@ -122,7 +121,7 @@ pub fn sign(writer: &mut Writer, text: &str, identity: &str) -> Result<Value, cu
         .with("custody.audit.action", "export")
         .with("custody.audit.identity", identity)
         .with("custody.audit.text", format!("events, period {}, seqs {}", field("period "), field("seqs ")))
-        .with("custody.audit.digest_sha256", const_hex::encode(sha2::Sha256::digest(&note)));
+        .with("custody.audit.digest_sha256", const_hex::encode(crate::s3::sha256(note.as_bytes())));
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     writer.append(vec![record.prepare_as(AUDIT_IDENTITY, time)?])?;
     Ok(json!({"note": note}))

@@ -14,9 +14,9 @@ use custody_query::serve::events::Shelf;
 use custody_store::digest::HEADER;
 use custody_store::note::{Note, VerifierKey};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::check::{Findings, text};
+use crate::s3::sha256;
 use crate::{Failure, print};
 
 /// Which export, and how to hold it.
@@ -163,7 +163,7 @@ impl Chain {
                     for object in &digest.objects {
                         walk.object(shelf, &digest, object)?;
                     }
-                    walk.last = Some((digest, const_hex::encode(Sha256::digest(&bytes))));
+                    walk.last = Some((digest, const_hex::encode(sha256(&bytes))));
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Walk {
             self.findings.add("missing", name.clone());
             return Ok(());
         };
-        if bytes.len() as u64 != object.bytes || const_hex::encode(Sha256::digest(&bytes)) != object.sha256 {
+        if bytes.len() as u64 != object.bytes || const_hex::encode(sha256(&bytes)) != object.sha256 {
             self.findings.add("altered", format!("{name}: these are not the bytes that its digest names"));
             return Ok(());
         }
