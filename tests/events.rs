@@ -10,6 +10,8 @@ mod many;
 mod pull;
 #[path = "events/siem.rs"]
 mod siem;
+#[path = "events/store.rs"]
+mod store;
 #[path = "events/streams.rs"]
 mod streams;
 

@@ -18,3 +18,5 @@ mod start;
 mod support;
 #[path = "security/tokens.rs"]
 mod tokens;
+#[path = "security/watched.rs"]
+mod watched;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -113,7 +113,7 @@ impl Tls {
     pub fn reload(&self) -> Result<(), String> {
         let new = Arc::new(read(&self.files)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
-        self.generation.fetch_add(1, Relaxed);
+        self.generation.fetch_add(1, Release);
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Session {
     /// Who the client is by its certificate, if it showed one and that is good now.
     pub(crate) fn identity(&self) -> Result<Option<&str>, String> {
         let Some((tls, Some(shown))) = self.0.get() else { return Ok(None) };
-        let generation = tls.generation.load(Relaxed);
+        let generation = tls.generation.load(Acquire);
         let mut verified = shown.verified.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.is_none_or(|(of, at)| of != generation || at.elapsed() >= VERIFY_AGAIN) {
             let current = tls.now();

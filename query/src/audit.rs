@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::caller::{ActorType, Caller};
 use crate::error::{Error, ErrorKind};
 use crate::recorder::{Recorder, Said};
+use crate::repeated::Repeats;
 
 /// Bytes of a text (a query, its parameters) that are kept; its digest is of the whole.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -59,15 +60,17 @@ impl AuditMode {
 pub type Redaction = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// A record that waits, and who waits for it.
-type Waiting = (SystemRecord, oneshot::Sender<Result<(), Error>>);
+pub(crate) type Waiting = (SystemRecord, oneshot::Sender<Result<(), Error>>);
 
 /// Records what callers do. Without a recorder it records nothing.
 #[derive(Clone, Default)]
 pub struct Audit {
     mode: AuditMode,
-    sender: Option<mpsc::Sender<Waiting>>,
+    pub(crate) sender: Option<mpsc::Sender<Waiting>>,
     redaction: Option<Redaction>,
     count: Arc<AtomicU64>,
+    /// What is done again and again, counted.
+    pub(crate) repeats: Arc<Repeats>,
 }
 
 impl Audit {
@@ -75,10 +78,12 @@ impl Audit {
     pub fn new(recorder: Arc<dyn Recorder>, mode: AuditMode) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         tokio::spawn(append(recorder, receiver));
+        let repeats = Arc::<Repeats>::default();
+        tokio::spawn(Repeats::tell(Arc::downgrade(&repeats), sender.downgrade()));
         // Numbers of one start of the server follow on each other, and are not those of another start.
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let count = Arc::new(AtomicU64::new(since.map_or(0, |since| since.as_nanos() as u64)));
-        Self { mode, sender: Some(sender), redaction: None, count }
+        Self { mode, sender: Some(sender), redaction: None, count, repeats }
     }
 
     /// With a way to take secrets out of texts.

@@ -1,15 +1,18 @@
 //! Who asks, what he may do, and which rows he may see.
 //!
 //! A `Caller` is made where a request comes in, from what authenticated it, and goes with it as an
-//! extension of the request. A request without one came over loopback of a server without
-//! configured identities: [`Caller::local`].
+//! extension of the request. A request without one is refused: whoever builds a server must say who
+//! comes in, and if everybody may, must say that ([`Caller::local`], [`everybody`]).
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::FromRequestParts;
+use axum::http::Extensions;
 use axum::http::request::Parts;
+
+use crate::error::{Error, ErrorKind};
 
 /// What a caller may do. Nothing is allowed that no role allows.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -151,18 +154,43 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Who came with a request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forbidden`] if nobody said who that is: then nobody may do anything.
+    fn of(extensions: &Extensions) -> Result<Self, Error> {
+        let unknown = || Error::new(ErrorKind::Forbidden, "nothing in front of this server says who is asking");
+        extensions.get::<Self>().cloned().ok_or_else(unknown)
+    }
+}
+
 /// A handler that takes a `Caller` gets the one that came with the request.
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::local(None)))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        Self::of(&parts.extensions)
     }
+}
+
+/// A router for a process that serves itself alone: whoever reaches it may do everything.
+pub fn everybody(router: Router) -> Router {
+    router.layer(axum::Extension(Caller::local(None)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_that_nobody_vouches_for_may_do_nothing() {
+        let mut extensions = Extensions::new();
+        assert_eq!(Caller::of(&extensions).unwrap_err().kind, ErrorKind::Forbidden);
+        extensions.insert(Caller::local(None));
+        assert!(Caller::of(&extensions).unwrap().may(Role::Read));
+    }
 
     #[test]
     fn roles_are_kept_apart() {

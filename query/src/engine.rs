@@ -287,7 +287,9 @@ impl Engine {
 
     /// Lets a query in.
     fn enter(&self, caller: &Caller) -> Result<Arc<Running>, Error> {
-        let place = caller.require(&[Role::Read], "asking").and_then(|()| self.gate.enter(&caller.identity));
+        let may = caller.require(&[Role::Read], "asking");
+        let may = may.inspect_err(|error| self.audit.refused(caller, &error.message));
+        let place = may.and_then(|()| self.gate.enter(&caller.identity));
         let place = place.inspect_err(|error| self.stats.refused(error))?;
         Ok(Arc::new(self.stats.begin(place)))
     }

@@ -37,6 +37,7 @@ mod projection;
 mod proofs;
 pub mod reach;
 mod recorder;
+mod repeated;
 pub mod replay;
 mod replay_table;
 pub mod rows;
@@ -53,7 +54,7 @@ pub mod tree;
 mod views;
 
 pub use audit::{Audit, AuditMode, Redaction, StreamWatch};
-pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
+pub use caller::{ActorType, Caller, Role, Roles, RowFilter, everybody};
 pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};
 pub use gate::Concurrency;

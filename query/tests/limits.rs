@@ -9,7 +9,8 @@ use arrow_flight::sql::client::FlightSqlServiceClient;
 use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, flight, router};
 use custody_query::{
-    ActorType, Audit, AuditMode, Caller, Concurrency, Engine, Error, ErrorKind, Projection, QueryLimits, Recorder, Said,
+    ActorType, Audit, AuditMode, Caller, Concurrency, Engine, Error, ErrorKind, Projection, QueryLimits, Recorder,
+    Said, everybody,
 };
 use custody_store::{Options, open};
 use futures::future::BoxFuture;
@@ -211,7 +212,7 @@ async fn a_query_ends_when_whoever_asked_goes() {
     let (engine, _dir) = engine();
     let stats = engine.stats().clone();
     let served = Served::new(engine.clone(), QueryLimits::default(), Arc::new(Unobserved));
-    let (stream, serving) = asked(router(served), &endless()).await;
+    let (stream, serving) = asked(everybody(router(served)), &endless()).await;
     until(|| stats.running() == 1, "to begin over HTTP").await;
     drop(stream);
     until(|| stats.running() == 0, "HTTP").await;
@@ -220,7 +221,7 @@ async fn a_query_ends_when_whoever_asked_goes() {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let service = flight::service(engine, Arc::new(Unobserved), &QueryLimits::default());
-    let app = tonic::service::Routes::new(service).prepare().into_axum_router();
+    let app = everybody(tonic::service::Routes::new(service).prepare().into_axum_router());
     let serving = tokio::spawn(axum::serve(listener, app).into_future());
     let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
     let mut client = FlightSqlServiceClient::new(channel);

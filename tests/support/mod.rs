@@ -75,6 +75,11 @@ impl Server {
 
     /// Starts on a folder that may hold a log already; on free ports, unless the flags name some.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
+        Self::start_with(folder, flags, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(folder: tempfile::TempDir, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let ready = folder.path().join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let mut child = Command::new(CUSTODY)
@@ -88,6 +93,7 @@ impl Server {
             // Tests that count records know of those that they send; those of checks turn them on.
             .args(if flags.contains(&"--checks") { &[][..] } else { &["--checks", "off"] })
             .env("CUSTODY_LOG", "warn")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("stderr.log")).unwrap())
             .spawn()

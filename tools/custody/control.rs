@@ -42,6 +42,10 @@ pub enum Request {
     Cose { seq: u64 },
     /// Add a backup to a directory.
     Backup { to: PathBuf, with_keys: bool, keep: Option<usize> },
+    /// Sign a checkpoint of all that is durable.
+    Checkpoint,
+    /// Sign the digest of exported events.
+    SignDigest { text: String },
     /// Sign a token for a script.
     Token { wanted: crate::auth::own::Wanted },
     /// Do something about an alert, as the user who asks.
@@ -166,6 +170,8 @@ fn act(writer: &mut Writer, request: &Request, identity: &str) -> Result<Value, 
             let receipt = writer.cose_receipt(*seq)?;
             Ok(json!({"receipt": receipt}))
         }
+        Request::Checkpoint => writer.checkpoint().map(|_| json!({})),
+        Request::SignDigest { text } => crate::export_events::sign(writer, text, identity),
         Request::Token { wanted } => crate::auth::own::make(writer, wanted, identity),
         Request::Info
         | Request::Export { .. }

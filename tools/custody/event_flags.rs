@@ -1,4 +1,4 @@
-//! The flags and settings of the events API: how often it may be asked, and export to a directory.
+//! The flags and settings of the events API: how often it may be asked, and where events are exported to.
 //!
 //! One struct is both the flags and the table `[events]` of the configuration file.
 
@@ -30,6 +30,14 @@ pub struct EventFlags {
     /// (docs/events.md) [default: none].
     #[arg(long, value_name = "DIR")]
     export_events_dir: Option<PathBuf>,
+    /// Put them into an object store instead, s3://BUCKET/PREFIX. Credentials and region are those of
+    /// the environment: AWS_ACCESS_KEY_ID, AWS_REGION and so on (docs/events.md).
+    #[arg(long, value_name = "PLACE", conflicts_with = "export_events_dir")]
+    export_events_to: Option<String>,
+    /// The address of an object store that is not AWS's: MinIO, Ceph, R2 and the like
+    /// [default: AWS_ENDPOINT_URL_S3, or AWS].
+    #[arg(long, value_name = "URL")]
+    s3_endpoint: Option<String>,
     /// How exported events are written: raw, or what docs/events.md lists [default: raw].
     #[arg(long, value_name = "FORMAT")]
     export_events_format: Option<String>,
@@ -41,9 +49,16 @@ pub struct EventFlags {
 impl EventFlags {
     /// These, and those of a file where these say nothing.
     pub fn or(self, file: Self) -> Self {
+        // A place that is named here is meant instead of the one in the file, of whichever kind.
+        let (export_events_dir, export_events_to) = match (self.export_events_dir, self.export_events_to) {
+            (None, None) => (file.export_events_dir, file.export_events_to),
+            named => named,
+        };
         Self {
             event_requests_per_minute: self.event_requests_per_minute.or(file.event_requests_per_minute),
-            export_events_dir: self.export_events_dir.or(file.export_events_dir),
+            export_events_dir,
+            export_events_to,
+            s3_endpoint: self.s3_endpoint.or(file.s3_endpoint),
             export_events_format: self.export_events_format.or(file.export_events_format),
             export_events_every: self.export_events_every.or(file.export_events_every),
         }
@@ -58,13 +73,18 @@ impl EventFlags {
 
     /// Begins the export, if there is one.
     pub fn export(&self, served: &Served) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
-        let Some(dir) = &self.export_events_dir else { return Ok(None) };
+        let place = match (&self.export_events_dir, &self.export_events_to) {
+            (None, None) => return Ok(None),
+            (Some(dir), _) => dir.display().to_string(),
+            (None, Some(place)) => place.clone(),
+        };
         let wrong = |e| Failure::unable(format!("--export-events-format: {e}"));
         let format = Format::parse(self.export_events_format.as_deref()).map_err(wrong)?;
-        let cannot = |e| Failure::unable(format!("--export-events-dir {}: {e}", dir.display()));
-        std::fs::create_dir_all(dir).map_err(cannot)?;
+        let flag = if self.export_events_dir.is_some() { "--export-events-dir" } else { "--export-events-to" };
+        let shelf = crate::export_events::shelf(&place, self.s3_endpoint.as_deref());
+        let shelf = shelf.map_err(|e| Failure::unable(format!("{flag}: {e}")))?;
         let every = Duration::from_secs(self.export_events_every.unwrap_or(3600));
-        Ok(Some(tokio::spawn(Export { dir: dir.clone(), format, every }.run(served.clone()))))
+        Ok(Some(tokio::spawn(Export { shelf, format, every }.run(served.clone()))))
     }
 }
 

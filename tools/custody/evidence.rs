@@ -12,6 +12,7 @@ use custody_store::{Checkpoint, Reader};
 use serde_json::{Value, json};
 
 use crate::control::{Control, Request};
+use crate::export_events::To;
 use crate::select::Select;
 use crate::source::Source;
 use crate::verify::{read, read_vkeys, short};
@@ -96,19 +97,27 @@ pub struct Export {
     #[arg(long, conflicts_with_all = ["seq", "trace", "grant", "agent", "sql", "where"])]
     all: bool,
     /// The file to write, such as incident.custody.
-    #[arg(long, short, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(long, short, value_name = "FILE", required_unless_present = "to")]
+    output: Option<PathBuf>,
     /// Why it is exported; goes into the log and the bundle.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     /// The data directory; if a server runs on it, the server does the work.
     #[arg(long, default_value = "custody-data", value_name = "DIR")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    to: To,
 }
 
 impl Export {
-    /// Writes the file.
+    /// Writes the file, or the objects.
     pub fn run(self) -> Result<(), Failure> {
+        if self.to.is_some() {
+            if self.select.is_some() {
+                return Err(Failure::wrong("--to exports the events of all records; a selection is for -o FILE"));
+            }
+            return self.to.run(&self.data_dir);
+        }
         if self.select.is_none() && !self.all {
             return Err(Failure::wrong(
                 "say what to export: --trace, --grant, --agent, --sql, --where, --seq or --all",
@@ -135,7 +144,8 @@ impl Export {
         let words = self.select.as_ref().map_or_else(|| "all".to_owned(), Select::words);
         let request =
             Request::Export { seqs, all: self.all, query: words, reason: self.reason.clone(), attached: Value::Null };
-        write_bundle(&self.output, &mut control, &request)
+        let output = self.output.as_deref().ok_or_else(|| Failure::wrong("name the file to write with -o"))?;
+        write_bundle(output, &mut control, &request)
     }
 }
 

@@ -331,7 +331,7 @@ impl Serve {
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
         let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
-        let limits = self.queries.limits()?;
+        let (limits, asked) = (self.queries.limits()?, engine.audit().clone());
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
@@ -390,6 +390,7 @@ impl Serve {
         let checking = checks.as_ref().map(|checks| Arc::clone(checks.live()));
         let stop = async move {
             stop.await;
+            guards.end(&asked).await;
             // What is not judged by now is, after the next start.
             checking.inspect(|live| live.stop());
         };

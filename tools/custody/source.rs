@@ -121,7 +121,8 @@ impl Source {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).map_err(Failure::unable)?;
         let address = listener.local_addr().map_err(Failure::unable)?;
         let served = Served::new(engine, QueryLimits::default(), Arc::new(Unobserved));
-        runtime.spawn(axum::serve(listener, router(served)).into_future());
+        let router = custody_query::everybody(router(served));
+        runtime.spawn(axum::serve(listener, router).into_future());
         Ok(Self {
             live: false,
             dir: Some(dir.to_owned()),

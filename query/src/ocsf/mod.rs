@@ -74,12 +74,14 @@ pub struct Context<'a> {
     /// Size and root of a checkpoint that covers the event. Only where it is the same at every
     /// reading, as in an export that names its checkpoint.
     pub checkpoint: Option<(u64, [u8; 32])>,
+    /// How many events of this kind the record gave before this one.
+    pub nth: u32,
 }
 
 impl<'a> Context<'a> {
     /// Of a log, and nothing more.
     pub fn of(origin: &'a str) -> Self {
-        Self { origin, hashes: None, checkpoint: None }
+        Self { origin, hashes: None, checkpoint: None, nth: 0 }
     }
 }
 
@@ -97,9 +99,17 @@ pub(crate) fn severity(row: &EventRow) -> u32 {
     class::severity(row, &told::Told::of(row)).0
 }
 
-/// The stable id of an event, by which a reader drops doubles: `origin:seq:kind`.
 fn uid(row: &EventRow, context: &Context<'_>) -> String {
-    format!("{}:{}:{}", context.origin, row.seq, row.kind)
+    uid_of(context.origin, row.seq, &row.kind, context.nth)
+}
+
+/// The stable id of an event, by which a reader drops doubles: `origin:seq:kind`, and of a record
+/// that gave several of one kind `origin:seq:kind:2` for the second and so on.
+pub(crate) fn uid_of(origin: &str, seq: u64, kind: &str, nth: u32) -> String {
+    match nth {
+        0 => format!("{origin}:{seq}:{kind}"),
+        nth => format!("{origin}:{seq}:{kind}:{}", nth + 1),
+    }
 }
 
 /// Milliseconds of a time, as OCSF has it.

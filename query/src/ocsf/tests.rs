@@ -326,7 +326,7 @@ fn what_has_no_field_is_unmapped() {
 #[test]
 fn the_ledgers_hashes_are_told_where_they_are_known() {
     let hashes = |seq| (seq == 7).then_some(EntryHashes { chain: [1; 32], leaf: [2; 32] });
-    let context = Context { origin: "o", hashes: Some(&hashes), checkpoint: Some((9, [3; 32])) };
+    let context = Context { origin: "o", hashes: Some(&hashes), checkpoint: Some((9, [3; 32])), nth: 0 };
     let mut out = String::new();
     encode(Format::Ocsf, &full("tool_call"), &context, &mut out);
     let event: Json = serde_json::from_str(&out).unwrap();

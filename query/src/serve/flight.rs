@@ -81,7 +81,7 @@ impl Flight {
     }
 
     async fn run(&self, statement: Statement, request: Request<Ticket>) -> Result<Response<DataStream>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         match self.observer.traced(&request.metadata().clone().into_headers()) {
             None => self.answer(&caller, statement).await,
             Some(parent) => {
@@ -156,8 +156,8 @@ impl Flight {
 }
 
 /// Who asks: what authenticated the connection says so.
-fn caller<T>(request: &Request<T>) -> Caller {
-    request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None))
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    super::called(request.extensions())
 }
 
 /// Batches as a stream of Flight data.
@@ -202,8 +202,8 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&caller(&request), &statement).await?;
-        let statement_handle = statement.ticket(&caller(&request)).encode().into();
+        let schema = self.schema(&caller(&request)?, &statement).await?;
+        let statement_handle = statement.ticket(&caller(&request)?).encode().into();
         info(&TicketStatementQuery { statement_handle }, &schema, request)
     }
 
@@ -222,7 +222,7 @@ impl FlightSqlService for Flight {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let statement = Statement::of(query.query);
         let limits = self.limits.clone();
-        let prepared = self.engine.prepare(&caller(&request), &statement.sql, limits).await;
+        let prepared = self.engine.prepare(&caller(&request)?, &statement.sql, limits).await;
         let (columns, parameters) = prepared.map_err(status)?;
         let prepared_statement_handle = statement.encode().into();
         Ok(ActionCreatePreparedStatementResult {
@@ -266,7 +266,7 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         let statement = Statement::decode(&query.prepared_statement_handle)?;
         let schema = self.schema(&caller, &statement).await?;
         let prepared_statement_handle = statement.ticket(&caller).encode().into();
@@ -330,7 +330,7 @@ impl FlightSqlService for Flight {
         query: CommandGetTables,
         request: Request<Ticket>,
     ) -> Result<Response<DataStream>, Status> {
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         let wants_schema = query.include_schema;
         let mut builder = query.into_builder();
         for (name, kind) in self.tables(&caller).await? {
@@ -470,7 +470,7 @@ impl FlightSqlService for Flight {
         }
         let wrong = |_| Status::invalid_argument("the body is no CancelFlightInfoRequest");
         let cancel = CancelFlightInfoRequest::decode(action.body.as_ref()).map_err(wrong)?;
-        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request))?;
+        self.cancel_all(&cancel.info.unwrap_or_default(), &caller(&request)?)?;
         let body = CancelFlightInfoResult::new(CancelStatus::Cancelled).encode_to_vec().into();
         Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
     }
@@ -487,7 +487,7 @@ impl FlightSqlService for Flight {
         request: Request<Action>,
     ) -> Result<ActionCancelQueryResult, Status> {
         let info = FlightInfo::decode(query.info).map_err(|_| Status::invalid_argument("this is no FlightInfo"))?;
-        self.cancel_all(&info, &caller(&request))?;
+        self.cancel_all(&info, &caller(&request)?)?;
         // CANCEL_RESULT_CANCELLED.
         Ok(ActionCancelQueryResult { result: 1 })
     }

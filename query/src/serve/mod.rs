@@ -14,7 +14,7 @@ pub mod tiles;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
@@ -79,17 +79,26 @@ pub fn router(served: Served) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(1 << 20))
-        .layer(axum::middleware::from_fn(authorized))
+        .layer(axum::middleware::from_fn_with_state(served.clone(), authorized))
         .layer(axum::middleware::from_fn_with_state(served.clone(), observe::trace))
         .with_state(served)
 }
 
 /// Lets in who has the role that the path needs.
-async fn authorized(caller: Caller, request: Request, next: Next) -> Response {
+async fn authorized(State(served): State<Served>, caller: Caller, request: Request, next: Next) -> Response {
     match authorize::allow(&caller, request.method(), request.uri().path()) {
         Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            served.engine.audit().refused(&caller, &error.message);
+            error.into_response()
+        }
     }
+}
+
+/// Who asks over gRPC.
+fn called(extensions: &tonic::Extensions) -> Result<Caller, tonic::Status> {
+    let unknown = || tonic::Status::permission_denied("nothing in front of this server says who is asking");
+    extensions.get::<Caller>().cloned().ok_or_else(unknown)
 }
 
 /// A page with the head, the checkpoint and a box for SQL. It loads nothing from

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use custody_query::{Recorder, Said};
 use custody_store::system::{AUDIT_IDENTITY, Attribute, SystemRecord};
@@ -35,6 +35,8 @@ struct Failures {
     reasons: BTreeMap<&'static str, u64>,
     peers: Names,
     identities: Names,
+    /// When the first of them was.
+    since: Option<Instant>,
 }
 
 /// Some names, and how many more there were.
@@ -79,10 +81,22 @@ impl Audit {
     pub fn failed(&self, reason: &'static str, peer: &str, identity: Option<&str>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.count += 1;
+        failures.since.get_or_insert_with(Instant::now);
         *failures.reasons.entry(reason).or_default() += 1;
         failures.peers.add(peer);
         if let Some(identity) = identity {
             failures.identities.add(identity);
+        }
+    }
+
+    /// Says what was not said yet, and waits until that is durable: the server stops.
+    pub async fn flush(&self) {
+        let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        let (Some(recorder), Some(since)) = (self.recorder.get(), failures.since) else { return };
+        let window = Duration::from_secs(since.elapsed().as_secs() + 1);
+        let said = Said { identity: AUDIT_IDENTITY.into(), record: failures.record(window) };
+        if let Err(error) = recorder.append(vec![said]).await {
+            tracing::error!(%error, "the log takes no audit record");
         }
     }
 

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Acquire;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,10 @@ use super::{ASSERTION, Auth, Login, now};
 
 /// Whether the server lives is for everybody to ask: load balancers have no token.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The page and the description of the API hold nothing of anybody's, and a browser has no token before
+/// it has a page.
+const PLAIN: [&str; 2] = ["/", "/openapi.json"];
 
 /// The services of a listener's connections: this layer over a router.
 pub fn over(auth: Option<Arc<Auth>>, router: Router, tongue: Tongue) -> impl Fn(Peer) -> Over {
@@ -67,11 +71,15 @@ async fn serve(
     if tongue == Tongue::Http && OPEN.contains(&request.uri().path()) {
         return Ok(open(&auth, &peer, router, request).await);
     }
+    if tongue == Tongue::Http && PLAIN.contains(&request.uri().path()) {
+        request.extensions_mut().insert(nobody(&peer));
+        return TowerToHyperService::new(router).call(request).await;
+    }
     // What is gRPC is told so in its own words, on whichever port.
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let tongue = if is_grpc { Tongue::Grpc } else { tongue };
-    let generation = auth.generation.load(Relaxed);
+    let generation = auth.generation.load(Acquire);
     match auth.login(&peer, request.headers()).await {
         Err(denied) => Ok(refused(&denied.refusal(), tongue)),
         Ok(login) => {
@@ -89,12 +97,16 @@ async fn serve(
     }
 }
 
+/// Somebody of whom nothing is known: he may do nothing and sees nothing.
+fn nobody(peer: &Peer) -> Caller {
+    let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
+    Caller { roles, rows, ..Caller::local(Some(peer.address())) }
+}
+
 /// Whether the server lives and takes requests: to who is known with its reasons, to others as a status.
 async fn open(auth: &Auth, peer: &Peer, router: Router, mut request: Request<Incoming>) -> Response<Body> {
     let known = auth.attempt(peer, request.headers());
-    let (roles, rows) = (Roles::default(), RowFilter { tenants: Some([].into()), workspaces: None });
-    let nobody = || Caller { roles, rows, ..Caller::local(Some(peer.address())) };
-    request.extensions_mut().insert(known.as_ref().map_or_else(|_| nobody(), |login| login.caller.clone()));
+    request.extensions_mut().insert(known.as_ref().map_or_else(|_| nobody(peer), |login| login.caller.clone()));
     let Ok(answer) = TowerToHyperService::new(router).call(request).await;
     match known {
         Ok(_) => answer,
@@ -144,7 +156,7 @@ struct Standing {
 impl Standing {
     /// Whether he would be let in now, with the same rights.
     fn holds(&mut self) -> bool {
-        let generation = self.auth.generation.load(Relaxed);
+        let generation = self.auth.generation.load(Acquire);
         let fresh = generation == self.generation && (!self.login.own || self.asked.elapsed() < ASK_AGAIN);
         if fresh && now() < self.login.until && self.peer.certificate().is_ok() {
             return true;

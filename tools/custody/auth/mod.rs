@@ -14,6 +14,7 @@ pub mod layer;
 pub mod own;
 pub mod policy;
 pub mod reload;
+mod senders;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -21,7 +22,7 @@ mod token;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,6 +37,7 @@ use denied::Denied;
 use jwks::Issuer;
 pub use jwks::check_url;
 use policy::{KeysAt, Policy, Rule, Subject};
+use senders::Senders;
 use token::{Demands, Flaw, Unverified};
 
 /// Pomerium's proof of who is behind it.
@@ -76,6 +78,7 @@ pub struct Auth {
     generation: AtomicU64,
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
     audit: Arc<Audit>,
+    senders: Senders,
     counts: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
@@ -105,8 +108,9 @@ impl Auth {
     /// One line that names file, line, key and mend.
     pub fn new(path: &Path, reader: Reader, audit: Arc<Audit>) -> Result<Arc<Self>, String> {
         let in_force = RwLock::new(Arc::new(in_force(path, &reader, None)?));
+        let senders = Senders::open(reader.dir())?;
         let (generation, remembered, counts) = Default::default();
-        Ok(Arc::new(Self { path: path.to_owned(), reader, in_force, generation, remembered, audit, counts }))
+        Ok(Arc::new(Self { path: path.to_owned(), reader, in_force, generation, remembered, audit, senders, counts }))
     }
 
     fn in_force(&self) -> Arc<InForce> {
@@ -132,13 +136,16 @@ impl Auth {
         self.in_force().policy.digest.clone()
     }
 
-    /// Which tenants a sender may speak for, where a rule names his identity. (Of a token whose claims
-    /// decided, nobody knows that later.)
+    /// Which tenants a sender may speak for, by the rules in force: those that name his identity, and
+    /// those of claims by what his token said when he came in last.
     pub fn bindings(self: &Arc<Self>) -> custody_query::Bindings {
         let auth = Arc::clone(self);
         Arc::new(move |identity| {
             let in_force = auth.in_force();
-            in_force.policy.decide(Subject { identity, token: None })?.rows.tenants.clone()
+            let claims = auth.senders.claims(identity);
+            let issuer = identity.strip_prefix("jwt:").and_then(|rest| rest.split_once('#')).map(|(issuer, _)| issuer);
+            let token = issuer.zip(claims.as_ref());
+            in_force.policy.decide(Subject { identity, token })?.rows.tenants.clone()
         })
     }
 
@@ -150,6 +157,8 @@ impl Auth {
     /// Reads the policy and its files again; if anything is wrong with them, the former stays.
     pub fn reload(&self) -> Result<(), String> {
         let new = in_force(&self.path, &self.reader, Some(&self.in_force()))?;
+        // Keys behind URLs that are here already are fetched again later: an issuer that does not answer
+        // must not put off what the new policy takes away.
         load_keys(&new)?;
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         self.changed();
@@ -158,7 +167,12 @@ impl Auth {
 
     /// What was found out about anybody must be found out anew.
     pub fn changed(&self) {
-        self.generation.fetch_add(1, Relaxed);
+        self.generation.fetch_add(1, Release);
+    }
+
+    /// Makes durable what there is to remember.
+    pub fn save(&self) {
+        self.senders.save();
     }
 
     /// Fetches the keys behind URLs again that are due.
@@ -222,6 +236,9 @@ impl Auth {
         let certificate = peer
             .certificate()
             .map_err(|e| Denied::unknown("certificate", format!("the client certificate is not good any more: {e}")))?;
+        // First the generation, then what is in force: what is found out under an old policy must not be
+        // remembered as of the new one.
+        let generation = self.generation.load(Acquire);
         let in_force = self.in_force();
         if let Some(assertion) = only(headers, &ASSERTION)? {
             let address = peer.identity();
@@ -231,7 +248,7 @@ impl Auth {
                 let why = "X-Pomerium-Jwt-Assertion is believed from a configured proxy only";
                 return Err(Denied::unknown("forged_assertion", why));
             }
-            return self.by_token(&in_force, assertion, &trusted, false);
+            return self.by_token((generation, &in_force), assertion, &trusted, false);
         }
         if let Some(value) = only(headers, &header::AUTHORIZATION)? {
             let bearer = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -239,7 +256,7 @@ impl Auth {
                 return Err(Denied::unknown("scheme", "Authorization must be: Bearer TOKEN"));
             };
             let believes = |issuer: &Issuer| issuer.settings.proxies.is_empty();
-            return self.by_token(&in_force, token.trim(), &believes, true);
+            return self.by_token((generation, &in_force), token.trim(), &believes, true);
         }
         let address = peer.identity();
         let subject = Subject { identity: certificate.unwrap_or(&address), token: None };
@@ -254,12 +271,12 @@ impl Auth {
     /// (no proxy brings tokens of ours). What was verified is remembered by the token's digest.
     fn by_token(
         &self,
-        in_force: &InForce,
+        (generation, in_force): (u64, &InForce),
         token: &str,
         believes: &dyn Fn(&Issuer) -> bool,
         or_own: bool,
     ) -> Result<Arc<Login>, Denied> {
-        let (generation, now) = (self.generation.load(Relaxed), now());
+        let now = now();
         let kind = in_force.issuers.iter().map(|issuer| u8::from(believes(issuer))).collect::<Vec<u8>>();
         let digest = *blake3::Hasher::new().update(&kind).update(b"/").update(token.as_bytes()).finalize().as_bytes();
         {
@@ -329,10 +346,11 @@ impl Auth {
         })?;
         let identity = format!("jwt:{issuer}#{}", proven.subject);
         let subject = Subject { identity: &identity, token: Some((&issuer, &proven.claims)) };
-        match in_force.policy.decide(subject) {
-            Some(rule) => admit(rule, &identity, proven.until),
-            None => Err(Denied::Stranger { identity }),
+        let Some(rule) = in_force.policy.decide(subject) else { return Err(Denied::Stranger { identity }) };
+        if rule.roles.has(Role::Write) {
+            self.senders.came(&identity, &proven.claims, in_force.policy.claims_of(&issuer), now);
         }
+        admit(rule, &identity, proven.until)
     }
 
     /// A token of this log says itself what it is for; a rule that speaks of its bearer can only take away.
@@ -395,7 +413,9 @@ impl Guard for Auth {
             match login.caller.may(Role::Write) {
                 true => Ok(Arc::clone(&login.caller.identity)),
                 false => {
-                    Err(Refusal::Forbidden(format!("{} may not send: it has no role write", login.caller.identity)))
+                    let identity = &login.caller.identity;
+                    self.audit.failed("no_role_write", &peer.identity(), Some(identity));
+                    Err(Refusal::Forbidden(format!("{identity} may not send: it has no role write")))
                 }
             }
         })
@@ -449,9 +469,9 @@ fn in_force(path: &Path, reader: &Reader, former: Option<&InForce>) -> Result<In
     Ok(InForce { policy, issuers })
 }
 
-/// Files must be readable; what is behind a URL may come later.
+/// Files must be readable; what is behind a URL may come later, and is not asked for if it is here.
 fn load_keys(in_force: &InForce) -> Result<(), String> {
-    for issuer in &in_force.issuers {
+    for issuer in in_force.issuers.iter().filter(|issuer| issuer.is_file() || issuer.keys().is_none()) {
         match issuer.load() {
             Ok(_) => {}
             Err(error) if issuer.is_file() => return Err(error),

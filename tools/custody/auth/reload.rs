@@ -35,6 +35,9 @@ pub struct Guards {
     pub begun: SystemTime,
 }
 
+/// How long the stop waits for the last audit records.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// A file as it was seen: when it was changed, how long it is, which inode.
 type Seen = Option<(SystemTime, u64, u64)>;
 
@@ -59,7 +62,10 @@ impl Guards {
                     if asked || now != before {
                         guards.reload(if asked { "SIGHUP" } else { "a file changed" });
                     }
-                    guards.auth.iter().for_each(|auth| auth.refresh());
+                    guards.auth.iter().for_each(|auth| {
+                        auth.refresh();
+                        auth.save();
+                    });
                     // What the policy names may be other files now.
                     if now == before { now } else { guards.look() }
                 });
@@ -91,6 +97,18 @@ impl Guards {
         self.audit.begin(recorder);
         self.audit.say(self.in_force("start"));
         self.clone().watch()
+    }
+
+    /// Makes durable what is only in memory, while the log still takes records: who asked what how often, who
+    /// could not come in, and what senders' tokens said.
+    pub async fn end(&self, asked: &custody_query::Audit) {
+        let said = async { tokio::join!(asked.flush(), self.audit.flush()) };
+        if tokio::time::timeout(FLUSH, said).await.is_err() {
+            tracing::error!("the log did not take the last audit records");
+        }
+        if let Some(auth) = self.auth.clone() {
+            let _ = tokio::task::spawn_blocking(move || auth.save()).await;
+        }
     }
 
     fn look(&self) -> Vec<(PathBuf, Seen)> {

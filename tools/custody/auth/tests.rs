@@ -129,3 +129,38 @@ fn a_mistake_is_named_by_line_and_key_with_its_mend() {
         assert!(!error.contains('\n'), "{error}");
     }
 }
+
+/// What a pattern means, tried in every way.
+fn naive(pattern: &str, text: &str, is_subject: bool) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
+    let Some(rest) = text.strip_prefix(before) else { return false };
+    let ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
+    let fits = |run: &str| !is_subject || !run.contains([',', '\\', '+', '=']);
+    ends.filter(|end| fits(&rest[..*end])).any(|end| naive(after, &rest[end..], is_subject))
+}
+
+/// All texts of up to so many of these characters.
+fn texts(characters: &str, most: usize) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut last = 0;
+    for _ in 0..most {
+        let longer: Vec<String> =
+            all[last..].iter().flat_map(|text| characters.chars().map(move |c| format!("{text}{c}"))).collect();
+        last = all.len();
+        all.extend(longer);
+    }
+    all
+}
+
+/// One pass finds what trying everything finds, where a star stays within one value and where not.
+#[test]
+fn patterns_mean_the_same_in_one_pass() {
+    for (kind, is_subject) in [("", false), ("cert:", true)] {
+        for pattern in texts("ab,*", 5).into_iter().map(|pattern| format!("{kind}{pattern}")) {
+            let read = super::policy::Pattern::of(&pattern);
+            for text in texts("ab,", 5).into_iter().map(|text| format!("{kind}{text}")) {
+                assert_eq!(read.matches(&text), naive(&pattern, &text, is_subject), "{pattern} {text}");
+            }
+        }
+    }
+}

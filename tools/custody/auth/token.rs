@@ -16,6 +16,10 @@ pub const BYTES_MAX: usize = 16 << 10;
 /// Longest subject.
 const SUBJECT_CHARS_MAX: usize = 512;
 
+/// What issuers sign with the same keys and is no proof of who somebody is: logout tokens and other
+/// security events (RFC 8417), proofs of possession (RFC 9449).
+const OTHER_TYPES: [&str; 3] = ["logout+jwt", "secevent+jwt", "dpop+jwt"];
+
 /// Why a token is not believed: its name in metrics and records, and the words for its bearer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
@@ -119,20 +123,27 @@ impl<'a> Unverified<'a> {
         });
         let (message, header, payload, signature) = parts.ok_or(Flaw::Unreadable("it has not three parts"))?;
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Flaw::Unreadable("it is not base64url"));
-        let json = |part: &str| {
-            let value: Value =
-                serde_json::from_slice(&decode(part)?).map_err(|_| Flaw::Unreadable("it is not JSON"))?;
-            if value.is_object() { Ok(value) } else { Err(Flaw::Unreadable("it is not a JSON object")) }
-        };
+        let json = |part: &str| object(&decode(part)?);
         let header = json(header)?;
         // RFC 7515, section 4.1.11: what must be understood and is not.
         if header.get("crit").is_some() || header.get("b64").is_some() {
             return Err(Flaw::Unreadable("its header asks for an extension"));
         }
-        let text = |name: &str| header.get(name).and_then(Value::as_str).map(str::to_owned);
-        let algorithm = Algorithm::of_name(&text("alg").unwrap_or_default());
+        let text = |name: &str| match header.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(Flaw::Unreadable("its header has what is no text where one belongs")),
+        };
+        let algorithm = Algorithm::of_name(&text("alg")?.unwrap_or_default());
+        // Names of media types know no capitals (RFC 7515, section 4.1.9).
+        let typ = text("typ")?.map(|typ| typ.to_ascii_lowercase());
+        let typ = typ.map(|typ| typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ));
+        // RFC 8725, section 3.11: an issuer signs other things than proofs of identity.
+        if typ.as_deref().is_some_and(|typ| OTHER_TYPES.contains(&typ)) {
+            return Err(Flaw::Claim("typ"));
+        }
         let (signature, claims) = (decode(signature)?, json(payload)?);
-        Ok(Self { message, signature, algorithm, kid: text("kid"), typ: text("typ"), claims })
+        Ok(Self { message, signature, algorithm, kid: text("kid")?, typ, claims })
     }
 
     /// Who it says issued it.
@@ -189,9 +200,49 @@ impl<'a> Unverified<'a> {
             return Err(Flaw::Audience);
         }
         let subject = claims.get("sub").and_then(Value::as_str).ok_or(Flaw::Claim("sub"))?;
-        if subject.is_empty() || subject.chars().count() > SUBJECT_CHARS_MAX || subject.contains(char::is_control) {
+        let sound = |c: char| !c.is_control() && !is_deceptive(c);
+        if subject.is_empty() || subject.chars().count() > SUBJECT_CHARS_MAX || !subject.chars().all(sound) {
             return Err(Flaw::Claim("sub"));
         }
         Ok(Proven { subject: subject.to_owned(), until, claims: self.claims })
+    }
+}
+
+/// Characters that are not seen and change how others are: with them one name passes for another.
+const fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A JSON object that has no name twice: of two values one reader takes the first, and another the
+/// last (RFC 7519, section 4, lets us refuse).
+fn object(bytes: &[u8]) -> Result<Value, Flaw> {
+    let unreadable = |_| Flaw::Unreadable("it is not a JSON object, or has a name twice");
+    serde_json::from_slice::<Unique>(bytes).map(|Unique(members)| Value::Object(members)).map_err(unreadable)
+}
+
+/// The members of an object, each name once. What stands within them is not looked into.
+struct Unique(serde_json::Map<String, Value>);
+
+impl<'de> serde::Deserialize<'de> for Unique {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Unique;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+                let mut out = serde_json::Map::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if out.insert(name, value).is_some() {
+                        return Err(serde::de::Error::custom("a name twice"));
+                    }
+                }
+                Ok(Unique(out))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
     }
 }

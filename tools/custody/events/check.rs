@@ -17,6 +17,7 @@ use custody_store::note::VerifierKey;
 use custody_store::tree::{Frontier, TILE_WIDTH, leaf_hash};
 use serde_json::{Value, json};
 
+use super::chain::Chain;
 use super::{Filters, pages};
 use crate::source::{From, Source};
 use crate::{Failure, print};
@@ -34,13 +35,13 @@ const SHOWN_MAX: usize = 20;
 #[derive(Args)]
 pub struct Check {
     /// Files of stored events.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "export", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A checkpoint that you kept, or that came with a page.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// The keys that must have signed the checkpoint (log.vkey, a line each).
-    #[arg(long, value_name = "FILE", requires = "checkpoint")]
+    /// The keys that must have signed the checkpoint, or the digests of an export (log.vkey, a line each).
+    #[arg(long, value_name = "FILE")]
     vkey: Option<PathBuf>,
     /// Check from this seq on.
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -55,6 +56,8 @@ pub struct Check {
     filter: Filters,
     #[command(flatten)]
     from: From,
+    #[command(flatten)]
+    chain: Chain,
 }
 
 /// What was stored of one event.
@@ -68,11 +71,33 @@ struct Stored {
 
 /// What is wrong, by what it is.
 #[derive(Default)]
-struct Findings(BTreeMap<&'static str, Vec<String>>);
+pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
 
 impl Findings {
-    fn add(&mut self, what: &'static str, which: String) {
+    pub(super) fn add(&mut self, what: &'static str, which: String) {
         self.0.entry(what).or_default().push(which);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let kinds = self.0.iter().map(|(what, which)| ((*what).to_owned(), json!(which)));
+        Value::Object(kinds.collect())
+    }
+
+    /// For people: how many of each kind, and some of them.
+    pub(super) fn print(&self) -> Result<(), Failure> {
+        for (what, which) in &self.0 {
+            print(&format!("{what}: {}\n", which.len()))?;
+            for one in which.iter().take(SHOWN_MAX) {
+                // What is stored may hold what commands a terminal.
+                let plain: String = one.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                print(&format!("  {plain}\n"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +105,12 @@ impl Check {
     /// Runs the check.
     pub fn run(self) -> Result<(), Failure> {
         let unable = |failure: Failure| Failure::unable(failure.message);
+        if self.chain.is_some() {
+            return self.chain.run(self.vkey.as_ref(), self.json);
+        }
+        if self.vkey.is_some() && self.checkpoint.is_none() {
+            return Err(Failure::unable("--vkey says who signed a checkpoint: name it with --checkpoint"));
+        }
         let mut findings = Findings::default();
         let (mut stored, format) = self.read(&mut findings)?;
         let source = self.from.open().map_err(unable)?;
@@ -244,29 +275,20 @@ impl Check {
     ) -> Result<(), Failure> {
         let last = end.checked_sub(1);
         if self.json {
-            let counts: serde_json::Map<String, Value> =
-                findings.0.iter().map(|(what, which)| ((*what).to_owned(), json!(which))).collect();
-            let verdict = if findings.0.is_empty() { "complete" } else { "incomplete" };
+            let verdict = if findings.is_empty() { "complete" } else { "incomplete" };
             let range = json!({"from_seq": self.from_seq, "to_seq": last});
             print(&format!(
                 "{}\n",
                 json!({"verdict": verdict, "stored": stored.len(), "in_ledger": compared, "range": range,
-                       "checkpoint": self.checkpoint.is_some(), "findings": counts})
+                       "checkpoint": self.checkpoint.is_some(), "findings": findings.to_json()})
             ))?;
         } else {
-            for (what, which) in &findings.0 {
-                print(&format!("{what}: {}\n", which.len()))?;
-                for one in which.iter().take(SHOWN_MAX) {
-                    // What is stored may hold what commands a terminal.
-                    let plain: String = one.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-                    print(&format!("  {plain}\n"))?;
-                }
-            }
+            findings.print()?;
             let range = last.map_or_else(|| "no records".into(), |last| format!("seqs {} to {last}", self.from_seq));
             let stored = stored.len();
             print(&format!("{range}: {compared} events in the ledger, {stored} stored\n"))?;
         }
-        match findings.0.is_empty() {
+        match findings.is_empty() {
             true => Ok(()),
             false => Err(Failure::wrong("what is stored is not what the ledger has")),
         }
@@ -299,7 +321,8 @@ fn strangers(
         let rows = custody_query::format::rows(&batches).map_err(Failure::unable)?;
         for (uid, seq) in some {
             let ours = |row: &&serde_json::Map<String, Value>| match row["kind"].as_str() {
-                Some(kind) => **uid == format!("{origin}:{seq}:{kind}"),
+                // Of several of one kind the later ones have a number behind it.
+                Some(kind) => uid.strip_prefix(&format!("{origin}:{seq}:{kind}")).is_some_and(is_number),
                 None => uid.starts_with(&format!("{origin}:{seq}:")),
             };
             let row = rows.iter().filter(|row| row["seq"] == *seq).find(ours);
@@ -314,6 +337,11 @@ fn strangers(
         }
     }
     Ok(())
+}
+
+/// What may stand behind the kind in an id: nothing, or `:2` and so on.
+fn is_number(rest: &str) -> bool {
+    rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1))
 }
 
 /// The stored record hashes against what the checkpoint commits to.
@@ -398,7 +426,7 @@ fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
     }
 }
 
-fn text(path: &Path) -> Result<String, Failure> {
+pub(super) fn text(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
     read.map(|_| text).map_err(|e| Failure::unable(format!("{} cannot be read: {e}", path.display())))

@@ -1,6 +1,7 @@
 //! `custody events`: provenance events as lines, by cursor; and `custody events check`, which says
 //! whether what was stored of them is complete and unaltered.
 
+mod chain;
 mod check;
 
 use std::io::Write as _;

@@ -21,9 +21,10 @@ use serde_json::json;
 
 use super::held::Held;
 use super::state::{Consumer, Lease, States};
-use super::{Asked, PARAMETERS, Page, Position, Request, admit, answer, held_page, refusal, start};
+use super::{Asked, PARAMETERS, POLLS, Page, Position, Request, admit, answer, held_page, refusal, start};
 use crate::caller::Caller;
 use crate::error::{Error, ErrorKind};
+use crate::repeated::Repeat;
 use crate::serve::{Served, problem};
 
 /// How long a batch is its consumer's, unless the call says otherwise.
@@ -177,6 +178,11 @@ pub(super) async fn delete(State(served): State<Served>, caller: Caller, UrlPath
         Ok(consumers) => consumers,
         Err(error) => return refusal(error),
     };
+    let audit = served.engine.audit();
+    let record = audit.with_text(audit.act(&caller, "consumer_deleted"), &name);
+    if let Err(error) = audit.say(&caller, record).await {
+        return refusal(error);
+    }
     match consumers.put(key, None).await {
         Ok(()) => as_json(&json!({"deleted": name})),
         Err(error) => refusal(error),
@@ -229,11 +235,13 @@ async fn batch(
         Err(message) => return bad(&message),
     };
     let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
-    deliver(served, key(caller, name), &request, json).await
+    let words = request.words(&format!("events of the consumer {name}"));
+    let poll = served.engine.audit().repeated(caller, POLLS, &words).await?;
+    deliver(served, key(caller, name), &request, json, &poll).await
 }
 
 /// Gives out the next batch, or the one before again.
-async fn deliver(served: &Served, key: Key, request: &Request, json: bool) -> Result<Response, Error> {
+async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll: &Repeat) -> Result<Response, Error> {
     let consumers = of(served)?;
     let Some(_busy) = Busy::begin(consumers, &key) else {
         return Ok(answered(request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
@@ -275,6 +283,7 @@ async fn deliver(served: &Served, key: Key, request: &Request, json: bool) -> Re
     };
     served.engine.stats().page();
     let (page, held) = held_page(served, request, position.seq, limit).await?;
+    poll.gave(page.lines.len() as u64, page.from..page.next);
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
     consumer.horizon = position.horizon;

@@ -3,6 +3,8 @@
 //! A cursor says: everything below this seq that matched this filter was delivered. It also says
 //! up to where retention had erased when it was given, so that what was erased since shows.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -24,6 +26,8 @@ pub struct Filter {
     pub(crate) workspaces: Vec<String>,
     /// What the caller may see: no part of the cursor, but enforced on every page.
     pub(crate) rows: RowFilter,
+    /// Who asks: nobody holds up others by asking for much at once. No part of the cursor either.
+    pub(crate) who: Arc<str>,
 }
 
 /// The words of a list with commas between, in order and once each.
@@ -60,7 +64,7 @@ impl Filter {
         let any = |list: &[String], value: Option<&str>| {
             list.is_empty() || value.is_some_and(|value| list.iter().any(|wanted| wanted == value))
         };
-        let may = |list: &Option<std::sync::Arc<[String]>>, value: Option<&str>| match list {
+        let may = |list: &Option<Arc<[String]>>, value: Option<&str>| match list {
             None => true,
             Some(list) => value.is_some_and(|value| list.iter().any(|allowed| allowed == value)),
         };

@@ -35,9 +35,10 @@ impl Events for Grpc {
     type StreamStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
 
     async fn stream(&self, request: Request<StreamEventsRequest>) -> Result<Response<Self::StreamStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::local(None));
-        if !caller.may(Role::Stream) {
-            return Err(Status::permission_denied("this needs the role stream"));
+        let caller = super::super::called(request.extensions())?;
+        if let Err(error) = caller.require(&[Role::Stream], "following the events") {
+            self.0.engine.audit().refused(&caller, &error.message);
+            return Err(Status::permission_denied(error.message));
         }
         let allowance = self.0.events.limiter.ask(&caller.identity);
         if !allowance.allowed {
@@ -94,6 +95,7 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
         services: filter::tidy(asked.services.clone()),
         workspaces: filter::tidy(asked.workspaces.clone()),
         rows: caller.rows.clone(),
+        who: Arc::clone(&caller.identity),
     };
     let reader = served.engine.projection().reader();
     understood.cursors = Cursors::of(reader.origin(), &wanted);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::Error;
 use crate::event::EventRow;
 use crate::lookup::Log;
-use crate::ocsf::{self, EntryHashes};
+use crate::ocsf::{self, EntryHashes, uid_of};
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -60,6 +60,8 @@ impl Format {
 pub struct Line {
     pub(crate) seq: u64,
     pub(crate) kind: String,
+    /// How many events of this kind its record gave before this one.
+    pub(crate) nth: u32,
     pub(crate) severity: &'static str,
     pub(crate) agent_id: Option<String>,
     pub(crate) agent_name: Option<String>,
@@ -78,13 +80,35 @@ impl Line {
 
     /// The stable id, by which a reader drops doubles.
     pub(crate) fn uid(&self, origin: &str) -> String {
-        uid(origin, self.seq, &self.kind)
+        uid_of(origin, self.seq, &self.kind, self.nth)
     }
 }
 
-/// The stable id of an event.
-pub(crate) fn uid(origin: &str, seq: u64, kind: &str) -> String {
-    format!("{origin}:{seq}:{kind}")
+/// Counts the events of each kind that one record gives, along rows in the order of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    seq: u64,
+    kinds: Vec<(String, u32)>,
+}
+
+impl Counted {
+    /// How many of this kind the record gave before.
+    fn next(&mut self, row: &EventRow) -> u32 {
+        if self.seq != row.seq {
+            self.seq = row.seq;
+            self.kinds.clear();
+        }
+        match self.kinds.iter_mut().find(|(kind, _)| *kind == row.kind) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                self.kinds.push((row.kind.clone(), 0));
+                0
+            }
+        }
+    }
 }
 
 /// The names of severities, least first.
@@ -96,14 +120,16 @@ fn severity(row: &EventRow) -> &'static str {
 }
 
 /// Encodes the rows of a batch of the table `events`, with the hashes of their entries in the log.
+/// A record's events may be in more than one batch: `counted` goes along.
 pub(crate) fn encode(
     format: Format,
-    origin: &str,
-    log: &Log,
+    (origin, log): (&str, &Log),
     batch: &RecordBatch,
+    counted: &mut Counted,
     out: &mut Vec<Line>,
 ) -> Result<(), Error> {
     let rows = EventRow::read(batch);
+    let nths: Vec<u32> = rows.iter().map(|row| counted.next(row)).collect();
     let texts = match format.mapped() {
         None => raw(batch)?,
         Some(mapped) => {
@@ -112,15 +138,19 @@ pub(crate) fn encode(
             let hashes = reader.map(read).transpose()?;
             let of = |seq| hashes.as_ref()?.get(&seq).copied();
             let context = ocsf::Context { hashes: Some(&of), ..ocsf::Context::of(origin) };
-            rows.iter().map(|row| one(mapped, &context, row)).collect()
+            let one = |(row, nth): (&EventRow, &u32)| one(mapped, &ocsf::Context { nth: *nth, ..context }, row);
+            rows.iter().zip(&nths).map(one).collect()
         }
     };
     if texts.len() != rows.len() {
         return Err(Error::internal("an event takes more than a line"));
     }
-    for (row, text) in rows.into_iter().zip(texts) {
+    for ((row, nth), text) in rows.into_iter().zip(nths).zip(texts) {
         let severity = severity(&row);
-        let text = if format == Format::Raw { with_metadata(origin, severity, &row, &text) } else { text };
+        let text = match format {
+            Format::Raw => with_metadata(&uid_of(origin, row.seq, &row.kind, nth), severity, &row, &text),
+            _ => text,
+        };
         out.push(Line {
             seq: row.seq,
             severity,
@@ -130,6 +160,7 @@ pub(crate) fn encode(
             workspace: row.workspace,
             tenant: row.tenant,
             kind: row.kind,
+            nth,
             text,
         });
     }
@@ -155,8 +186,8 @@ fn raw(batch: &RecordBatch) -> Result<Vec<String>, Error> {
 }
 
 /// In front what every reader needs, at the end the attributes, as an object and not as text in text.
-fn with_metadata(origin: &str, severity: &str, row: &EventRow, text: &str) -> String {
-    let metadata = json!({"uid": uid(origin, row.seq, &row.kind), "sequence": row.seq});
+fn with_metadata(uid: &str, severity: &str, row: &EventRow, text: &str) -> String {
+    let metadata = json!({"uid": uid, "sequence": row.seq});
     let is_object = row.attributes.starts_with('{') && serde_json::from_str::<IgnoredAny>(&row.attributes).is_ok();
     let attributes = match is_object && !row.attributes.contains('\n') {
         true => row.attributes.clone(),
@@ -185,7 +216,8 @@ mod tests {
             row("{\"security.alert.severity\":\"HIGH\"}", "alert"),
         ];
         let mut lines = Vec::new();
-        encode(Format::Raw, "log", &Log::default(), &EventRow::batch(&rows), &mut lines).unwrap();
+        encode(Format::Raw, ("log", &Log::default()), &EventRow::batch(&rows), &mut Counted::default(), &mut lines)
+            .unwrap();
         let read: Vec<serde_json::Value> = lines.iter().map(|l| serde_json::from_str(&l.text).unwrap()).collect();
         assert_eq!(read[0]["metadata"], json!({"uid": "log:7:tool_call", "sequence": 7}));
         assert_eq!((&read[0]["attributes"]["b"], &read[0]["attributes"]["a"]["b"]), (&json!(null), &json!(1)));
@@ -194,5 +226,25 @@ mod tests {
         let severities: Vec<&str> = lines.iter().map(|line| line.severity).collect();
         assert_eq!(severities, ["informational", "medium", "high"]);
         assert!(lines.iter().all(|line| !line.text.contains('\n')));
+    }
+
+    #[test]
+    fn two_events_of_a_kind_from_one_record_have_two_ids_however_they_are_read() {
+        let row =
+            |seq: u64, kind: &str| EventRow { seq, kind: kind.into(), attributes: "{}".into(), ..EventRow::default() };
+        let rows =
+            [row(6, "tool_call"), row(7, "tool_call"), row(7, "alert"), row(7, "tool_call"), row(8, "tool_call")];
+        let want = ["log:6:tool_call", "log:7:tool_call", "log:7:alert", "log:7:tool_call:2", "log:8:tool_call"];
+        for format in Format::ALL {
+            for size in 1..=rows.len() {
+                let (mut counted, mut lines) = (Counted::default(), Vec::new());
+                for rows in rows.chunks(size) {
+                    encode(format, ("log", &Log::default()), &EventRow::batch(rows), &mut counted, &mut lines).unwrap();
+                }
+                let uids: Vec<String> = lines.iter().map(|line| line.uid("log")).collect();
+                assert_eq!(uids, want);
+                assert!(lines.iter().zip(want).all(|(line, uid)| line.text.contains(uid)), "{}", lines[3].text);
+            }
+        }
     }
 }

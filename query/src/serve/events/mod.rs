@@ -17,6 +17,7 @@ mod lines;
 pub(crate) mod page;
 mod recent;
 mod sealed;
+mod shelf;
 mod state;
 mod stream;
 
@@ -41,11 +42,13 @@ pub(crate) use page::{Page, Wish};
 pub(crate) use recent::Recent;
 pub(crate) use sealed::Seals;
 pub use sealed::Signer;
+pub use shelf::{Directory, Put, Shelf};
 
 use super::{Served, problem};
 use crate::attributes::parse_time;
 use crate::caller::{Caller, Role};
 use crate::error::{Error, ErrorKind};
+use crate::repeated::Repeat;
 use limiter::{Allowance, Limiter};
 
 pub(crate) const LIMIT_DEFAULT: usize = 1_000;
@@ -148,6 +151,16 @@ pub(crate) struct Request {
     pub(crate) begin: u64,
 }
 
+impl Request {
+    /// What is asked for, for the records of who asked.
+    fn words(&self, what: &str) -> String {
+        format!("{what}, filter {}, format {}", self.filter.key(), self.format.name())
+    }
+}
+
+/// Who pulls page by page is recorded when he begins, and then once a minute.
+const POLLS: (&str, &str) = ("poll_begin", "polled");
+
 impl Asked {
     /// Understands it; the error is what is wrong with it.
     pub(crate) fn read(&self, served: &Served, caller: &Caller) -> Result<Request, String> {
@@ -158,6 +171,7 @@ impl Asked {
             services: filter::words(self.service.as_deref()),
             workspaces: filter::words(self.workspace.as_deref()),
             rows: caller.rows.clone(),
+            who: Arc::clone(&caller.identity),
         };
         if let Some(wrong) = filter.severities.iter().find(|s| !lines::SEVERITIES.contains(&s.as_str())) {
             return Err(format!("severity {wrong:?} is none of {}", lines::SEVERITIES.join(", ")));
@@ -276,9 +290,18 @@ async fn events(
     if request.proof && !json {
         return Ok(bad("proof=1 needs Accept: application/json"));
     }
+    if request.proof {
+        // It has entries of all records, as tiles do, for whom tiles are.
+        let may = caller.require(&[Role::Witness, Role::Read], "the proof of a page");
+        may.inspect_err(|error| served.engine.audit().refused(caller, &error.message))?;
+    }
     let position = match start(served, &request, position)? {
         Ok(position) => position,
         Err(gone) => return Ok(gone),
+    };
+    let poll = match streams {
+        true => Repeat::default(),
+        false => served.engine.audit().repeated(caller, POLLS, &request.words("events")).await?,
     };
     if streams || !request.wait.is_zero() {
         let Ok(permit) = Arc::clone(&served.events.waiting).try_acquire_owned() else {
@@ -289,23 +312,24 @@ async fn events(
             let following = stream::Following::begin(served.clone(), caller, request, position, true, permit);
             return Ok(stream::answer(following.await?));
         }
-        let answer = paged(served, &request, position, query, headers, json).await;
+        let answer = paged(served, (&request, position), query, headers, json, &poll).await;
         drop(permit);
         return answer;
     }
-    paged(served, &request, position, query, headers, json).await
+    paged(served, (&request, position), query, headers, json, &poll).await
 }
 
 async fn paged(
     served: &Served,
-    request: &Request,
-    position: Position,
+    (request, position): (&Request, Position),
     query: Option<&str>,
     headers: &HeaderMap,
     json: bool,
+    poll: &Repeat,
 ) -> Result<Response, Error> {
     served.engine.stats().page();
     let (page, held) = held_page(served, request, position.seq, request.limit).await?;
+    poll.gave(page.lines.len() as u64, page.from..page.next);
     answer::page(served, request, position, (&page, held), answer::Shape { json, query, headers }).await
 }
 

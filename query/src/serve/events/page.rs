@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::{Array as _, UInt64Array};
 
 use super::filter::Filter;
-use super::lines::{Format, Line, encode};
+use super::lines::{Counted, Format, Line, encode};
 use super::recent::Recent;
 use crate::error::Error;
 use crate::projection::{Projection, Snapshot};
@@ -110,7 +110,7 @@ pub(crate) fn read(snapshot: &Snapshot, origin: &str, wish: &Wish) -> Result<Pag
     let began = Instant::now();
     let mut page = Page::new(wish.from, wish.limit, wish.bytes);
     let mut seen = wish.from;
-    let mut stopped = false;
+    let (mut stopped, mut counted) = (false, Counted::default());
     snapshot.read(&wanted, |batch| {
         let seqs = batch.column(0).as_any().downcast_ref::<UInt64Array>();
         let seqs = seqs.map_or(&[][..], |seqs| seqs.values());
@@ -119,7 +119,7 @@ pub(crate) fn read(snapshot: &Snapshot, origin: &str, wish: &Wish) -> Result<Pag
         while at < seqs.len() {
             let step = (wish.limit + 1 - page.lines.len().min(wish.limit)).clamp(64, 1024).min(seqs.len() - at);
             let mut lines = Vec::with_capacity(step);
-            encode(wish.format, origin, &snapshot.log, &batch.slice(at, step), &mut lines)?;
+            encode(wish.format, (origin, &snapshot.log), &batch.slice(at, step), &mut counted, &mut lines)?;
             for line in lines.into_iter().filter(|line| wish.filter.admits(line)) {
                 if !page.take(Arc::new(line)) {
                     return Ok(false);
@@ -150,7 +150,7 @@ pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Ar
     if let Some(page) = recent.kept(&key) {
         return Ok(page);
     }
-    let _turn = recent.cold.acquire().await.map_err(|e| Error::internal(e.to_string()))?;
+    let _turn = recent.turn(&wish.filter.who).await?;
     if let Some(page) = recent.kept(&key) {
         return Ok(page);
     }

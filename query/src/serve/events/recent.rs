@@ -4,12 +4,12 @@
 //! for. Nothing in it outlives an erasure: [`Recent::clear`] begins an epoch, and lines that were
 //! made from a snapshot of an older one are not taken.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use super::lines::{Format, Line, encode};
+use super::lines::{Counted, Format, Line, encode};
 use super::page::{Page, Wish};
 use crate::error::Error;
 use crate::projection::{Projection, Snapshot};
@@ -83,18 +83,38 @@ pub(crate) struct Recent {
     /// One encodes, the others wait for it.
     turns: [tokio::sync::Mutex<()>; FORMATS],
     /// Few read old rows at once, so that many readers who catch up leave the machine to the receivers.
-    pub(crate) cold: Semaphore,
+    cold: Semaphore,
+    /// Those who wait for it, each with as many turns: who asks for much at once waits behind himself.
+    waiting: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { inner: Mutex::default(), turns: Default::default(), cold: Semaphore::new(COLD_READS) }
+        let (inner, turns, waiting) = Default::default();
+        Self { inner, turns, cold: Semaphore::new(COLD_READS), waiting }
     }
 }
 
 impl Recent {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn to read old rows: first among one's own requests, then among all who ask.
+    pub(crate) async fn turn(&self, who: &Arc<str>) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), Error> {
+        let own = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = waiting.get(who).and_then(Weak::upgrade);
+            own.unwrap_or_else(|| {
+                waiting.retain(|_, own| own.strong_count() > 0);
+                let own = Arc::new(Semaphore::new(COLD_READS));
+                waiting.insert(Arc::clone(who), Arc::downgrade(&own));
+                own
+            })
+        };
+        let closed = |e: tokio::sync::AcquireError| Error::internal(e.to_string());
+        let first = own.acquire_owned().await.map_err(closed)?;
+        Ok((first, self.cold.acquire().await.map_err(closed)?))
     }
 
     /// Forgets all lines: records were erased. The snapshot without them is published before.
@@ -184,11 +204,12 @@ impl Recent {
 /// there is for them.
 fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result<Vec<Run>, Error> {
     let mut runs = vec![Run { from: begin, to: begin, bytes: 64, lines: Vec::new() }];
-    let (mut bytes, mut cut) = (0, None);
+    let (mut bytes, mut cut, mut counted) = (0, None, Counted::default());
     snapshot.read(&Wanted::all(Table::Events).seqs(begin..snapshot.size), |batch| {
         for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
             let mut lines = Vec::new();
-            encode(format, origin, &snapshot.log, &batch.slice(at, STEP_ROWS.min(batch.num_rows() - at)), &mut lines)?;
+            let step = batch.slice(at, STEP_ROWS.min(batch.num_rows() - at));
+            encode(format, (origin, &snapshot.log), &step, &mut counted, &mut lines)?;
             for line in lines {
                 let last = runs.last().and_then(|run| run.lines.last()).map(|line| line.seq);
                 // A run ends between records.
@@ -211,4 +232,38 @@ fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result
     let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.from).chain([cut.unwrap_or(snapshot.size)]).collect();
     runs.iter_mut().zip(ends).for_each(|(run, end)| run.to = end);
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_much_at_once_holds_up_himself() {
+        let recent = Arc::new(Recent::default());
+        let (much, one): (Arc<str>, Arc<str>) = ("much".into(), "one".into());
+        let held = [recent.turn(&much).await.unwrap(), recent.turn(&much).await.unwrap()];
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let ask = |who: &Arc<str>| {
+            let (recent, who, done) = (Arc::clone(&recent), Arc::clone(who), Arc::clone(&done));
+            tokio::spawn(async move {
+                let _turn = recent.turn(&who).await.unwrap();
+                done.lock().unwrap().push(who);
+                tokio::task::yield_now().await;
+            })
+        };
+        let mut asked: Vec<_> = (0..50).map(|_| ask(&much)).collect();
+        tokio::task::yield_now().await;
+        asked.push(ask(&one));
+        tokio::task::yield_now().await;
+        drop(held);
+        for asked in asked {
+            asked.await.unwrap();
+        }
+        let done = std::mem::take(&mut *done.lock().unwrap());
+        let place = done.iter().position(|who| **who == *one).unwrap();
+        assert!(place < 4 && done.len() == 51, "he came {place}.");
+        recent.turn(&one).await.unwrap();
+        assert!(recent.waiting.lock().unwrap().len() <= 2, "who has gone is forgotten");
+    }
 }
