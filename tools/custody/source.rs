@@ -59,6 +59,16 @@ impl From {
         self.data_dir.as_deref()
     }
 
+    /// The data directory whose process signs; `None` is that of a server: one that was named, or that there is.
+    pub fn directory_to_change(&self) -> Option<&Path> {
+        let own = Path::new("custody-data");
+        match (&self.url, &self.data_dir) {
+            (Some(_), _) => None,
+            (None, Some(dir)) => Some(dir),
+            (None, None) => own.exists().then_some(own),
+        }
+    }
+
     /// Connects to the server, or opens the directory.
     pub fn open(&self) -> Result<Source, Failure> {
         match (&self.url, &self.data_dir) {
@@ -135,6 +145,11 @@ impl Source {
     /// What speaks to the server.
     fn agent(&self) -> ureq::Agent {
         self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.dir.as_deref()
     }
 
     /// The server, or the directory.

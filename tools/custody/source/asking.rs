@@ -69,6 +69,11 @@ impl Source {
         self.asked(query, false, each)
     }
 
+    /// The same; when a file was merged away meanwhile it begins anew, with the columns.
+    pub fn sql_again(&self, query: &Value, each: &mut Each<'_>) -> Result<Ended, Failure> {
+        self.asked(query, true, each)
+    }
+
     fn asked(&self, query: &Value, again: bool, each: &mut Each<'_>) -> Result<Ended, Failure> {
         let once = |source: &Self, each: &mut Each<'_>| {
             let mut query = query.clone();
