@@ -99,7 +99,10 @@ fn a_short_answer_is_whole_and_a_long_one_streams_to_its_end() {
     let lines = long("ndjson", "TE: trailers\r\n");
     assert_eq!(lines.body.iter().filter(|byte| **byte == b'\n').count(), rows);
     let trailers = lines.trailers.unwrap();
-    assert!(trailers.contains("x-truncated: true\r\n") && trailers.contains(&format!("x-rows: {rows}\r\n")), "{trailers}");
+    assert!(
+        trailers.contains("x-truncated: true\r\n") && trailers.contains(&format!("x-rows: {rows}\r\n")),
+        "{trailers}"
+    );
     let csv = long("csv", "");
     assert_eq!(csv.body.iter().filter(|byte| **byte == b'\n').count(), rows + 1);
     let (schema, batches) = custody_query::format::from_arrow(&long("arrow", "").body).unwrap();
@@ -113,7 +116,8 @@ fn a_short_answer_is_whole_and_a_long_one_streams_to_its_end() {
     assert_eq!(String::from_utf8_lossy(&told.stdout), format!("{rows} true\n"), "{told:?}");
     // A footer is for those who ask for one, where there is room for it.
     let footed = long("ndjson", "X-Footer: true\r\n");
-    let last: Value = serde_json::from_slice(footed.body.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap()).unwrap();
+    let last: Value =
+        serde_json::from_slice(footed.body.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!((&last["stats"]["rows"], &last["stats"]["truncated"]), (&json!(rows), &json!(true)));
 
     // Each is recorded with its rows, however it was sent.
@@ -142,7 +146,8 @@ fn an_error_amid_the_rows_breaks_the_answer_off() {
     assert!(whole.json()["message"].as_str().unwrap().contains("Divide by zero"));
     let query = json!({"sql": late_error(), "format": "ndjson", "max_rows": 1_000_000});
     let footed = Told::of(ask(&server, &query, "X-Footer: true\r\n"));
-    let last: Value = serde_json::from_slice(footed.body.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap()).unwrap();
+    let last: Value =
+        serde_json::from_slice(footed.body.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "invalid_query", "{last}");
     // The command tells it, and gives no table.
     for format in ["table", "json", "csv", "arrow", "parquet"] {
@@ -165,7 +170,8 @@ fn the_guards_hold_until_the_last_byte() {
     let flags = ["--audit", "all", "--queries-max-per-identity", "1"];
     let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
     let wide = million("repeat('x', 200) AS x, a.n AS n, b.n AS m");
-    let query = |timeout_ms: u64| json!({"sql": wide, "format": "csv", "max_rows": 1_000_000, "timeout_ms": timeout_ms});
+    let query =
+        |timeout_ms: u64| json!({"sql": wide, "format": "csv", "max_rows": 1_000_000, "timeout_ms": timeout_ms});
     // The first bytes come while the query runs: the rest waits for its reader, and has its place.
     let mut stream = ask(&server, &query(60_000), "");
     let mut first = [0; 64 << 10];
@@ -239,7 +245,10 @@ fn evidence_over_http_is_checked_like_the_local_one() {
     assert!(told.contains("its answer of 1 rows is the one") && told.contains("exported by peer:127.0.0.1"), "{told}");
     let bundle = std::fs::read_to_string(&file).unwrap();
     let manifest: Value = serde_json::from_str(bundle.lines().next().unwrap()).unwrap();
-    assert_eq!(manifest["attached"]["result"].as_str().unwrap().lines().nth(1).unwrap().split(',').nth(1), Some("of acme"));
+    assert_eq!(
+        manifest["attached"]["result"].as_str().unwrap().lines().nth(1).unwrap().split(',').nth(1),
+        Some("of acme")
+    );
     assert_eq!(manifest["attached"]["params"], json!({"t": "acme"}));
     // The digest of rows, query and parameters is in the log: another answer is found out.
     std::fs::write(&file, bundle.replacen("of acme", "of evil", 1)).unwrap();

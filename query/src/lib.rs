@@ -56,8 +56,8 @@ pub mod tree;
 mod views;
 
 pub use audit::{Audit, AuditMode, Redaction, StreamWatch};
-pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
 pub use begun::{Begun, Head};
+pub use caller::{ActorType, Caller, Role, Roles, RowFilter};
 pub use engine::{Answer, Engine, QueryLimits};
 pub use error::{Error, ErrorKind};
 pub use gate::Concurrency;

@@ -61,7 +61,8 @@ pub(super) async fn answer(
         Format::Ndjson => pieces::Format::Ndjson,
         Format::Arrow => pieces::Format::Arrow,
     };
-    let wanted = stream::Asked { format, footer: stream::wants_footer(&headers), rows_max: None, start: Instant::now() };
+    let wanted =
+        stream::Asked { format, footer: stream::wants_footer(&headers), rows_max: None, start: Instant::now() };
     let answer = begun.await.and_then(|streamed| stream::streamed(wanted, streamed));
     answer.unwrap_or_else(|error| error.into_response())
 }

@@ -20,7 +20,11 @@ pub(super) const COMMANDS: [(&str, &str, &str); 20] = [
     ("\\df", "[TEXT]", "functions, or those with TEXT in their name"),
     ("\\l", "", "saved queries: the questions that investigators ask first"),
     ("\\run", "NAME [name=value]...", "ask a saved query; what it needs, \\l tells"),
-    ("\\evidence", "FILE", "write the last answer with the proofs and contents of its records; custody check verifies it"),
+    (
+        "\\evidence",
+        "FILE",
+        "write the last answer with the proofs and contents of its records; custody check verifies it",
+    ),
     ("\\x", "[on|off]", "a column a line, for wide rows"),
     ("\\format", "[FORMAT]", "table, json, csv, arrow or parquet"),
     ("\\o", "[FILE]", "write answers to a file; without one, show them again"),
@@ -36,7 +40,8 @@ pub(super) const COMMANDS: [(&str, &str, &str); 20] = [
     ("\\h", "", "the same as \\?"),
 ];
 
-const TABLES: &str = "SELECT usage AS name, kind, description FROM custody_tables ORDER BY kind = 'function', table_name";
+const TABLES: &str =
+    "SELECT usage AS name, kind, description FROM custody_tables ORDER BY kind = 'function', table_name";
 
 const COLUMNS: &str = "SELECT column_name AS column, data_type AS type, CASE WHEN is_nullable THEN 'yes' END AS null, \
                        description FROM custody_columns WHERE table_name = lower($1) ORDER BY ordinal_position";
@@ -130,7 +135,8 @@ impl Shell {
         let name = name.ok_or_else(|| Failure::wrong("say which: \\run NAME; \\l lists them"))?;
         let query = saved::find(name.trim_end_matches(';'))
             .ok_or_else(|| Failure::wrong(format!("there is no saved query {name}; \\l lists them")))?;
-        let given: Vec<_> = given.iter().map(|text| sql::named(text)).collect::<Result<_, _>>().map_err(Failure::wrong)?;
+        let given: Vec<_> =
+            given.iter().map(|text| sql::named(text)).collect::<Result<_, _>>().map_err(Failure::wrong)?;
         let params = query.bind(&given).map_err(|e| Failure::wrong(e.message.replace("say -p ", "say ")))?;
         let params = Value::Object(params);
         self.last = Some((query.sql.to_owned(), params.clone()));
@@ -140,8 +146,10 @@ impl Shell {
     /// Asks the last statement once more, for evidence: an answer and its proofs are of one state of the log.
     fn evidence(&mut self, file: Option<&str>) -> Result<(), Failure> {
         let file = path(file)?;
-        let (statement, params) =
-            self.last.clone().ok_or_else(|| Failure::wrong("ask something first; evidence is of the last statement"))?;
+        let (statement, params) = self
+            .last
+            .clone()
+            .ok_or_else(|| Failure::wrong("ask something first; evidence is of the last statement"))?;
         let ask = self.asked(&statement, &params);
         match self.source.directory() {
             Some(dir) => answer::write(&file, &dir.to_owned(), &ask),

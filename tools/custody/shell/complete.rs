@@ -21,11 +21,64 @@ use crate::statements::{Within, split};
 const WAIT_MS: u64 = 5000;
 
 const KEYWORDS: [&str; 58] = [
-    "ALL", "AND", "AS", "ASC", "BETWEEN", "BY", "CASE", "CAST", "CROSS", "DESC", "DESCRIBE", "DISTINCT", "ELSE", "END",
-    "EXCEPT", "EXISTS", "EXPLAIN", "FALSE", "FILTER", "FIRST", "FROM", "FULL", "GROUP", "HAVING", "ILIKE", "IN",
-    "INNER", "INTERSECT", "INTERVAL", "IS", "JOIN", "LAST", "LEFT", "LIKE", "LIMIT", "NOT", "NULL", "NULLS", "OFFSET",
-    "ON", "OR", "ORDER", "OUTER", "OVER", "PARTITION", "RIGHT", "SELECT", "SHOW", "TABLES", "THEN", "TIMESTAMP", "TRUE",
-    "UNION", "USING", "VALUES", "WHEN", "WHERE", "WITH",
+    "ALL",
+    "AND",
+    "AS",
+    "ASC",
+    "BETWEEN",
+    "BY",
+    "CASE",
+    "CAST",
+    "CROSS",
+    "DESC",
+    "DESCRIBE",
+    "DISTINCT",
+    "ELSE",
+    "END",
+    "EXCEPT",
+    "EXISTS",
+    "EXPLAIN",
+    "FALSE",
+    "FILTER",
+    "FIRST",
+    "FROM",
+    "FULL",
+    "GROUP",
+    "HAVING",
+    "ILIKE",
+    "IN",
+    "INNER",
+    "INTERSECT",
+    "INTERVAL",
+    "IS",
+    "JOIN",
+    "LAST",
+    "LEFT",
+    "LIKE",
+    "LIMIT",
+    "NOT",
+    "NULL",
+    "NULLS",
+    "OFFSET",
+    "ON",
+    "OR",
+    "ORDER",
+    "OUTER",
+    "OVER",
+    "PARTITION",
+    "RIGHT",
+    "SELECT",
+    "SHOW",
+    "TABLES",
+    "THEN",
+    "TIMESTAMP",
+    "TRUE",
+    "UNION",
+    "USING",
+    "VALUES",
+    "WHEN",
+    "WHERE",
+    "WITH",
 ];
 
 /// What can be named.
@@ -41,8 +94,7 @@ struct Catalogue {
 impl Catalogue {
     fn of(source: &Source) -> Option<Self> {
         let ask = |sql: &str| {
-            let (_, batches, _) =
-                source.sql(&json!({"sql": sql, "max_rows": 100_000, "timeout_ms": WAIT_MS})).ok()?;
+            let (_, batches, _) = source.sql(&json!({"sql": sql, "max_rows": 100_000, "timeout_ms": WAIT_MS})).ok()?;
             format::rows(&batches).ok()
         };
         let mut catalogue = Self::default();
@@ -155,7 +207,8 @@ fn command<'a>(typed: &str, catalogue: impl FnOnce() -> Option<&'a Catalogue>) -
     let functions = |c: &Catalogue| c.functions.iter().chain(c.table_functions.keys()).cloned().collect();
     match (words.first().copied().unwrap_or_default(), whole) {
         (_, 0) => {
-            let name = |(name, takes, _): &(&str, &str, &str)| format!("{name}{}", if takes.is_empty() { "" } else { " " });
+            let name =
+                |(name, takes, _): &(&str, &str, &str)| format!("{name}{}", if takes.is_empty() { "" } else { " " });
             COMMANDS.iter().map(name).collect()
         }
         ("\\d" | "\\dt" | "\\d+", 1) => catalogue().map(tables).unwrap_or_default(),

@@ -44,13 +44,7 @@ pub struct Settings {
 
 impl Settings {
     /// As the command line says.
-    pub fn new(
-        format: Output,
-        max_rows: u64,
-        timeout_ms: u64,
-        params: Vec<(String, String)>,
-        paging: bool,
-    ) -> Self {
+    pub fn new(format: Output, max_rows: u64, timeout_ms: u64, params: Vec<(String, String)>, paging: bool) -> Self {
         let params = params.into_iter().collect();
         Self { format, expanded: false, timing: false, paging, max_rows, timeout_ms, params, out: None }
     }

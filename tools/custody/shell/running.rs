@@ -2,9 +2,9 @@
 //! it. The connection is closed then, by which the server knows that nobody waits any more.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use custody_query::Answer;
