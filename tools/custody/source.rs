@@ -97,8 +97,6 @@ pub struct Got {
     pub next_cursor: Option<String>,
     /// Header X-Has-More.
     pub has_more: bool,
-    /// Header X-Truncated.
-    pub truncated: bool,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -189,14 +187,13 @@ impl Source {
         let answer = answer.map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
         let status = answer.status();
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let (next_cursor, has_more, truncated) = (header("x-next-cursor"), header("x-has-more"), header("x-truncated"));
+        let (next_cursor, has_more) = (header("x-next-cursor"), header("x-has-more"));
         let body = answer.into_body().into_with_config().limit(u64::MAX).read_to_vec();
         let body = body.map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
         if !status.is_success() {
             return Err(refusal(status.as_u16(), &body));
         }
-        let is_true = |value: Option<String>| value.as_deref() == Some("true");
-        Ok(Got { next_cursor, has_more: is_true(has_more), truncated: is_true(truncated), body })
+        Ok(Got { next_cursor, has_more: has_more.as_deref() == Some("true"), body })
     }
 }
 
