@@ -120,12 +120,20 @@ fn a_short_answer_is_whole_and_a_long_one_streams_to_its_end() {
         serde_json::from_slice(footed.body.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!((&last["stats"]["rows"], &last["stats"]["truncated"]), (&json!(rows), &json!(true)));
 
+    // HTTP/1.0 could not tell that it broke off.
+    let body = json!({"sql": million("a.n AS n, b.n AS m"), "format": "csv", "max_rows": rows}).to_string();
+    let mut stream = TcpStream::connect(&server.http).unwrap();
+    let head = format!("POST /api/v1/sql HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+    let old = Told::of(stream);
+    assert!(old.head.contains("x-truncated: true") && old.head.contains("content-length: "), "{}", old.head);
+
     // Each is recorded with its rows, however it was sent.
     let sql = "SELECT outcome, rows FROM audit WHERE action = 'query' AND contains(text, 'CROSS JOIN') \
                AND NOT contains(text, 'audit')";
     support::until(|| {
         let told = server.sql(sql);
-        told.len() == 6 && told.iter().all(|row| row["outcome"] == "ok" && row["rows"] == rows)
+        told.len() == 7 && told.iter().all(|row| row["outcome"] == "ok" && row["rows"] == rows)
     });
     server.stop_and_verify();
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use datafusion::scalar::ScalarValue;
 use serde::Deserialize;
@@ -54,17 +54,25 @@ impl Default for Params {
 }
 
 /// Answers one query.
-pub(super) async fn answer(State(served): State<Served>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn answer(
+    State(served): State<Served>,
+    caller: Caller,
+    version: Version,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if let Err(refusal) = is_json(&headers) {
         return refusal;
     }
-    let query: Query = match serde_json::from_slice(&body) {
+    let mut query: Query = match serde_json::from_slice(&body) {
         Ok(query) => query,
         Err(error) => {
             let message = format!("the body is not {{\"sql\": \"...\", ...}}: {error}");
             return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
         }
     };
+    // HTTP/1.0 has no way to say that a body breaks off, and some proxies still speak it.
+    query.stream &= version > Version::HTTP_10;
     let footer = stream::wants_footer(&headers);
     match run(&served, &caller, query, footer).await {
         Ok(response) => response,
