@@ -124,7 +124,7 @@ pub(crate) fn hidden(reader: &Reader, rows: &RowFilter, seqs: &SeqSet) -> Result
     let mut last = None;
     for seq in seqs.seqs() {
         // As with `proof(seq)`: whose a record was whose content is erased, nothing says any more.
-        let holds = |block: &Block| seq - block.commitments.first_seq < block.commitments.count();
+        let holds = |block: &Block| seq.wrapping_sub(block.commitments.first_seq) < block.commitments.count();
         let block = match last.take().filter(holds) {
             Some(block) => Some(block),
             None => reader.block_at(seq).map_err(Error::store)?,
