@@ -111,7 +111,7 @@ fn a_short_answer_is_whole_and_a_long_one_streams_to_its_end() {
     let parquet = server.path().join("answer.parquet");
     std::fs::write(&parquet, long("parquet", "").body).unwrap();
     let script = "import sys, pyarrow.parquet as pq; f = pq.ParquetFile(sys.argv[1])\n\
-                  print(f.metadata.num_rows, f.schema_arrow.metadata[b'custody.truncated'].decode())";
+                  print(f.metadata.num_rows, f.metadata.metadata[b'custody.truncated'].decode())";
     let told = Command::new(support::python()).args(["-c", script]).arg(&parquet).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&told.stdout), format!("{rows} true\n"), "{told:?}");
     // A footer is for those who ask for one, where there is room for it.
@@ -239,7 +239,7 @@ fn check(file: &std::path::Path, vkey: &std::path::Path) -> (Option<i32>, String
 
 #[test]
 fn evidence_over_http_is_checked_like_the_local_one() {
-    let mut server = under("roles = [\"write\", \"read\", \"export\"]");
+    let mut server = under("roles = [\"write\", \"read\", \"export\"]\ntenants = [\"*\"]");
     send(&server, "acme");
     send(&server, "globex");
     visible(&server, 2);
@@ -276,7 +276,7 @@ fn evidence_over_http_is_checked_like_the_local_one() {
 
 #[test]
 fn evidence_is_for_exporters_and_of_what_they_may_see() {
-    let readers = under("roles = [\"write\", \"read\"]");
+    let readers = under("roles = [\"write\", \"read\"]\ntenants = [\"*\"]");
     let file = readers.path().join("answer.custody");
     let path = file.to_str().unwrap();
     let refused = readers.custody_output(&["sql", "SELECT seq FROM ledger", "--evidence", path]);
