@@ -109,6 +109,7 @@ mod tests {
             ("GET", "/api/v1/events", &[Role::Stream]),
             ("POST", "/api/v1/consumers/siem/next", &[Role::Stream]),
             ("GET", "/api/v1/export", &[Role::Export]),
+            ("POST", "/api/v1/evidence", &[Role::Export]),
             ("GET", "/api/v1/alerts", &[Role::Read]),
             ("POST", "/api/v1/alerts/a1/acknowledge", &[Role::Investigate]),
             ("GET", "/checkpoint", &[Role::Witness, Role::Read]),

@@ -151,10 +151,21 @@ impl Export {
 
 /// Writes a bundle, and checks that it came whole.
 pub(crate) fn write_bundle(output: &Path, control: &mut Control, request: &Request) -> Result<(), Failure> {
+    write_checked(output, |out| control.ask(request, out).map(drop))
+}
+
+/// Has a bundle written beside a file, and renames it to that once it is whole.
+pub(crate) fn write_checked(
+    output: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let fail = |e: std::io::Error| Failure::unable(format!("{} cannot be written: {e}", output.display()));
     let part = output.with_extension("part");
     let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(fail)?);
-    control.ask(request, &mut out)?;
+    if let Err(failure) = write(&mut out) {
+        let _ = std::fs::remove_file(&part);
+        return Err(failure);
+    }
     out.flush().map_err(fail)?;
     out.get_ref().sync_all().map_err(fail)?;
     // Broken off on the way, it would lack its last line.

@@ -336,7 +336,7 @@ impl Serve {
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let served = Served::new(engine, limits, observed).with_recorder(recorder);
+        let served = Served::new(engine, limits, observed).with_recorder(recorder.clone()).with_exporter(recorder);
         let served = served.with_events(self.events.events(&dir, sequencer.clone())?);
         let event_export = self.events.export(&served)?;
         let addresses = Addresses {
