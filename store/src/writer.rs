@@ -41,6 +41,8 @@ pub struct Receipt {
     pub appended: u64,
     /// How many were in the log already, with the same content.
     pub duplicates: u64,
+    /// How many of those were first sent under another identity, which alone the log names.
+    pub foreign: u64,
     /// How many of those appended have a span id that is in the log with other content.
     pub conflicts: u64,
     /// The same, signed, if the sender asked for it: a note (docs/format.md, "Receipts"),
@@ -424,50 +426,56 @@ impl<'a> Stage<'a> {
             return Ok(Receipt { first_seq: self.head.size, ..Receipt::default() });
         }
         let key = request_key(self.writer.request_seed, request.layout.signal, &request.payload);
-        if let Some(first_seq) = self.same_request(key, &request)? {
-            return Ok(Receipt { first_seq, duplicates: sent, ..Receipt::default() });
+        if let Some((first_seq, is_foreign)) = self.same_request(key, &request)? {
+            let foreign = if is_foreign { sent } else { 0 };
+            return Ok(Receipt { first_seq, duplicates: sent, foreign, ..Receipt::default() });
         }
         let mut flags = vec![base_flags(&request); request.records()];
-        let mut first_original = None;
+        let (mut first_original, mut foreign) = (None, 0);
         if request.layout.signal == Signal::Traces {
-            (flags, first_original) = self.drop_known_spans(&mut request)?;
+            (flags, first_original, foreign) = self.drop_known_spans(&mut request)?;
         }
         let appended = request.records() as u64;
         // Of a request that brings nothing new: where the first of its records is.
         let first_seq = if appended > 0 { self.head.size } else { first_original.unwrap_or(self.head.size) };
         let conflicts = flags.iter().filter(|f| **f & entry::FLAG_CONFLICT != 0).count() as u64;
-        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, conflicts, signed: None };
+        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, foreign, conflicts, signed: None };
         if appended > 0 {
             self.put(key, request, flags)?;
         }
         Ok(receipt)
     }
 
-    /// The first seq of the same request, if it is in the log or in this batch.
-    fn same_request(&self, key: [u8; 16], request: &Prepared) -> Result<Option<u64>, Error> {
+    /// The first seq of the same request, if it is in the log or in this batch; and whether
+    /// somebody else sent that one.
+    fn same_request(&self, key: [u8; 16], request: &Prepared) -> Result<Option<(u64, bool)>, Error> {
         let same = |layout: &crate::format::Layout, payload: &[u8]| {
             layout.signal == request.layout.signal && payload == request.payload
         };
+        let is_foreign = |layout: &crate::format::Layout| layout.identity != request.layout.identity;
         if let Some(&at) = self.by_request.get(&key) {
             let (first_seq, earlier) = &self.requests[at];
-            return Ok(same(&earlier.layout, &earlier.payload).then_some(*first_seq));
+            let found = same(&earlier.layout, &earlier.payload);
+            return Ok(found.then(|| (*first_seq, is_foreign(&earlier.layout))));
         }
         let shared = &self.writer.shared;
         let Some(value) = shared.db.get_pinned_cf(shared.cf(cf::REQUESTS), key)? else { return Ok(None) };
         let Some(first_seq) = seqs(&value).next() else { return Ok(None) };
         let block = self.writer.reader.block_at(first_seq);
         let content = block.ok().flatten().and_then(|b| b.content);
-        Ok(content.filter(|c| same(c.layout(), c.payload())).map(|_| first_seq))
+        let found = content.filter(|c| same(c.layout(), c.payload()));
+        Ok(found.map(|c| (first_seq, is_foreign(c.layout()))))
     }
 
-    /// Takes out the spans that the log has; gives the flags of those that stay, and the
-    /// seq of the original of the first span, if it has one.
-    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>), Error> {
+    /// Takes out the spans that the log has; gives the flags of those that stay, the seq of
+    /// the original of the first span, if it has one, and how many somebody else had sent.
+    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>, u64), Error> {
         let keys: Vec<[u8; 25]> = request.ids.iter().map(|(trace, span)| span_key(trace, span)).collect();
         if self.are_new(&keys)? {
-            return Ok((vec![base_flags(request); keys.len()], None));
+            return Ok((vec![base_flags(request); keys.len()], None, 0));
         }
-        let known = self.same_in_log(&keys, request)?;
+        let known = self.same_in_log(&keys, request);
+        let foreign = known.iter().flatten().filter(|(_, is_foreign)| *is_foreign).count() as u64;
         // Where each span id of this request was before, by index; and where the kept ones will be.
         let mut here: HashMap<[u8; 25], Vec<usize>> = HashMap::with_capacity(keys.len());
         let mut originals = vec![None; keys.len()];
@@ -476,7 +484,8 @@ impl<'a> Stage<'a> {
         for (i, key) in keys.iter().enumerate() {
             places[i] = self.head.size + flags.len() as u64;
             let twins = here.entry(*key).or_default();
-            originals[i] = known[i].or_else(|| same_twin(request, i, twins).map(|j| originals[j].unwrap_or(places[j])));
+            let before = known[i].map(|(seq, _)| seq);
+            originals[i] = before.or_else(|| same_twin(request, i, twins).map(|j| originals[j].unwrap_or(places[j])));
             if originals[i].is_none() {
                 let is_new =
                     twins.is_empty() && self.by_span.get(key).is_none_or(|seen| seen.versions().next().is_none());
@@ -492,7 +501,7 @@ impl<'a> Stage<'a> {
         if flags.len() < keys.len() {
             request.take_out(&originals);
         }
-        Ok((flags, originals.first().copied().flatten()))
+        Ok((flags, originals.first().copied().flatten(), foreign))
     }
 
     /// Reads what the log has of these span ids. Whether each is here for the first time,
@@ -517,8 +526,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Of each span the seq of a record before this request that is the same, byte for
-    /// byte. Every block is read once, however the spans lie.
-    fn same_in_log(&self, keys: &[[u8; 25]], request: &Prepared) -> Result<Vec<Option<u64>>, Error> {
+    /// byte, and whether somebody else sent it. Every block is read once, however the spans lie.
+    fn same_in_log(&self, keys: &[[u8; 25]], request: &Prepared) -> Vec<Option<(u64, bool)>> {
         let mut candidates = Vec::new();
         for (i, key) in keys.iter().enumerate() {
             let versions = self.by_span.get(key).into_iter().flat_map(Versions::versions);
@@ -527,24 +536,32 @@ impl<'a> Stage<'a> {
         candidates.sort_unstable();
         let (mut same, mut blocks) = (vec![None; keys.len()], BlockCache::default());
         for (seq, i) in candidates {
-            if same[i].is_none() && self.is_same(seq, request, i, &mut blocks)? {
-                same[i] = Some(seq);
+            if same[i].is_none() {
+                let sender = self.sender_of_same(seq, request, i, &mut blocks);
+                same[i] = sender.map(|sender| (seq, sender != request.layout.identity));
             }
         }
-        Ok(same)
+        same
     }
 
-    fn is_same(&self, seq: u64, request: &Prepared, i: usize, blocks: &mut BlockCache) -> Result<bool, Error> {
+    /// Who sent the record at `seq`, if it is the same as the `i`-th of a request.
+    fn sender_of_same<'b>(
+        &'b self,
+        seq: u64,
+        request: &Prepared,
+        i: usize,
+        blocks: &'b mut BlockCache,
+    ) -> Option<&'b str> {
         let ours = request.content(i);
         if seq >= self.writer.head.size {
             let at = self.requests.partition_point(|(first, _)| *first <= seq);
-            let Some((first, earlier)) = at.checked_sub(1).map(|at| &self.requests[at]) else { return Ok(false) };
-            return Ok(earlier.content((seq - first) as usize) == ours);
+            let (first, earlier) = at.checked_sub(1).map(|at| &self.requests[at])?;
+            return (earlier.content((seq - first) as usize) == ours).then_some(&earlier.layout.identity);
         }
         // What cannot be read is no reason to refuse what comes: it is kept, as another version.
-        let Ok(Some((first, content))) = blocks.get(&self.writer.reader, seq) else { return Ok(false) };
+        let (first, content) = blocks.get(&self.writer.reader, seq).ok().flatten()?;
         let at = (seq - first) as usize;
-        Ok(!content.is_erased(at) && content.parts(at) == ours)
+        (!content.is_erased(at) && content.parts(at) == ours).then(|| content.identity())
     }
 
     /// Puts a request's block into the write.

@@ -330,7 +330,7 @@ impl Serve {
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
-        let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
+        let observed = watch.begin(&receivers, &engine, &door, witnesses.is_some(), guards.clone());
         let limits = self.queries.limits()?;
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
