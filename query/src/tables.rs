@@ -123,7 +123,7 @@ table! {
         kind: String,
         /// When the ledger took it.
         ingest_time: Time,
-        /// Keyed hash, hex, of the identity that `submitter` is in other tables: as the entry has it, so that proofs tell mirrors nothing.
+        /// Keyed hash, hex, of the identity that other tables name here; as in the entry, which tells a mirror nothing.
         submitter: String,
         /// How many records this submitter had before.
         submitter_counter: u64,
