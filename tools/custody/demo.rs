@@ -33,6 +33,12 @@ impl Demo {
     pub fn run(self) -> Result<(), Failure> {
         let started = Instant::now();
         let scratch = tempfile::tempdir().map_err(Failure::unable)?;
+        if let Some(dir) = self.keep.as_deref().filter(|dir| dir.read_dir().is_ok_and(|mut is| is.next().is_some())) {
+            let dir = dir.display();
+            return Err(Failure::wrong(format!(
+                "--keep {dir} is not empty; name a directory that is still to be made"
+            )));
+        }
         let dir = self.keep.clone().unwrap_or_else(|| scratch.path().join("ledger"));
         let mut server = Server::start(&dir, &scratch.path().join("ready.json"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::unable)?;
@@ -45,8 +51,8 @@ impl Demo {
         runtime.block_on(story.answer(&server.grpc, &incident))?;
         server.stop()?;
         verification(&dir, scratch.path(), &incident)?;
-        let dir = self.keep.map_or_else(|| "./custody-data".into(), |dir| dir.display().to_string());
-        epilogue(&dir, started.elapsed())
+        let kept = self.keep.map(|dir| dir.display().to_string());
+        epilogue(kept.as_deref(), &incident, started.elapsed())
     }
 }
 
@@ -311,14 +317,20 @@ fn verification(dir: &Path, scratch: &Path, incident: &Incident) -> Result<(), F
     }
 }
 
-fn epilogue(dir: &str, took: Duration) -> Result<(), Failure> {
+fn epilogue(kept: Option<&str>, incident: &Incident, took: Duration) -> Result<(), Failure> {
     say(&format!("That was {:.0} seconds. To try next:", took.as_secs_f64()))?;
+    print(
+        "custody serve                       then point any OTLP exporter at 127.0.0.1:4317 (gRPC) or :4318 (HTTP)\n",
+    )?;
+    if kept.is_none() {
+        print("custody demo --keep ./demo-data     the same ledger, kept; then, for example:\n")?;
+    }
+    let (dir, trace) = (kept.unwrap_or("./demo-data"), &incident.trace_id);
     print(&format!(
-        "custody serve                       then point any OTLP exporter at 127.0.0.1:4317 (gRPC) or :4318 (HTTP)\n\
-         custody demo --keep ./demo-data     the same ledger, kept; then, for example:\n\
-         custody sql --data-dir ./demo-data \"SELECT * FROM violations LIMIT 5\"\n\
-         custody replay --data-dir ./demo-data --grant <grant id>\n\
-         custody events --data-dir ./demo-data --kind grant_denied\n\
+        "custody sql --data-dir {dir} --list\n\
+         custody sql --data-dir {dir} \"SELECT * FROM violations LIMIT 5\"\n\
+         custody replay --data-dir {dir} --trace {trace}\n\
+         custody events --data-dir {dir} --kind grant_denied\n\
          custody verify --data-dir {dir}\n"
     ))
 }

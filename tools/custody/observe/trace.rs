@@ -65,6 +65,9 @@ pub fn settings(endpoint: Option<&str>, ratio: Option<f64>) -> Result<Option<Set
     let (all, traces) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     let off = variable("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"))
         || variable("OTEL_TRACES_EXPORTER").is_some_and(|v| v == "none");
+    if let Some(ratio) = ratio.filter(|ratio| !(0.0..=1.0).contains(ratio)) {
+        return Err(Failure::unable(format!("--trace-ratio {ratio} is not between 0 and 1")));
+    }
     let (source, url) = match (endpoint, variable(traces), variable(all)) {
         (Some(url), _, _) => ("--trace-endpoint", url.to_owned()),
         (None, _, _) if off => return Ok(None),
