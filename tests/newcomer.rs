@@ -127,3 +127,19 @@ fn help_puts_only_credentials_under_security() {
         assert_eq!(flags, ["--ca", "--cert", "--key", "--token-file"], "custody {command}");
     }
 }
+
+/// The file in docs/operations.md starts a server, and says what it is said to.
+#[test]
+fn the_documented_configuration_file_works() {
+    let documented = include_str!("../docs/operations.md");
+    let text = documented.split_once("# custody.toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("custody.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut server = support::Server::start_in(folder, &["--config", file.to_str().unwrap()]);
+    let genesis = server.get("/checkpoint").1;
+    assert!(genesis.starts_with("logs.example.com/agents\n"), "{genesis}");
+    let metrics = server.get("/metrics").1;
+    assert!(metrics.contains("\ncustody_redacted_requests_total 0\n"), "redaction is on: {metrics}");
+    server.stop();
+}
