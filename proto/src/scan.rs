@@ -15,7 +15,7 @@ use refused::{counted, misfit, wrong_id};
 
 pub use found::{Group, Range, Record, Scan};
 
-use crate::schema::{Field, Kind, Message};
+use crate::schema::{self, Field, Kind, Message};
 use crate::{Invalid, Limits, Signal};
 
 /// Scans a request. Fails if its bytes are not an OTLP request of that signal

@@ -145,9 +145,9 @@ impl Story<'_> {
         self.visible()?;
         self.table(
             "SELECT service_name AS service, count(*) AS spans, count(DISTINCT trace_id) AS traces, \
-             sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors FROM spans GROUP BY 1 ORDER BY 2 DESC",
+             sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors FROM spans GROUP BY 1 ORDER BY 2 DESC, 1",
         )?;
-        self.table("SELECT kind, count(*) AS events FROM events GROUP BY 1 ORDER BY 2 DESC")
+        self.table("SELECT kind, count(*) AS events FROM events GROUP BY 1 ORDER BY 2 DESC, 1")
     }
 
     /// Queries see a record within a second of its acknowledgement; wait for that.
@@ -169,7 +169,7 @@ impl Story<'_> {
         say("Which authority was used outside its bounds? `violations` runs the checks over everything.")?;
         self.table(
             "SELECT check_id, severity, count(*) AS hits, count(DISTINCT trace_id) AS traces FROM violations GROUP BY 1, 2 \
-             ORDER BY 3 DESC",
+             ORDER BY 3 DESC, 1",
         )?;
         say("One of them: an agent passed on more authority than it had, and what was refused was done all the same.")?;
         let sql = "SELECT v.seq, v.trace_id, v.agent_id, v.grant_id, v.evidence, CAST(c.event_time AS BIGINT) AS event_time \

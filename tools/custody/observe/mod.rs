@@ -179,7 +179,7 @@ impl Observed {
 
     fn turned_away(&self) -> Family {
         let rows = self.doors.iter().flat_map(|(ports, door)| {
-            door.turned_away().map(|(reason, count)| {
+            door.turned_away().map(move |(reason, count)| {
                 let labels = vec![("ports", (*ports).to_owned()), ("reason", reason.to_owned())];
                 (labels, Value::Counter(count as f64))
             })

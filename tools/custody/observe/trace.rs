@@ -316,7 +316,7 @@ impl SpanExporter for Ours {
             let known = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
             let error = known.unwrap_or_else(|| error.to_string());
             let endpoint = self.endpoint.as_str();
-            tracing::warn!(endpoint, spans, error, "traces of this server could not be exported, and are lost");
+            tracing::warn!(endpoint, spans, %error, "traces of this server could not be exported, and are lost");
         }
         // The SDK would log the same once more, without saying where to or why.
         Ok(())
