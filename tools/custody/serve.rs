@@ -22,7 +22,7 @@ use crate::observe::log::{self, LogFormat};
 use crate::queries::QueryFlags;
 use crate::ready::{Addresses, announce, write_ready_file};
 use crate::rules::CheckFlags;
-use crate::security::SecurityFlags;
+use crate::security::{SecurityFlags, address};
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -40,16 +40,16 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// OTLP over gRPC [default: 127.0.0.1:4317]; port 0 is any free one.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     otlp_grpc: Option<SocketAddr>,
     /// OTLP over HTTP [default: 127.0.0.1:4318].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     otlp_http: Option<SocketAddr>,
     /// HTTP API and page [default: 127.0.0.1:4680].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     http: Option<SocketAddr>,
     /// Arrow Flight SQL [default: 127.0.0.1:4681].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     flight_sql: Option<SocketAddr>,
     /// Written, as JSON with the bound addresses, once all of them answer.
     #[arg(long, value_name = "FILE")]
