@@ -25,11 +25,6 @@ pub enum ClientCertificate {
     Required,
 }
 
-/// An address to listen on, as flags have it.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an address is an IP and a port, such as 127.0.0.1:4317 or [::1]:4317".to_owned())
-}
-
 /// TLS and identities, as flags and as the table `[security]` of the configuration file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,8 +1,7 @@
 //! `custody serve`: receivers, log, projection and API in one process.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +11,17 @@ use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use crate::auth::layer;
 use crate::event_flags::EventFlags;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::process::{address, listen, stop_signal};
 use crate::queries::QueryFlags;
 use crate::ready::{Addresses, announce, write_ready_file};
 use crate::rules::CheckFlags;
-use crate::security::{SecurityFlags, address};
+use crate::security::SecurityFlags;
 use crate::segments::{SegmentFlags, forget};
 use crate::witnesses::Witnesses;
 use crate::{Failure, control};
@@ -444,33 +443,8 @@ impl Serve {
     }
 }
 
-/// A witness knows no TLS: only programs of this machine may ask.
-pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
-    if address.ip().is_loopback() {
-        return Ok(());
-    }
-    Err(Failure::unable(format!(
-        "{flag} {address} is not a loopback address, and nothing else is listened on without TLS: \
-         use 127.0.0.1, and a proxy that ends TLS in front of it"
-    )))
-}
-
 /// How many open files are asked of the system.
 const OPEN_FILES: u64 = 65_536;
-
-/// Resolves on SIGTERM or Ctrl-C.
-pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unable)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unable)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: finishing what was accepted");
-    })
-}
 
 /// Ends the thread that appends, also when the start fails later on: the process must not
 /// end under it.
@@ -480,18 +454,4 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let _ = self.0.finish();
     }
-}
-
-/// Binds an address; the error names the flag.
-pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|e| {
-        Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
-    })
-}
-
-/// Writes a small file that others wait for: it is there whole, or not.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
-    written.map_err(|e| Failure::unable(format!("{} cannot be written: {e}", path.display())))
 }
