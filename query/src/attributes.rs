@@ -223,10 +223,14 @@ pub(crate) fn parse_time(text: &str) -> Option<Time> {
     Some(Time(nanos))
 }
 
+/// Whether it is an id: all zeros stand for none.
+pub(crate) fn is_id(bytes: &[u8]) -> bool {
+    bytes.iter().any(|b| *b != 0)
+}
+
 /// Lowercase hex, or nothing for no id.
 pub(crate) fn hex_id(bytes: &[u8]) -> Option<String> {
-    let none = bytes.iter().all(|b| *b == 0);
-    (!none).then(|| const_hex::encode(bytes))
+    is_id(bytes).then(|| const_hex::encode(bytes))
 }
 
 #[cfg(test)]

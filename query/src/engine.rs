@@ -394,10 +394,10 @@ impl Engine {
     }
 }
 
-/// Query threads give way to those that take records: at niceness 12 one that runs beside them on a
+/// Query threads, and those that merge, give way to those that take records: at niceness 12 one that runs beside them on a
 /// processor gets a fifteenth of it. Not the most that there is: on a busy machine a query should
 /// end, too. Where the system does not allow it they are as others.
-fn yield_to_others() {
+pub(crate) fn yield_to_others() {
     use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
     // Of 0 to 99, which stand for a niceness of 19 to -20.
     let set = ThreadPriorityValue::try_from(17)

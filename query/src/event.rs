@@ -115,3 +115,42 @@ table! {
         mapping_version: u32,
     }
 }
+
+impl EventRow {
+    /// Bytes of its texts, without the row itself.
+    pub(crate) fn text_bytes(&self) -> usize {
+        let own = self.record_hash.len() + self.kind.len() + self.submitter.len() + self.attributes.len();
+        let lists = [&self.links, &self.actor_chain, &self.reasons, &self.invalid_reasons];
+        let lists: usize = lists.into_iter().flatten().map(|text| text.len() + size_of::<String>()).sum();
+        let texts = [
+            &self.trace_id,
+            &self.span_id,
+            &self.parent_span_id,
+            &self.tenant,
+            &self.service,
+            &self.initiator_id,
+            &self.agent_id,
+            &self.agent_name,
+            &self.grant_id,
+            &self.parent_grant_id,
+            &self.root_grant_id,
+            &self.workspace,
+            &self.task_id,
+            &self.process_id,
+            &self.action,
+            &self.resource,
+            &self.tool,
+            &self.tool_call_id,
+            &self.policy_id,
+            &self.skill_id,
+            &self.correlation_id,
+            &self.workload_id,
+            &self.evaluation_id,
+            &self.arguments_digest,
+            &self.shown_digest,
+            &self.schema_digest,
+            &self.conversation_id,
+        ];
+        own + lists + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}

@@ -26,13 +26,16 @@ use crate::ids::{Ids, Keeper};
 use crate::lookup::Log;
 use crate::mapping::{RecordContext, map_log, map_span};
 use crate::metrics::{MetricBuilder, MetricRow, metric_row};
-use crate::rows::Time;
+use crate::rows::{Extent, Roomy, Time};
 use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
-use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanRow, log_row, resource_json, span_row};
+use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanOwner, SpanShared, log_row};
 use crate::tenancy::Tenancy;
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
+
+/// Steps of fewer records do not say what the next are like.
+const SHAPE_RECORDS_MIN: usize = 256;
 
 /// Or when this many bytes were read.
 const STEP_BYTES: usize = 32 << 20;
@@ -128,6 +131,8 @@ pub struct Projection {
     /// The checks that follow it, if any do.
     pub(crate) checks: OnceLock<Arc<crate::checks::Live>>,
     pub(crate) index: Keeper,
+    /// What the newest step was like, so that the next has room for as much.
+    shape: Mutex<Shape>,
     current: RwLock<Arc<Snapshot>>,
     visible: watch::Sender<u64>,
     /// The newest events, encoded for all who follow them.
@@ -168,6 +173,7 @@ impl Projection {
             books: Mutex::default(),
             checks: OnceLock::new(),
             index: Keeper::default(),
+            shape: Mutex::default(),
             current: RwLock::new(Arc::new(first)),
             visible: watch::channel(0).0,
             recent: crate::serve::events::Recent::default(),
@@ -262,16 +268,31 @@ impl Projection {
         if from >= size {
             return Ok(false);
         }
-        let mut rows = Rows::default();
+        let mut rows = self.room(size - from);
         let to = self.project(&mut rows, from, size)?;
         let _books = lock(&self.books);
         let mut next = Snapshot::clone(&self.snapshot());
-        let events = rows.finish(&mut next.tail);
+        let events = self.keep(rows, to - from, &mut next.tail);
         next.ids.add(from..to, &events);
         next.tail.to = to;
         next.size = to;
         self.set(next);
         Ok(true)
+    }
+
+    /// Rows in the making, with room for those of so many records as far as one step takes them.
+    pub(crate) fn room(&self, records: u64) -> Rows {
+        Rows::with_room(records.min(STEP_RECORDS) as usize, &lock(&self.shape))
+    }
+
+    /// Moves the rows of some records behind those of a tail; gives the events among them.
+    pub(crate) fn keep(&self, rows: Rows, records: u64, tail: &mut Tail) -> RecordBatch {
+        let (events, shape) = rows.finish(records as usize, tail);
+        // A few records say little about many.
+        if shape.records >= SHAPE_RECORDS_MIN {
+            *lock(&self.shape) = shape;
+        }
+        events
     }
 
     /// Makes the rows of one step from `from`, and of nothing from `end` on; gives where it ends.
@@ -304,7 +325,10 @@ impl Workers {
         }
         if projection.index_is_due() && self.indexing.as_ref().is_none_or(|thread| thread.is_finished()) {
             let own = Arc::clone(projection);
-            self.indexing = Some(spawn("index", move || own.tend_index())?);
+            self.indexing = Some(spawn("index", move || {
+                crate::engine::yield_to_others();
+                own.tend_index();
+            })?);
         }
         let limits = projection.limits;
         let is_full = projection.snapshot().tail.is_full(&limits);
@@ -326,6 +350,7 @@ impl Workers {
         }
         let own = Arc::clone(projection);
         self.merging = Some(spawn("merge", move || {
+            crate::engine::yield_to_others();
             let mut merged = Ok(true);
             while matches!(merged, Ok(true)) && own.is_well() {
                 merged = own.merge();
@@ -377,6 +402,13 @@ impl Drop for Follower {
     }
 }
 
+/// How many rows some records gave, and of what size, by table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shape {
+    records: usize,
+    tables: [Extent; 4],
+}
+
 /// Rows in the making.
 #[derive(Default)]
 pub(crate) struct Rows {
@@ -392,7 +424,7 @@ pub(crate) struct Rows {
 struct Shared {
     group: usize,
     resource: Resource,
-    resource_json: String,
+    texts: SpanShared,
     tenancy: Tenancy,
     scope: InstrumentationScope,
 }
@@ -403,7 +435,7 @@ impl Shared {
         let resource = Resource::decode(content.resource(i)).unwrap_or_default();
         let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
         let tenancy = Tenancy::of_resource(&resource);
-        Self { group: content.group(i), resource_json: resource_json(&resource), tenancy, resource, scope }
+        Self { group: content.group(i), texts: SpanShared::of(&resource), tenancy, resource, scope }
     }
 }
 
@@ -417,14 +449,37 @@ impl Rows {
         self.only.is_none_or(|only| only == table)
     }
 
-    /// Moves the rows behind those of a tail; gives the events among them.
-    pub(crate) fn finish(mut self, tail: &mut Tail) -> RecordBatch {
-        tail.add(Table::Spans, self.spans.finish());
-        tail.add(Table::Logs, self.logs.finish());
-        tail.add(Table::Metrics, self.metrics.finish());
-        let events = self.events.finish();
-        tail.add(Table::Events, events.clone());
-        events
+    /// With room for the rows of so many records like those before.
+    fn with_room(records: usize, like: &Shape) -> Self {
+        fn room<B: Roomy>(records: usize, like: &Shape, table: Table) -> B {
+            let former = &like.tables[table as usize];
+            // A little more than before, as it is never quite the same.
+            let rows = (former.rows * records).div_ceil(like.records.max(1));
+            B::with_room(rows + rows / 16, former)
+        }
+        Self {
+            spans: room(records, like, Table::Spans),
+            logs: room(records, like, Table::Logs),
+            metrics: room(records, like, Table::Metrics),
+            events: room(records, like, Table::Events),
+            only: None,
+        }
+    }
+
+    /// Moves the rows of so many records behind those of a tail; gives the events among them, and how much it was.
+    fn finish(mut self, records: usize, tail: &mut Tail) -> (RecordBatch, Shape) {
+        let (spans, logs) = (self.spans.finish(), self.logs.finish());
+        let (metrics, events) = (self.metrics.finish(), self.events.finish());
+        let tables = [
+            SpanBuilder::extent(&spans),
+            LogBuilder::extent(&logs),
+            MetricBuilder::extent(&metrics),
+            EventBuilder::extent(&events),
+        ];
+        for (table, batch) in Table::ALL.into_iter().zip([spans, logs, metrics, events.clone()]) {
+            tail.add(table, batch);
+        }
+        (events, Shape { records, tables })
     }
 
     /// Takes the rows of one table.
@@ -451,10 +506,10 @@ impl Rows {
             let fits = shared.as_ref().is_some_and(|s| s.group == content.group(i));
             let shared = if fits { shared.as_ref() } else { Some(&*shared.insert(Shared::of(content, i))) };
             let Some(shared) = shared else { continue };
-            let record_hash = const_hex::encode(block.commitments.commitments[i]);
+            let mut hex = const_hex::Buffer::<32>::new();
             let context = RecordContext {
                 seq: block.commitments.first_seq + i as u64,
-                record_hash: &record_hash,
+                record_hash: hex.format(&block.commitments.commitments[i]),
                 ingest_time: Time(i64::try_from(block.commitments.ingest_time).unwrap_or(i64::MAX)),
                 submitter: content.identity(),
                 resource: &shared.resource,
@@ -465,15 +520,15 @@ impl Rows {
     }
 
     fn record(&mut self, signal: Signal, context: &RecordContext<'_>, shared: &Shared, bytes: &[u8]) {
-        let json = &shared.resource_json;
         let events = match signal {
             Signal::Traces => {
                 let Ok(span) = Span::decode(bytes) else { return };
                 let mut events = map_span(context, &span);
                 let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
-                let source = source(&events);
                 if self.makes(Table::Spans) {
-                    self.spans.push(&SpanRow { tenant, workspace, source, ..span_row(context, json, &span) });
+                    let source = events.first().map(|event| event.source.as_str());
+                    let owner = SpanOwner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
+                    self.spans.append(context, &shared.texts, owner, &span);
                 }
                 events
             }
@@ -483,7 +538,12 @@ impl Rows {
                 let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
                 let source = source(&events);
                 if self.makes(Table::Logs) {
-                    self.logs.push(&LogRow { tenant, workspace, source, ..log_row(context, json, &log) });
+                    self.logs.push(&LogRow {
+                        tenant,
+                        workspace,
+                        source,
+                        ..log_row(context, &shared.texts.resource, &log)
+                    });
                 }
                 events
             }

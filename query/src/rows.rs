@@ -10,10 +10,29 @@ use datafusion::arrow::array::{
     UInt32Builder, UInt64Array, UInt64Builder,
 };
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::arrow::record_batch::RecordBatch;
 
 /// A time in ns since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub i64);
+
+/// How many rows a batch has, and how many bytes of text in each column.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extent {
+    pub(crate) rows: usize,
+    pub(crate) bytes: Vec<usize>,
+}
+
+/// Room for the texts of one column, at most.
+pub(crate) const ROOM_BYTES_MAX: usize = 16 << 20;
+
+/// What collects rows, with room for as many as it will get: columns that grow are copied again and again.
+pub(crate) trait Roomy {
+    /// With room for rows that are like those of a former batch.
+    fn with_room(rows: usize, former: &Extent) -> Self;
+    /// How much there is in a batch.
+    fn extent(batch: &RecordBatch) -> Extent;
+}
 
 /// A value that can stand in a column.
 pub trait Cell: Sized {
@@ -23,6 +42,14 @@ pub trait Cell: Sized {
     const NULLABLE: bool = false;
     /// The column's type.
     fn data_type() -> DataType;
+    /// A builder that has room for so many values with so many bytes of text.
+    fn with_room(_rows: usize, _bytes: usize) -> Self::Builder {
+        Self::Builder::default()
+    }
+    /// Bytes of text in a column.
+    fn text_bytes(_array: &dyn Array) -> usize {
+        0
+    }
     /// Adds a value.
     fn append(&self, builder: &mut Self::Builder);
     /// Takes what was added.
@@ -37,11 +64,17 @@ fn typed<A: 'static, T: Default>(array: &dyn Array, read: impl FnOnce(&A) -> T) 
 }
 
 macro_rules! cell {
-    ($type:ty, $builder:ty, $array:ty, $data_type:expr, $t:ident => $to:expr, $f:ident => $from:expr) => {
+    ($type:ty, $builder:ty, $array:ty, $data_type:expr, $t:ident => $to:expr, $f:ident => $from:expr, $room:expr) => {
         impl Cell for $type {
             type Builder = $builder;
             fn data_type() -> DataType {
                 $data_type
+            }
+            fn with_room(rows: usize, bytes: usize) -> Self::Builder {
+                $room(rows, bytes)
+            }
+            fn text_bytes(array: &dyn Array) -> usize {
+                typed::<StringArray, usize>(array, |a| a.value_data().len())
             }
             fn append(&self, builder: &mut Self::Builder) {
                 let $t = self;
@@ -64,6 +97,12 @@ macro_rules! cell {
             fn data_type() -> DataType {
                 $data_type
             }
+            fn with_room(rows: usize, bytes: usize) -> Self::Builder {
+                <$type as Cell>::with_room(rows, bytes)
+            }
+            fn text_bytes(array: &dyn Array) -> usize {
+                <$type as Cell>::text_bytes(array)
+            }
             fn append(&self, builder: &mut Self::Builder) {
                 builder.append_option(self.as_ref().map(|$t| $to));
             }
@@ -77,19 +116,20 @@ macro_rules! cell {
     };
 }
 
-cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.as_str(), s => s.to_owned());
-cell!(u64, UInt64Builder, UInt64Array, DataType::UInt64, n => *n, n => n);
-cell!(u32, UInt32Builder, UInt32Array, DataType::UInt32, n => *n, n => n);
-cell!(i64, Int64Builder, Int64Array, DataType::Int64, n => *n, n => n);
-cell!(f64, Float64Builder, Float64Array, DataType::Float64, n => *n, n => n);
-cell!(bool, BooleanBuilder, BooleanArray, DataType::Boolean, b => *b, b => b);
+cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.as_str(), s => s.to_owned(), StringBuilder::with_capacity);
+cell!(u64, UInt64Builder, UInt64Array, DataType::UInt64, n => *n, n => n, |rows, _| UInt64Builder::with_capacity(rows));
+cell!(u32, UInt32Builder, UInt32Array, DataType::UInt32, n => *n, n => n, |rows, _| UInt32Builder::with_capacity(rows));
+cell!(i64, Int64Builder, Int64Array, DataType::Int64, n => *n, n => n, |rows, _| Int64Builder::with_capacity(rows));
+cell!(f64, Float64Builder, Float64Array, DataType::Float64, n => *n, n => n, |rows, _| Float64Builder::with_capacity(rows));
+cell!(bool, BooleanBuilder, BooleanArray, DataType::Boolean, b => *b, b => b, |rows, _| BooleanBuilder::with_capacity(rows));
 cell!(
     Time,
     UtcBuilder,
     TimestampNanosecondArray,
     DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
     t => t.0,
-    t => Time(t)
+    t => Time(t),
+    |rows, _| UtcBuilder(TimestampNanosecondBuilder::with_capacity(rows).with_timezone("UTC"))
 );
 
 /// A builder of UTC timestamps.
@@ -209,6 +249,19 @@ macro_rules! table {
                         $($name: $name.map(|c| <$type as $crate::rows::Cell>::read(c, row)).unwrap_or_default(),)+
                     })
                     .collect()
+            }
+        }
+
+        impl $crate::rows::Roomy for $builder {
+            fn with_room(rows: usize, former: &$crate::rows::Extent) -> Self {
+                let mut bytes = former.bytes.iter().map(|b| (b * rows).div_ceil(former.rows.max(1)).min($crate::rows::ROOM_BYTES_MAX));
+                Self { $($name: <$type as $crate::rows::Cell>::with_room(rows, bytes.next().unwrap_or(0)),)+ }
+            }
+
+            fn extent(batch: &datafusion::arrow::record_batch::RecordBatch) -> $crate::rows::Extent {
+                let mut columns = batch.columns().iter();
+                let bytes = vec![$(columns.next().map_or(0, |c| <$type as $crate::rows::Cell>::text_bytes(c)),)+];
+                $crate::rows::Extent { rows: batch.num_rows(), bytes }
             }
         }
 

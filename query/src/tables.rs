@@ -4,11 +4,12 @@ use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::{Span, span::SpanKind};
+use datafusion::arrow::array::StringBuilder;
 use serde_json::{Value as Json, json};
 
-use crate::attributes::{Attributes, any_value_json, attributes_json, attributes_object, hex_id};
+use crate::attributes::{Attributes, any_value_json, attributes_json, attributes_object, hex_id, is_id};
 use crate::mapping::{RecordContext, otlp_time, span_status};
-use crate::rows::{Time, table};
+use crate::rows::{Cell as _, Time, table};
 
 table! {
     /// One span, as OTLP has it.
@@ -142,47 +143,108 @@ table! {
     }
 }
 
-/// Resource attributes as JSON; made once per resource, not per record.
-pub(crate) fn resource_json(resource: &Resource) -> String {
-    attributes_json(&resource.attributes)
-}
-
 fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The row of a span.
-pub(crate) fn span_row(context: &RecordContext<'_>, resource_json: &str, span: &Span) -> SpanRow {
-    let resource = Attributes(&context.resource.attributes);
-    let start = otlp_time(span.start_time_unix_nano).unwrap_or_default();
-    let end = otlp_time(span.end_time_unix_nano);
-    SpanRow {
-        seq: context.seq,
-        record_hash: context.record_hash.to_owned(),
-        trace_id: const_hex::encode(&span.trace_id),
-        span_id: const_hex::encode(&span.span_id),
-        parent_span_id: hex_id(&span.parent_span_id),
-        trace_state: some(&span.trace_state),
-        flags: span.flags,
-        name: span.name.clone(),
-        kind: kind_name(span.kind()).to_owned(),
-        start_time: start,
-        end_time: end,
-        duration_ns: end.map(|end| end.0.saturating_sub(start.0)),
-        status_code: span_status(span).to_owned(),
-        status_message: span.status.as_ref().and_then(|s| some(&s.message)),
-        service_name: resource.text("service.name"),
-        service_instance_id: resource.text("service.instance.id"),
-        scope_name: some(&context.scope.name),
-        scope_version: some(&context.scope.version),
-        resource: resource_json.to_owned(),
-        attributes: attributes_json(&span.attributes),
-        events: span_events(span).to_string(),
-        links: span_links(span).to_string(),
-        ingest_time: context.ingest_time,
-        submitter: context.submitter.to_owned(),
-        ..SpanRow::default()
+/// What the spans of one resource and scope share, read once for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct SpanShared {
+    /// Attributes of the resource, a JSON object.
+    pub(crate) resource: String,
+    service_name: Option<String>,
+    service_instance_id: Option<String>,
+}
+
+impl SpanShared {
+    pub(crate) fn of(resource: &Resource) -> Self {
+        let attributes = Attributes(&resource.attributes);
+        Self {
+            resource: attributes_json(&resource.attributes),
+            service_name: attributes.text("service.name"),
+            service_instance_id: attributes.text("service.instance.id"),
+        }
     }
+}
+
+/// Whose a span is, and which mapping knows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SpanOwner<'a> {
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) workspace: Option<&'a str>,
+    pub(crate) source: Option<&'a str>,
+}
+
+impl SpanBuilder {
+    /// Adds the row of a span, text by text into its column: a row of its own would be a copy, and twenty
+    /// allocations for each span. A column that is left out here is missed in `finish`.
+    pub(crate) fn append(
+        &mut self,
+        context: &RecordContext<'_>,
+        shared: &SpanShared,
+        owner: SpanOwner<'_>,
+        span: &Span,
+    ) {
+        let start = otlp_time(span.start_time_unix_nano).unwrap_or_default();
+        let end = otlp_time(span.end_time_unix_nano);
+        self.seq.append_value(context.seq);
+        self.record_hash.append_value(context.record_hash);
+        append_hex(&mut self.trace_id, &span.trace_id);
+        append_hex(&mut self.span_id, &span.span_id);
+        match is_id(&span.parent_span_id) {
+            true => append_hex(&mut self.parent_span_id, &span.parent_span_id),
+            false => self.parent_span_id.append_null(),
+        }
+        self.trace_state.append_option(filled(&span.trace_state));
+        self.flags.append_value(span.flags);
+        self.name.append_value(&span.name);
+        self.kind.append_value(kind_name(span.kind()));
+        start.append(&mut self.start_time);
+        end.append(&mut self.end_time);
+        self.duration_ns.append_option(end.map(|end| end.0.saturating_sub(start.0)));
+        self.status_code.append_value(span_status(span));
+        self.status_message.append_option(span.status.as_ref().and_then(|status| filled(&status.message)));
+        self.service_name.append_option(shared.service_name.as_deref());
+        self.service_instance_id.append_option(shared.service_instance_id.as_deref());
+        self.scope_name.append_option(filled(&context.scope.name));
+        self.scope_version.append_option(filled(&context.scope.version));
+        self.resource.append_value(&shared.resource);
+        self.attributes.append_value(attributes_json(&span.attributes));
+        match span.events.is_empty() {
+            true => self.events.append_value("[]"),
+            false => self.events.append_value(span_events(span).to_string()),
+        }
+        match span.links.is_empty() {
+            true => self.links.append_value("[]"),
+            false => self.links.append_value(span_links(span).to_string()),
+        }
+        context.ingest_time.append(&mut self.ingest_time);
+        self.submitter.append_value(context.submitter);
+        self.tenant.append_option(owner.tenant);
+        self.workspace.append_option(owner.workspace);
+        self.source.append_option(owner.source);
+    }
+}
+
+/// A text that is not empty.
+fn filled(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn append_hex(column: &mut StringBuilder, id: &[u8]) {
+    // Ids of traces and spans; of any other length they are written the long way.
+    let mut hex = [0; 32];
+    match hex.get_mut(..2 * id.len()).map(|hex| (const_hex::encode_to_slice(id, hex), hex)) {
+        Some((Ok(()), hex)) => column.append_value(std::str::from_utf8(hex).unwrap_or_default()),
+        _ => column.append_value(const_hex::encode(id)),
+    }
+}
+
+/// The row of one span by itself.
+pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span) -> SpanRow {
+    let mut one = SpanBuilder::default();
+    one.append(context, &SpanShared::of(context.resource), SpanOwner::default(), span);
+    SpanRow::read(&one.finish()).pop().unwrap_or_default()
 }
 
 fn kind_name(kind: SpanKind) -> &'static str {

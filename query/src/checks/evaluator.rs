@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use datafusion::arrow::array::StringArray;
 use datafusion::error::DataFusionError;
 
 use super::hit::HitRow;
@@ -92,10 +93,15 @@ impl Evaluator {
             Ok(true)
         })?;
         counts.into_iter().for_each(|(grant, uses)| self.state.count(grant, uses));
-        for event in snapshot.events_at(&recent)? {
-            if !is_aside(&event) {
-                self.state.insert(event);
+        // A busy hour may be more than may be held: the newest stay.
+        let recent = Vec::from_iter(recent);
+        for some in recent.chunks(STEP_RECORDS as usize) {
+            for event in snapshot.events_at(&some.iter().copied().collect())? {
+                if !is_aside(&event) {
+                    self.state.insert(event);
+                }
             }
+            self.let_go();
         }
         for event in snapshot.events_of(&["alert", "alert_superseded"], AsOf::Now)? {
             self.remember(&event);
@@ -201,16 +207,19 @@ impl Evaluator {
             Ok(true)
         })?;
         let newest = &mut self.newest;
-        let state = &mut self.state;
+        // Only rules about missing spans need the ids of all.
+        let mut state = self.checker.reads("span_ids").then_some(&mut self.state);
         snapshot.read(&Wanted::all(Table::Spans).seqs(from..to), |batch| {
             let column = |name: &str| batch.column_by_name(name);
-            if let (Some(trace), Some(span), Some(time)) =
-                (column("trace_id"), column("span_id"), column("ingest_time"))
+            let texts = |name: &str| column(name).and_then(|c| c.as_any().downcast_ref::<StringArray>());
+            if let (Some(trace), Some(span), Some(time)) = (texts("trace_id"), texts("span_id"), column("ingest_time"))
             {
                 for i in 0..batch.num_rows() {
                     let time = Time::read(time, i).0;
                     *newest = (*newest).max(time);
-                    state.insert_span(String::read(trace, i), String::read(span, i), time);
+                    if let Some(state) = &mut state {
+                        state.insert_span(trace.value(i), span.value(i), time);
+                    }
                 }
             }
             spans.push(batch.clone());

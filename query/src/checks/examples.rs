@@ -227,7 +227,7 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
         attributes,
         ..Default::default()
     };
-    (map_span(&context, &span), Some(span_row(&context, "{}", &span)))
+    (map_span(&context, &span), Some(span_row(&context, &span)))
 }
 
 /// An id of this many hex digits, filled up with zeros.

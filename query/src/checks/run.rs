@@ -12,6 +12,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -211,6 +212,8 @@ impl TableProvider for Here {
 /// Rules, planned.
 pub struct Checker {
     rules: Vec<(Rule, LogicalPlan)>,
+    /// The tables that they read.
+    read: HashSet<String>,
     state: SessionState,
     tuning: Arc<Tuning>,
 }
@@ -259,7 +262,17 @@ impl Checker {
                 planned.push((rule, plan));
             }
         }
-        Ok(Arc::new(Self { rules: planned, state: context.state(), tuning }))
+        let mut read = HashSet::new();
+        for (_, plan) in &planned {
+            let look = |node: &LogicalPlan| {
+                if let LogicalPlan::TableScan(scan) = node {
+                    read.insert(scan.table_name.table().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            };
+            plan.apply_with_subqueries(look).map_err(wrong)?;
+        }
+        Ok(Arc::new(Self { rules: planned, read, state: context.state(), tuning }))
     }
 
     /// The tuning that it goes by.
@@ -270,6 +283,11 @@ impl Checker {
     /// Whether a check runs and is about events; spans are looked at once, as they come.
     pub(crate) fn judges_events(&self, check: &str) -> bool {
         self.rules.iter().any(|(rule, _)| rule.id == check && !rule.on.iter().any(|on| on == "span"))
+    }
+
+    /// Whether a rule that is on reads a table.
+    pub(crate) fn reads(&self, table: &str) -> bool {
+        self.read.contains(table)
     }
 
     /// Runs the rules that can have a hit about one of these kinds, or all. Gives what they find,

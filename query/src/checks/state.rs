@@ -15,8 +15,12 @@ use crate::rows::Time;
 
 /// Events at hand, at most.
 const EVENTS_MAX: usize = 500_000;
-/// Bytes of their texts, at most.
-const BYTES_MAX: usize = 192 << 20;
+/// Bytes that they take, at most.
+const BYTES_MAX: usize = 96 << 20;
+/// What an event takes in the lists of what it has in common with others, about.
+const INDEX_BYTES: usize = 1024;
+/// Span ids at hand, at most: the traces that were longest without a span go first.
+const SPANS_MAX: usize = 1_000_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
 const RELATED_MAX: usize = 2000;
 /// Settled records that one piece of late evidence has judged again, the newest.
@@ -78,8 +82,11 @@ pub(crate) struct State {
     held: BTreeSet<(i64, u64)>,
     uses: HashMap<String, u64>,
     nth: HashMap<u64, u64>,
-    spans: HashMap<String, (i64, HashSet<String>)>,
-    traces: VecDeque<(i64, String)>,
+    /// Span ids by trace, and when the trace's newest came.
+    spans: HashMap<u128, (i64, HashSet<u64>)>,
+    /// Traces in the order in which time lets them go.
+    traces: VecDeque<(i64, u128)>,
+    span_count: usize,
     bytes: usize,
     /// Records that were read back: they are looked at, and not judged again.
     back: HashSet<u64>,
@@ -126,14 +133,15 @@ impl State {
         *self.uses.entry(grant).or_default() += uses;
     }
 
-    /// Takes the id of a span in.
-    pub(crate) fn insert_span(&mut self, trace: String, span: String, ingest_time: i64) {
+    /// Takes the id of a span in. What is no id of OTLP is no span's parent either.
+    pub(crate) fn insert_span(&mut self, trace: &str, span: &str, ingest_time: i64) {
+        let (Ok(trace), Ok(span)) = (u128::from_str_radix(trace, 16), u64::from_str_radix(span, 16)) else { return };
         if !self.spans.contains_key(&trace) {
-            self.traces.push_back((ingest_time, trace.clone()));
+            self.traces.push_back((ingest_time, trace));
         }
         let of = self.spans.entry(trace).or_default();
         of.0 = ingest_time;
-        of.1.insert(span);
+        self.span_count += usize::from(of.1.insert(span));
     }
 
     /// Lets go of what is older than `before`, and of the oldest beyond the bounds. Gives their seqs.
@@ -156,13 +164,26 @@ impl State {
             self.remove(seq);
             gone.push(seq);
         }
-        while let Some((time, trace)) = self.traces.pop_front_if(|(time, _)| *time < before) {
-            match self.spans.get(&trace).map(|of| of.0) {
-                Some(last) if last >= before && last > time => self.traces.push_back((last, trace)),
-                _ => drop(self.spans.remove(&trace)),
+        self.let_spans_go(before);
+        gone
+    }
+
+    /// Lets go of traces that had no span since `before`, and of the oldest beyond the bound.
+    fn let_spans_go(&mut self, before: i64) {
+        while let Some(&(time, trace)) = self.traces.front() {
+            let last = self.spans.get(&trace).map_or(time, |of| of.0);
+            let is_over = self.span_count > SPANS_MAX;
+            if time >= before && !is_over {
+                break;
+            }
+            self.traces.pop_front();
+            // It had spans since it was put there: it is not yet the oldest.
+            if last > time && (last >= before || is_over) {
+                self.traces.push_back((last, trace));
+            } else if let Some((_, spans)) = self.spans.remove(&trace) {
+                self.span_count -= spans.len();
             }
         }
-        gone
     }
 
     fn remove(&mut self, seq: u64) {
@@ -278,8 +299,9 @@ impl State {
         let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.events.get(s)?.trace_id.as_ref()).collect();
         let mut out = Vec::new();
         for trace in traces {
-            let spans = self.spans.get(trace).into_iter().flat_map(|of| &of.1);
-            out.extend(spans.map(|span| SpanIdRow { trace_id: trace.clone(), span_id: span.clone() }));
+            let id = u128::from_str_radix(trace, 16).ok();
+            let spans = id.and_then(|id| self.spans.get(&id)).into_iter().flat_map(|of| &of.1);
+            out.extend(spans.map(|span| SpanIdRow { trace_id: trace.clone(), span_id: format!("{span:016x}") }));
         }
         out
     }
@@ -343,6 +365,7 @@ fn end_of(event: &EventRow) -> i64 {
     time.map_or(i64::MAX, |end| end.0.max(event.ingest_time.0))
 }
 
+/// What an event takes in memory: the row, its texts, and its places in the index.
 fn size(event: &EventRow) -> usize {
-    event.attributes.len() + 512
+    size_of::<EventRow>() + event.text_bytes() + INDEX_BYTES
 }

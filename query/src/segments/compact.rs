@@ -12,8 +12,9 @@ use super::write::Spot;
 use super::{Place, Segment, Table, Wanted};
 use crate::{Error, ErrorKind};
 
-/// Neighbours are merged when there are this many, or when they make half a segment.
-const MERGED_MIN: usize = 4;
+/// Neighbours are merged when there are this many, or when they make half a segment: each merging writes all of
+/// their rows anew, which costs more than to make them.
+const MERGED_MIN: usize = 16;
 
 /// Segments whose files are together larger than this are not merged.
 const MERGED_BYTES_MAX: u64 = 1 << 30;

@@ -20,7 +20,7 @@ use custody_store::system::SeqSet;
 use super::manifest::{self, Loaded, Manifest};
 use super::{Place, Segment, SegmentLimits, Tail, compact, write};
 use crate::Error;
-use crate::projection::{Projection, Rows, Snapshot};
+use crate::projection::{Projection, Snapshot};
 
 /// The folder of segments in a data directory.
 const FOLDER: &str = "segments";
@@ -145,12 +145,13 @@ impl Projection {
         let mut out = Vec::new();
         let mut tail = Tail::at(range.start);
         while tail.to < range.end {
-            let mut rows = Rows::default();
-            tail.to = self.project(&mut rows, tail.to, range.end)?;
-            let _ = rows.finish(&mut tail);
+            let from = tail.to;
+            let mut rows = self.room(range.end - from);
+            tail.to = self.project(&mut rows, from, range.end)?;
+            let _ = self.keep(rows, tail.to - from, &mut tail);
             if tail.is_full(&self.limits) || tail.to >= range.end {
                 let (from, to) = (tail.from, tail.to);
-                let spot = write::Spot::new(&self.place()?, &self.reader, from..to, &self.files)?;
+                let spot = self.fresh(from..to)?;
                 out.push(write::of_tail(spot, &tail)?);
                 tail = Tail::at(to);
                 progress(to);
@@ -194,12 +195,19 @@ impl Projection {
     pub(crate) fn seal(&self) -> Result<(), Error> {
         let _sealing = lock(&self.sealing);
         let Some(frozen) = self.snapshot().frozen.clone() else { return Ok(()) };
-        let spot = write::Spot::new(&self.place()?, &self.reader, frozen.from..frozen.to, &self.files)?;
+        let spot = self.fresh(frozen.from..frozen.to)?;
         let segment = write::of_tail(spot, &frozen)?;
         self.publish(None, |next| {
             Arc::make_mut(&mut next.segments).push(segment);
             next.frozen = None;
         })
+    }
+
+    /// Where the rows of a range are written for the first time.
+    fn fresh(&self, range: Range<u64>) -> Result<write::Spot, Error> {
+        let is_merged_later = range.end - range.start < self.limits.merged_records_max / 2;
+        let spot = write::Spot::new(&self.place()?, &self.reader, range, &self.files)?;
+        Ok(if is_merged_later { spot.quick() } else { spot })
     }
 
     /// Merges some neighbouring segments; false if there are none to merge.

@@ -42,6 +42,9 @@ use crate::tables::{LogRow, SpanRow};
 /// Batches are joined until they have this many rows.
 const BATCH_ROWS: usize = 32_768;
 
+/// So many batches of like size are joined at once.
+const JOINED: usize = 8;
+
 /// A table whose rows are made from records, and sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Table {
@@ -122,6 +125,15 @@ impl Default for SegmentLimits {
     }
 }
 
+/// From where on the last batches are to be joined: when so many are of like size. A row is then copied once
+/// for each time that its batch grows by that factor, and not each time that it doubles.
+fn joinable(batches: &[RecordBatch]) -> Option<usize> {
+    let largest = batches.last()?.num_rows() * JOINED;
+    let alike = batches.iter().rev().take(JOINED).take_while(|batch| batch.num_rows() < largest);
+    let (count, rows) = alike.fold((0, 0), |(count, rows), batch| (count + 1, rows + batch.num_rows()));
+    (count == JOINED && rows <= BATCH_ROWS).then(|| batches.len() - JOINED)
+}
+
 /// The rows of a range of the log, in memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
@@ -162,14 +174,12 @@ impl Tail {
         self.bytes += batch.get_array_memory_size();
         let batches = &mut self.tables[table as usize];
         batches.push(batch);
-        while let [.., before, last] = batches.as_slice() {
-            if before.num_rows() > 2 * last.num_rows() || before.num_rows() + last.num_rows() > BATCH_ROWS {
-                break;
-            }
-            let Ok(joined) = concat_batches(&last.schema(), [before, last]) else { break };
-            let apart = before.get_array_memory_size() + last.get_array_memory_size();
+        while let Some(from) = joinable(batches) {
+            let some = &batches[from..];
+            let Ok(joined) = concat_batches(&some[0].schema(), some) else { break };
+            let apart: usize = some.iter().map(RecordBatch::get_array_memory_size).sum();
             self.bytes = (self.bytes + joined.get_array_memory_size()).saturating_sub(apart);
-            batches.truncate(batches.len() - 2);
+            batches.truncate(from);
             batches.push(joined);
         }
     }

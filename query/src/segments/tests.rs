@@ -59,10 +59,10 @@ fn follow(projection: &Projection) -> Result<(), crate::Error> {
         if from >= size {
             return Ok(());
         }
-        let mut rows = crate::projection::Rows::default();
+        let mut rows = projection.room(1);
         let mut next = Snapshot::clone(&projection.snapshot());
         next.tail.to = projection.project(&mut rows, from, from + 1)?;
-        rows.finish(&mut next.tail);
+        projection.keep(rows, 1, &mut next.tail);
         next.size = next.tail.to;
         projection.set(next);
         if projection.freeze(|tail| tail.is_full(&projection.limits)) {

@@ -1,4 +1,4 @@
-//! Writing segment files: zstd, row groups sized for pruning, page index, statistics,
+//! Writing segment files: zstd (LZ4 until they are merged), row groups sized for pruning, page index, statistics,
 //! bloom filters, and in the footer what the file is of.
 
 use std::ops::Range;
@@ -43,6 +43,7 @@ pub(super) struct Spot {
     range: Range<u64>,
     root: String,
     generation: u64,
+    compression: Compression,
 }
 
 impl Spot {
@@ -59,7 +60,13 @@ impl Spot {
             root: const_hex::encode(reader.root_at(range.end).map_err(Error::store)?),
             range,
             generation: generation.fetch_add(1, Ordering::SeqCst) + 1,
+            compression: Compression::ZSTD(ZstdLevel::default()),
         })
+    }
+
+    /// To be written fast: what is merged soon is compressed well then.
+    pub(super) fn quick(self) -> Self {
+        Self { compression: Compression::LZ4_RAW, ..self }
     }
 
     /// Begins the file of a table that will have about this many rows.
@@ -86,7 +93,7 @@ impl Spot {
             pair(key::SCHEMA, schema_version().to_owned()),
         ];
         let mut builder = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_compression(self.compression)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_statistics_enabled(EnabledStatistics::Page)
