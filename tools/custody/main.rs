@@ -12,6 +12,7 @@ mod evidence;
 mod keep;
 mod limits;
 mod observe;
+mod process;
 mod queries;
 mod ready;
 mod record;
