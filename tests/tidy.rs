@@ -73,7 +73,8 @@ fn every_source_file_says_what_it_owns_and_is_short() {
 #[test]
 fn nothing_names_the_machine_that_it_was_made_on() {
     // In two pieces, so that this file names none of them.
-    let homes: Vec<String> = ["wor", "roo", "hom"].iter().zip(["k/", "t/", "e/"]).map(|(a, b)| format!("/{a}{b}")).collect();
+    let homes: Vec<String> =
+        ["wor", "roo", "hom"].iter().zip(["k/", "t/", "e/"]).map(|(a, b)| format!("/{a}{b}")).collect();
     let read = |path: &PathBuf| std::fs::read_to_string(root().join(path)).ok();
     let mut wrong = Vec::new();
     for path in files() {
@@ -85,7 +86,8 @@ fn nothing_names_the_machine_that_it_was_made_on() {
         for (at, line) in text.lines().enumerate() {
             for home in &homes {
                 // In the middle of a URL or of a longer path it is no folder of a machine.
-                let begins = |at: usize| at == 0 || !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/*".contains(c));
+                let begins =
+                    |at: usize| at == 0 || !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/*".contains(c));
                 if line.match_indices(home.as_str()).any(|(at, _)| begins(at)) {
                     wrong.push(format!("{}:{}: {line}", path.display(), at + 1));
                 }
@@ -94,7 +96,8 @@ fn nothing_names_the_machine_that_it_was_made_on() {
         if path.ends_with("Cargo.lock") || path.ends_with("package-lock.json") {
             let hosts = text.lines().filter(|line| line.contains("http"));
             let public = ["https://github.com/", "https://registry.npmjs.org/", "https://opencollective.com/"];
-            let others = hosts.filter(|line| !public.iter().any(|known| line.contains(known)) && line.contains("resolved"));
+            let others =
+                hosts.filter(|line| !public.iter().any(|known| line.contains(known)) && line.contains("resolved"));
             wrong.extend(others.map(|line| format!("{}: {line}", path.display())));
         }
     }
@@ -120,7 +123,9 @@ fn links(text: &str) -> Vec<(String, String)> {
     let ends = text.match_indices("](").map(|(at, _)| &text[at + 2..]);
     let targets = ends.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
     let own = targets.filter(|target| !target.contains("://") && !target.contains(' ') && !target.contains('\n'));
-    own.map(|target| target.split_once('#').unwrap_or((target, ""))).map(|(path, at)| (path.into(), at.into())).collect()
+    own.map(|target| target.split_once('#').unwrap_or((target, "")))
+        .map(|(path, at)| (path.into(), at.into()))
+        .collect()
 }
 
 fn documents() -> Vec<(PathBuf, String)> {
@@ -174,7 +179,11 @@ fn every_file_and_test_that_a_document_names_is_there() {
             }
         }
         let words: Vec<&str> = words(&text).collect();
-        for (name, crates) in words.windows(2).filter(|pair| pair[0] == "--test").map(|pair| (pair[1], [".", "proto", "store", "ingest", "query"])) {
+        for (name, crates) in words
+            .windows(2)
+            .filter(|pair| pair[0] == "--test")
+            .map(|pair| (pair[1], [".", "proto", "store", "ingest", "query"]))
+        {
             let is_test = |of: &&str| root().join(of).join("tests").join(format!("{name}.rs")).exists();
             // `custody redact --test FILE` is another flag.
             if !name.contains(['.', '-', '/']) && !crates.iter().any(is_test) {
@@ -185,12 +194,27 @@ fn every_file_and_test_that_a_document_names_is_there() {
     assert_none("what documents name", &wrong);
 }
 
+/// Tests are listed by hand: one that is not listed would never run.
+#[test]
+fn every_test_of_the_root_is_listed() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let tests = files().into_iter().filter(|path| path.parent() == Some(Path::new("tests")));
+    let tests = tests.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let unlisted = tests.filter(|path| !manifest.contains(&format!("path = \"{}\"", path.display())));
+    let unlisted: Vec<String> = unlisted.map(|path| path.display().to_string()).collect();
+    assert_none("tests that Cargo.toml does not list", &unlisted);
+}
+
 /// The names that a manifest depends on, its tests' apart.
 fn dependencies(manifest: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join(manifest)).unwrap();
     let sections = text.split("\n[").filter(|section| section.starts_with("dependencies]"));
     let lines = sections.flat_map(str::lines).skip(1).filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| line.split(['.', '=', ' ']).next()).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    lines
+        .filter_map(|line| line.split(['.', '=', ' ']).next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -203,7 +227,8 @@ fn crates_know_only_whom_they_may() {
     ] {
         let known = dependencies(manifest);
         assert!(known.len() > 2, "{manifest}: {known:?}");
-        let others: Vec<_> = known.iter().filter(|name| name.starts_with("custody-") && !may.contains(&name.as_str())).collect();
+        let others: Vec<_> =
+            known.iter().filter(|name| name.starts_with("custody-") && !may.contains(&name.as_str())).collect();
         assert!(others.is_empty(), "{manifest} knows {others:?}");
         let banned: Vec<_> = must_not.iter().filter(|name| known.contains(**name)).collect();
         assert!(banned.is_empty(), "{manifest} knows {banned:?}");

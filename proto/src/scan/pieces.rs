@@ -3,7 +3,7 @@
 use super::Range;
 
 /// No encoder makes more pieces of one message than one; hostile ones cost memory.
-const PIECES_MAX: usize = 1000;
+pub(super) const PIECES_MAX: usize = 1000;
 
 /// The occurrences of a message field, to be merged as protobuf merges them.
 #[derive(Default)]

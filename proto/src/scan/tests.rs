@@ -1,5 +1,6 @@
 //! The scanner beside prost: what it finds, refuses and counts.
 
+use super::pieces::PIECES_MAX;
 use super::*;
 use crate::otlp::collector_logs::ExportLogsServiceRequest;
 use crate::otlp::collector_metrics::ExportMetricsServiceRequest;
