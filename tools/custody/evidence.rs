@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use custody_query::ocsf::rfc3339;
+use custody_query::rows::Time;
 use custody_store::bundle::check_bundle;
 use custody_store::note::VerifierKey;
 use custody_store::proof::{Proof, check_consistency};
@@ -225,6 +227,12 @@ impl Check {
         if start.starts_with(b"{\"type\":\"custody-consistency\"") {
             return self.consistency(&read(&self.file)?, &keys);
         }
+        if !start.starts_with(b"{\"type\":\"custody-bundle\"") {
+            let file = self.file.display();
+            return Err(Failure::unable(format!(
+                "{file} is no .tlog-proof, no bundle of `custody export` and no output of `custody prove --consistency`"
+            )));
+        }
         let mut records = Vec::new();
         let evidence = check_bundle(input, &keys, |entry, shown| {
             if self.json {
@@ -293,11 +301,11 @@ impl Check {
             return print(&format!("{}\n", json!({"verdict": "holds", "seq": entry.seq, "shown": shown})));
         }
         print(&format!(
-            "holds: record {} is in {} (size {}), taken at {} ns{}\n",
+            "holds: record {} is in {} (size {}), taken at {}{}\n",
             entry.seq,
             checkpoint.origin,
             checkpoint.size,
-            entry.ingest_time,
+            rfc3339(Time(entry.ingest_time as i64)),
             content.map_or_else(
                 || "; its content is not shown".to_owned(),
                 |content| format!(" from {}; its content is as shown", content.identity.0)

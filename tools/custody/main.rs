@@ -14,6 +14,7 @@ mod keep;
 mod limits;
 mod observe;
 mod output;
+mod process;
 mod queries;
 mod ready;
 mod record;

@@ -42,7 +42,10 @@ pub(super) async fn answer(
 ) -> Response {
     let asked = match asked {
         Ok(Query(asked)) => asked,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "invalid_request", &error.to_string(), None),
+        Err(error) => {
+            let message = format!("{}; the parameters are id, as_of and format (ndjson or arrow)", error.body_text());
+            return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
+        }
     };
     // It streams: neither rows nor bytes are held, and a long one takes its time.
     let limits = QueryLimits {
