@@ -68,6 +68,21 @@ fn the_python_sdk_in_its_default_configuration() {
     server.stop_and_verify();
 }
 
+/// The driver of Arrow, as BI tools have it; it is no package of Python's or ours, so it is named for this test.
+#[test]
+#[ignore = "needs a JVM, and the path of flight-sql-jdbc-driver.jar in CUSTODY_TEST_JDBC"]
+fn jdbc_over_flight_sql() {
+    let jar = std::env::var("CUSTODY_TEST_JDBC").unwrap();
+    let mut server = Server::start();
+    server.send_grpc(support::recorded_requests());
+    server.wait_until_visible();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/Jdbc.java");
+    let mut java = Command::new("java");
+    java.args(["--add-opens=java.base/java.nio=ALL-UNNAMED", "-cp", &jar, source, &server.flight_sql.to_string()]);
+    assert_eq!(run(&mut java), "ok\n");
+    server.stop_and_verify();
+}
+
 /// Answers of curl: the HTTP status and the body.
 fn curl(args: &[&str]) -> (u16, String) {
     let text = run(Command::new("curl").args(["-sS", "-w", "\n%{http_code}"]).args(args));

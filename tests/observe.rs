@@ -1,6 +1,8 @@
 //! What the server says of itself: metrics as Prometheus' own parsers read them, with
 //! exact counts; readiness while it drains and when the disk fills; log lines.
 
+#[path = "observe/counted.rs"]
+mod counted;
 #[path = "observe/documents.rs"]
 mod documents;
 mod support;

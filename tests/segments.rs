@@ -60,7 +60,8 @@ fn everything(dir: &Path) -> String {
         "SELECT * FROM authority_coverage ORDER BY 1, 2",
         "SELECT * FROM events_as_of(100) ORDER BY seq",
     ];
-    let ask = |sql: &&str| custody(dir, &["sql", sql, "--format", "json", "--max-rows", "100000"]);
+    let ask =
+        |sql: &&str| custody(dir, &["sql", sql, "--format", "json", "--max-rows", "100000", "--timeout-ms", "300000"]);
     queries.iter().map(ask).collect()
 }
 

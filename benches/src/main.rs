@@ -4,6 +4,7 @@
 //! cargo run --release -p custody-benches -- all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]
 //! cargo run --release -p custody-benches -- ingest --all
 //! cargo run --release -p custody-benches -- ingest --payload 2048 --batch 512
+//! cargo run --release -p custody-benches -- checks [SIZE,...]
 //! cargo run --release -p custody-benches -- query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]
 //! ```
 //!
@@ -14,11 +15,13 @@
 //! `single` and `half`: how long one request takes beside one bare fsync, on an idle
 //! server and at half its highest rate. `verify`: a log, beside plain BLAKE3 over its payloads. `append`:
 //! the log without sockets, beside bare RocksDB. `proofs`: of a large log.
+//! `checks`: CPU of an event with the checks on and off, at growing sizes of the log.
 //! `query`: lookups, chains and replays cold and warm, scans beside plain DataFusion and DuckDB
 //! over the same files, freshness, and how fast rows are made. `redact`: the built-in rules,
 //! beside the scan. `size`: bytes on disk beside zstd. Quote
 //! the ratios: absolute times are those of this machine on this day.
 
+mod checks;
 mod ingest;
 mod latency;
 mod log;
@@ -49,6 +52,13 @@ fn main() -> ExitCode {
         ["verify"] => verify::run(),
         ["append"] => log::append(),
         ["redact"] => redact::run(),
+        ["checks"] => checks::run(&checks::SIZES),
+        ["checks", list] => {
+            match list.split(',').map(|n| n.parse().ok().filter(|n| *n >= 1000)).collect::<Option<Vec<u64>>>() {
+                Some(sizes) if sizes.is_sorted() => checks::run(&sizes),
+                _ => return usage(),
+            }
+        }
         ["query", options @ ..] => match asked(options) {
             Some(asked) => query::run(&asked),
             None => return usage(),
@@ -72,6 +82,7 @@ fn usage() -> ExitCode {
     eprintln!(
         "usage: custody-benches all|ingest|single|half [batch]|verify|append|redact|size|proofs [records]\n       \
          custody-benches ingest [--all] [--payload BYTES,...] [--batch SPANS,...]\n       \
+         custody-benches checks [SIZE,...]\n       \
          custody-benches query [--records N] [--dir DIR] [--python PYTHON] [--lookups N]"
     );
     ExitCode::from(2)

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -100,9 +100,23 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// How long one that is turned away has to take it in.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// Why a connection is turned away, as `/metrics` has it: the limit, or that the server stops.
+#[derive(Clone, Copy)]
+enum Why {
+    Connections,
+    PerPeer,
+    Stopping,
+}
+
+impl Why {
+    const NAMES: [&str; 3] = ["connections_max", "connections_per_peer_max", "draining"];
+}
+
 /// Counts the connections of one or more listeners, and serves them.
 pub struct Door {
     limits: ConnectionLimits,
+    /// How many connections were turned away, by [`Why`].
+    turned_away: [AtomicU64; Why::NAMES.len()],
     open: Mutex<Open>,
     farewells: AtomicUsize,
     closing: watch::Sender<bool>,
@@ -123,7 +137,23 @@ impl Door {
     /// A door that nobody has come through yet.
     pub fn new(limits: ConnectionLimits, tls: Option<Arc<Tls>>) -> Arc<Self> {
         let closing = watch::channel(false).0;
-        Arc::new(Self { limits, open: Mutex::default(), farewells: AtomicUsize::new(0), closing, tls })
+        Arc::new(Self {
+            limits,
+            turned_away: Default::default(),
+            open: Mutex::default(),
+            farewells: AtomicUsize::new(0),
+            closing,
+            tls,
+        })
+    }
+
+    /// How many connections were turned away since the start, and why.
+    pub fn turned_away(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Why::NAMES.into_iter().zip(&self.turned_away).map(|(why, count)| (why, count.load(Ordering::Relaxed)))
+    }
+
+    fn count(&self, why: Why) {
+        self.turned_away[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its limits.
@@ -147,7 +177,10 @@ impl Door {
     {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if *self.closing.borrow() => self.turn_away(stream, tongue, "the server is stopping"),
+                Ok((stream, _)) if *self.closing.borrow() => {
+                    self.count(Why::Stopping);
+                    self.turn_away(stream, tongue, "the server is stopping");
+                }
                 Ok((stream, peer)) => match self.admit(ip(peer)) {
                     Ok(pass) => {
                         let peer = Peer::new(peer);
@@ -175,7 +208,10 @@ impl Door {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let why = match self.room(&mut open, peer) {
             Ok(()) => return Ok(Pass { door: Arc::clone(self), peer }),
-            Err(why) => why,
+            Err((reason, why)) => {
+                self.count(reason);
+                why
+            }
         };
         open.silently += 1;
         if open.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
@@ -186,14 +222,16 @@ impl Door {
     }
 
     /// Counts one more connection, or says which limit is in its way.
-    fn room(&self, open: &mut Open, peer: IpAddr) -> Result<(), String> {
+    fn room(&self, open: &mut Open, peer: IpAddr) -> Result<(), (Why, String)> {
         if open.all >= self.limits.connections_max {
-            return Err(format!("there are too many connections (--connections-max {})", self.limits.connections_max));
+            let max = self.limits.connections_max;
+            return Err((Why::Connections, format!("there are too many connections (--connections-max {max})")));
         }
         let of_peer = open.by_peer.entry(peer).or_default();
         if *of_peer >= self.limits.connections_per_peer_max {
             let max = self.limits.connections_per_peer_max;
-            return Err(format!("there are too many connections from {peer} (--connections-per-peer-max {max})"));
+            let why = format!("there are too many connections from {peer} (--connections-per-peer-max {max})");
+            return Err((Why::PerPeer, why));
         }
         *of_peer += 1;
         open.all += 1;

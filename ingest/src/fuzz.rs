@@ -1,9 +1,10 @@
 //! The decoders of this crate that outside bytes reach first, fed with what was right
-//! once and is changed at random. As in `store/tests/fuzz.rs`, a run is deterministic;
-//! with `CUSTODY_FUZZ_SECONDS=600` each target runs that long, from a seed that is printed.
+//! once and is changed at random.
+
+#[path = "../../tests/support/dice.rs"]
+mod dice;
 
 use std::io::{Read as _, Write as _};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -18,64 +19,9 @@ const ROUNDS: u64 = 3000;
 /// The bound of decompression here.
 const MAX: usize = 1 << 16;
 
-/// xorshift64*: enough for choosing places.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
-    }
-
-    /// A changed copy: bits, bytes, cuts, repeats, swaps.
-    fn change(&mut self, seed: &[u8]) -> Vec<u8> {
-        let mut out = seed.to_vec();
-        for _ in 0..self.roll(5) {
-            if out.is_empty() {
-                break;
-            }
-            let (at, len) = (self.roll(out.len()), 1 + self.roll(24));
-            let end = (at + len).min(out.len());
-            match self.roll(7) {
-                0 => out[at] ^= 1 << self.roll(8),
-                1 => out[at] = [0, 1, 0x7f, 0x80, 0xff, 0x1f, 0x28][self.roll(7)],
-                2 => drop(out.drain(at..end)),
-                3 => {
-                    let part = out[at..end].to_vec();
-                    out.splice(at..at, part);
-                }
-                4 => out.truncate(at),
-                5 => out.extend_from_slice(seed),
-                _ => {
-                    let other = self.roll(out.len());
-                    out.swap(at, other);
-                }
-            }
-        }
-        out
-    }
-}
-
-/// Runs a target over changed seeds.
-fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(Bytes)) {
-    let seconds: Option<u64> = std::env::var("CUSTODY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let (start, seed) = (Instant::now(), seconds.map_or(7, |_| u64::from(std::process::id())));
-    println!("seed {seed}");
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
-    for round in 0.. {
-        let is_over = match seconds {
-            Some(seconds) => start.elapsed() > Duration::from_secs(seconds),
-            None => round >= ROUNDS,
-        };
-        if is_over {
-            println!("{round} rounds");
-            return;
-        }
-        let seed = &seeds[dice.roll(seeds.len())];
-        target(dice.change(seed).into());
-    }
+/// Runs a target over changed bodies.
+fn fuzz(seeds: &[Vec<u8>], target: impl Fn(Bytes)) {
+    dice::fuzz(ROUNDS, seeds, |body, _| target(Bytes::copy_from_slice(body)));
 }
 
 fn held() -> Held {

@@ -143,10 +143,14 @@ impl Core {
         }
         // No commit is traced for spans of our own.
         let traced = if read.own { None } else { trace::current() };
+        let client = Arc::clone(held.client());
         match self.sequencer.submit_traced(read.request, held, traced).await {
             Ok(receipt) => {
                 let (appended, duplicates, conflicts) = (receipt.appended, receipt.duplicates, receipt.conflicts);
                 self.stats.accepted(transport, signal, Accepted { appended, duplicates, conflicts, bytes });
+                if receipt.foreign > 0 {
+                    self.stats.foreign(client.identity(), receipt.foreign);
+                }
                 Ok(Outcome { receipt: receipt.signed, ..read.outcome })
             }
             Err(SubmitError::Draining) => {

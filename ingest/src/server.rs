@@ -125,6 +125,11 @@ impl Receivers {
         Arc::clone(&self.core.stats)
     }
 
+    /// The door of both listeners.
+    pub fn door(&self) -> Arc<Door> {
+        Arc::clone(&self.door)
+    }
+
     /// The rules that replace what must not be kept, if there are any.
     pub fn redactor(&self) -> Option<Arc<Redactor>> {
         self.core.rules.redactor.clone()
@@ -181,9 +186,9 @@ impl Receivers {
         is_grpc: bool,
     ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Send + Sync + use<>
     {
-        let (core, client) = (Arc::clone(&self.core), self.core.admission.client(peer.identity()));
+        let core = Arc::clone(&self.core);
         let client = match &self.guard {
-            None => Sent::By(client),
+            None => Sent::By(core.admission.client(peer.identity())),
             Some(guard) => Sent::Unknown(Arc::clone(guard), peer),
         };
         let (headers_max, sampler) = (self.door.limits().headers_max, Arc::clone(&self.sampler));

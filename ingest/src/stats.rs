@@ -22,6 +22,9 @@ pub enum Transport {
 const TRANSPORTS: [&str; 2] = ["grpc", "http"];
 const SIGNALS: [&str; 3] = ["span", "log", "metric"];
 
+/// The kinds of identities: what stands before the first colon.
+const IDENTITIES: [&str; 4] = ["peer", "spiffe", "cert", "jwt"];
+
 /// Ns to seconds.
 const SECONDS: f64 = 1e-9;
 
@@ -58,6 +61,8 @@ pub struct Stats {
     rejected: PerSignal,
     duplicates: PerSignal,
     conflicts: AtomicU64,
+    /// Records that the log had from somebody else, by the kind of who sent them again.
+    foreign: [AtomicU64; IDENTITIES.len()],
     bytes: AtomicU64,
     /// Body bytes as they came.
     pub(crate) received_bytes: AtomicU64,
@@ -82,6 +87,7 @@ impl Default for Stats {
             rejected: Default::default(),
             duplicates: Default::default(),
             conflicts: AtomicU64::new(0),
+            foreign: Default::default(),
             bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             decompressed_bytes: AtomicU64::new(0),
@@ -208,6 +214,15 @@ impl Stats {
         }
     }
 
+    /// Records that somebody else had sent before, byte for byte: they are acknowledged, and
+    /// the log goes on to name the first sender alone.
+    pub(crate) fn foreign(&self, identity: &str, records: u64) {
+        let kind = identity.split_once(':').map_or(identity, |(kind, _)| kind);
+        if let Some(at) = IDENTITIES.iter().position(|known| *known == kind) {
+            self.foreign[at].fetch_add(records, Relaxed);
+        }
+    }
+
     /// Whether a checkpoint could be signed.
     pub(crate) fn signed(&self, well: bool) {
         self.sign_failing.store(!well, Relaxed);
@@ -285,6 +300,12 @@ impl Stats {
                 "Records that the log had already",
                 "signal",
                 duplicates,
+            ),
+            Family::counters(
+                "custody_ingest_foreign_duplicate_records",
+                "Records that the log had already, from another sender, by the kind of this one's identity",
+                "identity",
+                IDENTITIES.into_iter().zip(&self.foreign),
             ),
             Family::counter(
                 "custody_ingest_conflicting_spans",

@@ -7,6 +7,9 @@
 //! element of a list, a field comes once, and of alternatives (`oneof`) one.
 //! Names in snake_case are not valid for senders; they are read all the same, as the
 //! Collector does: to ignore them would lose evidence and call that a success.
+//! Halves of surrogate pairs are read as U+FFFD, as the Collector does (`halves.rs`).
+
+mod halves;
 
 use std::fmt;
 
@@ -30,7 +33,8 @@ pub fn transcode_within(signal: Signal, json: &[u8], max: usize) -> Result<Vec<u
     let mut out = Vec::with_capacity(json.len().min(max) / 2);
     let text = std::str::from_utf8(json)
         .map_err(|e| Invalid::new(format!("not valid OTLP/JSON: it is not UTF-8 from byte {} on", e.valid_up_to())))?;
-    let mut reader = serde_json::Deserializer::from_str(text);
+    let text = halves::replaced(text);
+    let mut reader = serde_json::Deserializer::from_str(&text);
     let seed = MessageSeed { message: schema::request(signal), out: &mut out, max };
     seed.deserialize(&mut reader)
         .and_then(|()| reader.end())
@@ -430,6 +434,9 @@ mod tests {
             let value = got.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
             assert_eq!(value.unwrap().value, want, "{json}");
         }
+        // What a browser sends that cut a text within an emoji.
+        let cut = traces(&span_json(r#""name":"cut \ud83d""#)).unwrap();
+        assert_eq!(cut.resource_spans[0].scope_spans[0].spans[0].name, "cut \u{fffd}");
         let nan = traces(&span_json(&attribute(r#""doubleValue":"NaN""#))).unwrap();
         let nan = nan.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
         assert!(matches!(nan.unwrap().value, Some(Value::DoubleValue(nan)) if nan.is_nan()));

@@ -1,3 +1,5 @@
+//! Rewriting against prost: what is replaced, and that all else stays byte for byte.
+
 use super::*;
 use crate::otlp::collector_logs::ExportLogsServiceRequest;
 use crate::otlp::collector_metrics::ExportMetricsServiceRequest;

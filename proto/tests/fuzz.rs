@@ -1,8 +1,8 @@
 //! The scanner against prost, and the JSON transcoder, fed with what was right once and
-//! is changed at random. As in `store/tests/fuzz.rs`, a run is deterministic; with
-//! `CUSTODY_FUZZ_SECONDS=600` each target runs that long, from a seed that is printed.
+//! is changed at random.
 
-use std::time::{Duration, Instant};
+#[path = "../../tests/support/dice.rs"]
+mod dice;
 
 use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
 use custody_proto::otlp::collector_metrics::ExportMetricsServiceRequest;
@@ -15,74 +15,6 @@ use prost::Message;
 
 /// Rounds of each target in a normal run.
 const ROUNDS: u64 = 3000;
-
-/// xorshift64*: enough for choosing places.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
-    }
-
-    /// A changed copy: bits, bytes, keys, cuts, repeats, swaps, and a part of another seed.
-    fn change(&mut self, seed: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut out = seed.to_vec();
-        for _ in 0..=self.roll(4) {
-            if out.is_empty() {
-                break;
-            }
-            let (at, len) = (self.roll(out.len()), 1 + self.roll(24));
-            let end = (at + len).min(out.len());
-            match self.roll(9) {
-                0 => out[at] ^= 1 << self.roll(8),
-                1 => out[at] = [0, 1, 0x7f, 0x80, 0xff, 0x0a, 0x12, b'"', b'9', b'{', b'[', b','][self.roll(12)],
-                2 => drop(out.drain(at..end)),
-                3 => {
-                    let part = out[at..end].to_vec();
-                    out.splice(at..at, part);
-                }
-                4 => out.truncate(at),
-                5 => {
-                    let place = self.roll(out.len());
-                    out.swap(at, place);
-                }
-                6 => out[at] = self.roll(256) as u8,
-                7 => {
-                    let from = self.roll(other.len());
-                    let part = &other[from..(from + len).min(other.len())];
-                    out.splice(at..at, part.iter().copied());
-                }
-                // A number one more or less: lengths that are off by one.
-                _ => out[at] = out[at].wrapping_add([1, 255][self.roll(2)]),
-            }
-        }
-        out
-    }
-}
-
-/// Runs a target over changed seeds.
-fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
-    let seconds: Option<u64> = std::env::var("CUSTODY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let (start, seed) = (Instant::now(), seconds.map_or(7, |_| u64::from(std::process::id())));
-    println!("seed {seed}");
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
-    for round in 0.. {
-        let is_over = match seconds {
-            Some(seconds) => start.elapsed() > Duration::from_secs(seconds),
-            None => round >= ROUNDS,
-        };
-        if is_over {
-            println!("{round} rounds");
-            return;
-        }
-        let seed = &seeds[dice.roll(seeds.len())];
-        let other = &seeds[dice.roll(seeds.len())];
-        target(&dice.change(seed, other));
-    }
-}
 
 /// All signals.
 pub const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Logs, Signal::Metrics];
@@ -200,7 +132,7 @@ pub fn agrees_with_prost(signal: Signal, bytes: &[u8]) {
 
 #[test]
 fn the_scanner_finds_what_prost_finds() {
-    fuzz(&encoded(), |bytes| {
+    dice::fuzz(ROUNDS, &encoded(), |bytes, _| {
         for signal in SIGNALS {
             agrees_with_prost(signal, bytes);
         }
@@ -211,7 +143,7 @@ fn the_scanner_finds_what_prost_finds() {
 #[test]
 fn small_limits_only_refuse() {
     let limits = Limits { record_bytes_max: 120, record_values_max: 6, expanded_bytes_max: 900, ..Limits::default() };
-    fuzz(&encoded(), |bytes| {
+    dice::fuzz(ROUNDS, &encoded(), |bytes, _| {
         for signal in SIGNALS {
             let (all, some) = (scan(signal, bytes, &Limits::default()), scan(signal, bytes, &limits));
             let (Ok(all), Ok(some)) = (&all, &some) else {
@@ -233,7 +165,7 @@ fn small_limits_only_refuse() {
 
 #[test]
 fn json_that_is_taken_is_protobuf_that_prost_takes() {
-    fuzz(&examples(), |text| {
+    dice::fuzz(ROUNDS, &examples(), |text, _| {
         for signal in SIGNALS {
             json_is_protobuf(signal, text);
         }

@@ -96,7 +96,12 @@ table! {
         merged_into: Option<String>,
         /// When.
         merged_time: Option<Time>,
-        /// open, acknowledged, investigating, closed, suppressed (by automation) or merged.
+        /// When who raised it took it back, or raised another in its place.
+        superseded_time: Option<Time>,
+        /// The alert that took its place; null if it was only taken back.
+        superseded_by: Option<String>,
+        /// open, acknowledged, investigating, closed, suppressed (by automation), merged or superseded (it does not
+        /// stand any more).
         state: String,
     }
 }
@@ -139,7 +144,13 @@ fn is_human(event: &EventRow) -> bool {
     event.initiator_type.as_deref() == Some("human")
 }
 
-/// Kinds of events that tell the life of an alert.
+/// The kind of an event that takes an alert back.
+const SUPERSEDED: &str = "alert_superseded";
+
+/// The attribute by which an alert names the one whose place it takes.
+const SUPERSEDES: &str = "security.alert.supersedes";
+
+/// Kinds of events that tell what was done about an alert.
 const ACTS: [&str; 3] = ["alert_acknowledged", "investigation", "containment_decision"];
 
 /// So many closings of one person...
@@ -149,8 +160,8 @@ const BULK_NS: i64 = 10_000_000_000;
 
 /// All alerts up to `as_of`.
 pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<AlertRow>, Error> {
-    let events =
-        snapshot.events_of(&["alert", "alert_acknowledged", "investigation", "containment_decision"], as_of)?;
+    let kinds: Vec<&str> = ["alert", SUPERSEDED].into_iter().chain(ACTS).collect();
+    let events = snapshot.events_of(&kinds, as_of)?;
     let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
     cite(snapshot, &mut alerts)?;
     Ok(alerts)
@@ -160,10 +171,23 @@ pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<AlertRow>, Error> 
 pub fn alert(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Option<(AlertRow, Vec<EventRow>)>, Error> {
     let mut events = snapshot.events_where("correlation_id", [id], as_of)?;
     // Grants have correlation ids, too.
-    events.retain(|e| e.kind == "alert" || ACTS.contains(&e.kind.as_str()));
+    events.retain(|e| matches!(e.kind.as_str(), "alert" | SUPERSEDED) || ACTS.contains(&e.kind.as_str()));
+    if let Some(seq) = events.iter().find(|e| e.kind == "alert").map(|e| e.seq) {
+        events.extend(in_its_place(snapshot, id, seq, as_of)?);
+        events.sort_by_key(|e| e.seq);
+        events.dedup_by_key(|e| e.seq);
+    }
     let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
+    alerts.retain(|alert| alert.alert_id == id);
     cite(snapshot, &mut alerts)?;
     Ok(alerts.pop().map(|alert| (alert, events)))
+}
+
+/// The alerts that say that they take the place of one. They come behind it.
+fn in_its_place(snapshot: &Snapshot, id: &str, seq: u64, as_of: AsOf) -> Result<Vec<EventRow>, Error> {
+    let mut events = snapshot.events_since("kind", ["alert"], seq, as_of)?;
+    events.retain(|e| supersedes(e).as_deref() == Some(id));
+    Ok(events)
 }
 
 /// The alerts of some events, in the order they were raised.
@@ -182,8 +206,11 @@ fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
             Some(_) => {}
         }
     }
-    let mut acts: Vec<(&EventRow, Standing)> =
-        events.iter().filter(|e| e.kind != "alert").map(|e| (e, Standing::of(e, speakers))).collect();
+    for event in events {
+        supersede(&mut alerts, &by_id, event);
+    }
+    let acts = events.iter().filter(|e| ACTS.contains(&e.kind.as_str()));
+    let mut acts: Vec<(&EventRow, Standing)> = acts.map(|e| (e, Standing::of(e, speakers))).collect();
     acts.sort_by_key(|(e, _)| (e.event_time, e.seq));
     let bulk = closed_in_bulk(&acts);
     for (event, standing) in acts {
@@ -198,9 +225,38 @@ fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
     alerts
 }
 
+/// Takes in that an alert does not stand any more. Only who raised it can say so: nobody makes another's alert
+/// go away by that.
+fn supersede(alerts: &mut [AlertRow], by_id: &HashMap<&str, usize>, event: &EventRow) {
+    let (earlier, by) = match event.kind.as_str() {
+        "alert" => (supersedes(event), event.correlation_id.clone()),
+        SUPERSEDED => (event.correlation_id.clone(), None),
+        _ => return,
+    };
+    let Some(&at) = earlier.as_deref().and_then(|id| by_id.get(id)) else { return };
+    let alert = &mut alerts[at];
+    if alert.raised_by != event.submitter || by.as_ref() == Some(&alert.alert_id) {
+        return;
+    }
+    // What was taken back first and found again later stays taken back since then.
+    alert.superseded_time.get_or_insert(event.event_time);
+    if alert.superseded_by.is_none() {
+        alert.superseded_by = by;
+    }
+}
+
+/// The alert whose place an alert takes.
+fn supersedes(event: &EventRow) -> Option<String> {
+    if !event.attributes.contains(SUPERSEDES) {
+        return None;
+    }
+    fields(event).get(SUPERSEDES).and_then(Json::as_str).map(str::to_owned)
+}
+
 fn state(alert: &AlertRow) -> &'static str {
     let steps = [
         (alert.closed_time.is_some(), "closed"),
+        (alert.superseded_time.is_some(), "superseded"),
         (alert.merged_time.is_some(), "merged"),
         (alert.investigation_opened_time.is_some(), "investigating"),
         (alert.acknowledged_time.is_some(), "acknowledged"),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ParamValues;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
@@ -34,6 +35,24 @@ pub(crate) struct Asked {
 impl Asked {
     /// The plan as it was asked for.
     pub(crate) async fn frame(&self, context: &SessionContext) -> Result<DataFrame, Error> {
+        self.planned(context).await.map(|(frame, _)| frame)
+    }
+
+    /// The columns of a query, and its parameters: those of which the query does not tell the type are texts.
+    pub(crate) async fn described(&self, context: &SessionContext) -> Result<(SchemaRef, SchemaRef), Error> {
+        let (frame, places) = self.planned(context).await?;
+        let known = frame.logical_plan().get_parameter_types().unwrap_or_default();
+        let field = |place: usize| {
+            let name = format!("${place}");
+            let kind = known.get(&name).cloned().flatten().map_or(DataType::Utf8, plain);
+            Field::new(name, kind, true)
+        };
+        let parameters = Schema::new((1..=places).map(field).collect::<Vec<_>>());
+        Ok((Arc::clone(frame.schema().inner()), Arc::new(parameters)))
+    }
+
+    /// The plan, and how many parameters it has.
+    async fn planned(&self, context: &SessionContext) -> Result<(DataFrame, usize), Error> {
         let params = self.params.iter().flatten().map(ScalarValue::size).fold(0, usize::saturating_add);
         if self.text.len().saturating_add(params) > self.limits.text_bytes_max {
             let message = format!("a query and its parameters have at most {} bytes", self.limits.text_bytes_max);
@@ -44,15 +63,21 @@ impl Asked {
         let dialect = state.config().options().sql_parser.dialect;
         let mut statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
         is_short_enough(&statement)?;
+        let places = named::number(&mut statement)?;
         named::bind_arguments(&mut statement, self.params.as_deref());
         let plan = state.statement_to_plan(statement).await.map_err(|e| read_only(&self.text, &e))?;
         options().verify_plan(&plan).map_err(|e| read_only(&self.text, &e))?;
         let frame = context.execute_logical_plan(plan).await.map_err(|e| read_only(&self.text, &e))?;
         match &self.params {
+            Some(params) if params.len() < places => Err(Error::invalid(format!(
+                "the query has {places} parameters, and {} values were given",
+                params.len()
+            ))),
             Some(params) if !params.is_empty() => {
-                frame.with_param_values(ParamValues::from(params.clone())).map_err(|e| Error::query(&e))
+                let bound = frame.with_param_values(ParamValues::from(params.clone()));
+                Ok((bound.map_err(|e| Error::query(&e))?, places))
             }
-            _ => Ok(frame),
+            _ => Ok((frame, places)),
         }
     }
 
@@ -73,6 +98,15 @@ impl Asked {
         let rows_max = rows_max.min(config.batch_size());
         let task = task.with_session_config(config.with_batch_size(rows_max));
         execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
+    }
+}
+
+/// A type as drivers know it: they bind texts, and not the ways in which texts can lie in memory.
+fn plain(kind: DataType) -> DataType {
+    match kind {
+        DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
+        DataType::Dictionary(_, kind) => plain(*kind),
+        kind => kind,
     }
 }
 

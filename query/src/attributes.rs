@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
+use datafusion::arrow::array::timezone::Tz;
+use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
 use serde_json::{Map, Value as Json};
 
 use crate::rows::Time;
@@ -216,11 +218,14 @@ pub(crate) fn seconds_time(seconds: f64) -> Option<Time> {
 
 /// Reads an RFC 3339 time, or seconds since the epoch as digits.
 pub(crate) fn parse_time(text: &str) -> Option<Time> {
+    // A time beyond what nanoseconds can say is as far as they reach: 9999-12-31 is how many say "never".
     if let Ok(seconds) = text.parse::<i64>() {
-        return seconds.checked_mul(1_000_000_000).map(Time);
+        return Some(Time(seconds.saturating_mul(1_000_000_000)));
     }
-    let nanos = datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text).ok()?;
-    Some(Time(nanos))
+    let utc: Tz = "UTC".parse().ok()?;
+    let time = string_to_datetime(&utc, text).ok()?;
+    let far = if time.timestamp() < 0 { i64::MIN } else { i64::MAX };
+    Some(Time(time.timestamp_nanos_opt().unwrap_or(far)))
 }
 
 /// Whether it is an id: all zeros stand for none.
@@ -240,6 +245,18 @@ mod tests {
     fn text(key: &str, value: &str) -> KeyValue {
         let value = Some(AnyValue { value: Some(Value::StringValue(value.into())) });
         KeyValue { key: key.into(), value, ..Default::default() }
+    }
+
+    #[test]
+    fn times_are_read_as_far_as_they_reach() {
+        let time = |text: &str| parse_time(text).map(|time| time.0);
+        assert_eq!(time("2026-11-20T09:00:00.5Z"), Some(1_795_165_200_500_000_000));
+        assert_eq!(time("2026-11-20T10:00:00+01:00"), Some(1_795_165_200_000_000_000));
+        assert_eq!(time("2026-11-20"), Some(1_795_132_800_000_000_000));
+        assert_eq!(time("1795165200"), Some(1_795_165_200_000_000_000));
+        assert_eq!((time("9999-12-31T23:59:59Z"), time("253402300799")), (Some(i64::MAX), Some(i64::MAX)));
+        assert_eq!(time("0001-01-01T00:00:00Z"), Some(i64::MIN));
+        assert_eq!((time("never"), time("")), (None, None));
     }
 
     #[test]

@@ -52,7 +52,9 @@ impl Snapshot {
             return Arc::clone(self);
         }
         // The index and the log know of all rows: what is made for this caller is read off those that he may see.
-        Arc::new(Self { visible: rows.clone(), ids: Ids::default(), log: Log::default(), ..Self::clone(self) })
+        // They only say where to look.
+        let beneath = Some(Arc::clone(self));
+        Arc::new(Self { visible: rows.clone(), ids: Ids::default(), log: Log::default(), beneath, ..Self::clone(self) })
     }
 
     /// Which of its rows are shown.
@@ -107,6 +109,7 @@ mod tests {
             ("GET", "/api/v1/events", &[Role::Stream]),
             ("POST", "/api/v1/consumers/siem/next", &[Role::Stream]),
             ("GET", "/api/v1/export", &[Role::Export]),
+            ("POST", "/api/v1/evidence", &[Role::Export]),
             ("GET", "/api/v1/alerts", &[Role::Read]),
             ("POST", "/api/v1/alerts/a1/acknowledge", &[Role::Investigate]),
             ("GET", "/checkpoint", &[Role::Witness, Role::Read]),

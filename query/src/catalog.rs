@@ -104,7 +104,7 @@ pub(crate) fn register(
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, now)?.chain(id))),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, as_of.clock(now))?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),
@@ -229,9 +229,15 @@ pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
     if matches!(expr, Expr::Literal(value, _) if value.is_null()) {
         return Ok(AsOf::Now);
     }
+    // A driver may bind all that it has as texts.
+    if let Some(seq) = text(expr).and_then(|t| t.parse().ok()) {
+        return Ok(AsOf::Seq(seq));
+    }
     match text(expr).and_then(|t| parse_time(&t)) {
         Some(time) => Ok(AsOf::Time(time)),
-        None => plan_err!("the second argument is a seq (such as 120) or a time (such as '2026-11-20T09:00:00Z')"),
+        None => plan_err!(
+            "what the ledger knew when? The second argument (--as-of, as_of) is a seq such as 120 or a time such as '2026-11-20T09:00:00Z'"
+        ),
     }
 }
 

@@ -2,25 +2,36 @@
 //! what comes in, and tell each hit once by a record of the log; docs/checks.md lists them,
 //! docs/rules.md says how to write more.
 
+mod ends;
 mod evaluator;
 mod examples;
 mod follow;
 mod functions;
+mod habits;
 mod hit;
+mod judged;
+mod process;
+mod relations;
 mod rule;
 mod run;
+mod sequences;
 mod state;
 #[cfg(test)]
 mod tests;
 mod tuning;
+mod uses;
 mod violations;
 
+pub use ends::{EndedBuilder, EndedRow};
 pub use examples::{Tried, try_rules};
 pub use follow::{Following, Live, follow};
+pub use habits::{HabitBuilder, HabitRow};
 pub use hit::{HitBuilder, HitRow};
 pub use rule::{Rule, SEVERITIES, Setting};
-pub use run::{Checker, SpanIdBuilder, SpanIdRow, UseBuilder, UseRow};
+pub use run::Checker;
+pub use sequences::{NumberedBuilder, NumberedRow};
 pub use tuning::{Tuning, shown};
+pub use uses::{SpanIdBuilder, SpanIdRow, UseBuilder, UseRow};
 pub(crate) use violations::register;
 
 macro_rules! checks {
@@ -67,6 +78,7 @@ checks!(
     "grant_without_evaluation",
     "policy_drift",
     "excess_lifetime",
+    "unused_authority",
     "spliced",
     "wrong_delegator",
     "derived_after_end",
@@ -88,6 +100,7 @@ checks!(
     "after_session_end",
     "uncertified_skill",
     "tool_schema_changed",
+    "process_violation",
     "probing",
     "untrusted_to_write",
     "overclassified",

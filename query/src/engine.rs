@@ -20,11 +20,11 @@ use crate::catalog;
 use crate::error::Error;
 use crate::functions;
 use crate::gate::{Concurrency, Gate, SharedPool};
+use crate::pieces::Stats;
 use crate::projection::{Projection, Snapshot};
 use crate::rows::Time;
-use crate::serve::observe;
 use crate::stats::{QueryStats, Running};
-use crate::streamed::{Streamed, Watched, too_long};
+use crate::streamed::{Streamed, too_long};
 use crate::tenancy::Bindings;
 
 /// Memory of all queries together.
@@ -81,6 +81,18 @@ pub struct Answer {
     pub as_of_size: u64,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+impl Answer {
+    /// What is said of it at its end.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            rows: self.rows as u64,
+            truncated: self.truncated,
+            log_size: self.as_of_size,
+            elapsed_ms: self.elapsed.as_millis() as u64,
+        }
+    }
 }
 
 /// Runs queries over a projection.
@@ -176,75 +188,27 @@ impl Engine {
         &self.stats
     }
 
-    /// Runs one query. Dropping the future cancels it.
-    pub async fn sql(
-        &self,
-        caller: &Caller,
-        text: &str,
-        params: Vec<ScalarValue>,
-        limits: QueryLimits,
-    ) -> Result<Answer, Error> {
-        let start = Instant::now();
-        let running = self.enter(caller)?;
-        let watched = Watched::begin(&self.audit, caller, text, &params);
-        let span = observe::child("custody.query");
-        let work = async {
-            let mut streamed = self.start(caller, text, params, limits, &running).await?;
-            let mut batches = Vec::new();
-            while let Some(batch) = streamed.next().await? {
-                batches.push(batch);
-            }
-            Ok(Answer {
-                schema: Arc::clone(&streamed.schema),
-                batches,
-                rows: streamed.rows,
-                truncated: streamed.truncated,
-                as_of_size: streamed.as_of_size,
-                elapsed: start.elapsed(),
-            })
-        };
-        let done = work.await;
-        running.ended(&done);
-        if let Some(span) = span {
-            tell(&span, &done.as_ref().map(|answer| (answer.rows, answer.as_of_size)));
-        }
-        let (outcome, rows) = match &done {
-            Ok(answer) => ("ok", answer.rows as u64),
-            Err(error) => (error.kind.code(), 0),
-        };
-        watched.end(outcome, rows).await?;
-        done
-    }
-
-    /// Runs one query and gives its rows as they come. Dropping them cancels it. That it was
-    /// asked is recorded before the first row is given.
-    pub async fn stream(
-        &self,
-        caller: &Caller,
-        text: &str,
-        params: Vec<ScalarValue>,
-        limits: QueryLimits,
-    ) -> Result<Streamed, Error> {
-        let running = self.enter(caller)?;
-        let watched = Watched::begin(&self.audit, caller, text, &params);
-        let span = observe::child("custody.query");
-        let mut done = self.start(caller, text, params, limits, &running).await;
-        running.ended(&done);
-        match &mut done {
-            Ok(streamed) => {
-                streamed.ending = watched.ending();
-                streamed.span = span;
-            }
-            Err(error) => span.iter().for_each(|span| tell(span, &Err(error))),
-        }
-        let outcome = done.as_ref().map_or_else(|error| error.kind.code(), |_| "streamed");
-        watched.end(outcome, 0).await?;
-        done
-    }
-
     /// The columns that a query would have.
     pub async fn describe(&self, caller: &Caller, text: &str, limits: QueryLimits) -> Result<SchemaRef, Error> {
         self.describe_bound(caller, text, None, limits).await
+    }
+
+    /// The columns that a query would have, and its parameters.
+    pub async fn prepare(
+        &self,
+        caller: &Caller,
+        text: &str,
+        limits: QueryLimits,
+    ) -> Result<(SchemaRef, SchemaRef), Error> {
+        let running = self.enter(caller)?;
+        let until = Instant::now() + limits.timeout;
+        let asked = Asked { text: text.to_owned(), params: None, limits: limits.clone() };
+        let plan = self.apart(caller, until, &limits, &running, async move |context: SessionContext, _| {
+            asked.described(&context).await
+        });
+        let done = plan.await;
+        running.ended(&done);
+        done
     }
 
     /// The columns that a query has with these parameters: they may be columns themselves.
@@ -268,7 +232,7 @@ impl Engine {
     }
 
     /// Lets a query in.
-    fn enter(&self, caller: &Caller) -> Result<Arc<Running>, Error> {
+    pub(crate) fn enter(&self, caller: &Caller) -> Result<Arc<Running>, Error> {
         let may = caller.require(&[Role::Read], "asking");
         let may = may.inspect_err(|error| self.audit.refused(caller, &error.message));
         let place = may.and_then(|()| self.gate.enter(&caller.identity));
@@ -277,7 +241,7 @@ impl Engine {
     }
 
     /// Plans a query and begins to make its rows.
-    async fn start(
+    pub(crate) async fn start(
         &self,
         caller: &Caller,
         text: &str,

@@ -1,18 +1,17 @@
-//! Answers as JSON, CSV, Arrow IPC, Parquet, and as a table for people.
+//! Answers as rows of JSON, as bytes of any format, and as a table for people.
 
-use datafusion::arrow::csv;
-use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::json::writer::{JsonArray, WriterBuilder};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::FormatOptions;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_options;
-use datafusion::parquet::arrow::ArrowWriter;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use crate::engine::Answer;
 use crate::error::Error;
+use crate::pieces::{Format, Pieces};
 
-fn failed(error: impl std::fmt::Display) -> Error {
+pub(crate) fn failed(error: impl std::fmt::Display) -> Error {
     Error::internal(format!("the answer cannot be written: {error}"))
 }
 
@@ -30,39 +29,19 @@ pub fn rows(batches: &[RecordBatch]) -> Result<Vec<Map<String, Json>>, Error> {
     serde_json::from_slice(&bytes).map_err(failed)
 }
 
-/// `{"columns": [...], "rows": [...], "stats": {...}}`.
-pub fn json(answer: &Answer) -> Result<Vec<u8>, Error> {
-    let column = |f: &std::sync::Arc<datafusion::arrow::datatypes::Field>| json!({"name": f.name(), "type": f.data_type().to_string()});
-    let body = json!({
-        "columns": answer.schema.fields().iter().map(column).collect::<Vec<_>>(),
-        "rows": rows(&answer.batches)?,
-        "stats": {
-            "rows": answer.rows,
-            "truncated": answer.truncated,
-            "log_size": answer.as_of_size,
-            "elapsed_ms": answer.elapsed.as_millis() as u64,
-        },
-    });
-    Ok(body.to_string().into_bytes())
-}
-
-/// CSV with a header; lists as JSON text.
-pub fn csv(answer: &Answer) -> Result<Vec<u8>, Error> {
+/// An answer in a format, all of it.
+pub fn bytes(answer: &Answer, format: Format) -> Result<Vec<u8>, Error> {
+    let mut pieces = Pieces::new(format, &answer.schema)?;
     let mut out = Vec::new();
-    let mut writer = csv::WriterBuilder::new().with_header(true).build(&mut out);
-    let plain = |batch: &RecordBatch| lists_as_text(batch);
-    if answer.batches.is_empty() {
-        writer.write(&plain(&RecordBatch::new_empty(answer.schema.clone()))?).map_err(failed)?;
-    }
     for batch in &answer.batches {
-        writer.write(&plain(batch)?).map_err(failed)?;
+        out.extend_from_slice(&pieces.batch(batch)?);
     }
-    drop(writer);
+    out.extend_from_slice(&pieces.end(&answer.stats())?);
     Ok(out)
 }
 
 /// CSV has no lists: each is written as it would be shown.
-fn lists_as_text(batch: &RecordBatch) -> Result<RecordBatch, Error> {
+pub(crate) fn lists_as_text(batch: &RecordBatch) -> Result<RecordBatch, Error> {
     use datafusion::arrow::array::{Array as _, ArrayRef, StringArray};
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
     use datafusion::arrow::util::display::ArrayFormatter;
@@ -84,26 +63,8 @@ fn lists_as_text(batch: &RecordBatch) -> Result<RecordBatch, Error> {
     RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns).map_err(failed)
 }
 
-/// An Arrow IPC stream.
-pub fn arrow(answer: &Answer) -> Result<Vec<u8>, Error> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(failed)?;
-    for batch in &answer.batches {
-        writer.write(batch).map_err(failed)?;
-    }
-    writer.into_inner().map_err(failed)
-}
-
-/// A Parquet file.
-pub fn parquet(answer: &Answer) -> Result<Vec<u8>, Error> {
-    let mut writer = ArrowWriter::try_new(Vec::new(), answer.schema.clone(), None).map_err(failed)?;
-    for batch in &answer.batches {
-        writer.write(batch).map_err(failed)?;
-    }
-    writer.into_inner().map_err(failed)
-}
-
 /// Reads an Arrow IPC stream back.
-pub fn from_arrow(bytes: &[u8]) -> Result<(datafusion::arrow::datatypes::SchemaRef, Vec<RecordBatch>), Error> {
+pub fn from_arrow(bytes: &[u8]) -> Result<(SchemaRef, Vec<RecordBatch>), Error> {
     let reader = datafusion::arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(failed)?;
     let schema = reader.schema();
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -133,7 +94,13 @@ fn plain_char(c: char) -> char {
 }
 
 /// A table for people, its cells as [`plain`] makes them.
-pub fn table(schema: &datafusion::arrow::datatypes::SchemaRef, batches: &[RecordBatch]) -> Result<String, Error> {
+pub fn table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String, Error> {
+    let texts = shown(schema, batches)?;
+    Ok(pretty_format_batches_with_options(&texts, &FormatOptions::default()).map_err(failed)?.to_string())
+}
+
+/// All values as texts for people, as [`plain`] makes them: at least one batch, be it empty.
+pub fn shown(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>, Error> {
     use datafusion::arrow::array::{Array as _, ArrayRef, StringArray};
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
     use datafusion::arrow::util::display::ArrayFormatter;
@@ -159,8 +126,7 @@ pub fn table(schema: &datafusion::arrow::datatypes::SchemaRef, batches: &[Record
     };
     let empty = [RecordBatch::new_empty(schema.clone())];
     let batches = if batches.is_empty() { &empty } else { batches };
-    let batches = batches.iter().map(shown).collect::<Result<Vec<_>, _>>()?;
-    Ok(pretty_format_batches_with_options(&batches, &FormatOptions::default()).map_err(failed)?.to_string())
+    batches.iter().map(shown).collect()
 }
 
 #[cfg(test)]

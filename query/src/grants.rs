@@ -103,7 +103,7 @@ table! {
         not_before: Option<Time>,
         /// End of validity.
         expires_at: Option<Time>,
-        /// Whether every dimension is equal to or inside its parent's; null for a root.
+        /// Whether every dimension is equal to or inside its parent's; null where no parent is known.
         narrowed: Option<bool>,
         /// Dimensions that exceed the parent's.
         widened_by: Vec<String>,
@@ -229,22 +229,30 @@ impl Grants {
                 path.push(i);
                 at = self.parents[i];
             }
-            // The walk came back to its own path: everything on the loop, and below it, is a cycle.
-            let cycle = at.is_some_and(|i| !settled[i]);
-            for i in path.into_iter().rev() {
-                self.settle_one(i, cycle, revoked, now);
+            // The walk came back to its own path: what lies from there on is a loop. What is below it hangs on it.
+            let first = at.filter(|&i| !settled[i]).and_then(|i| path.iter().position(|&on| on == i));
+            let turn = path.split_off(first.unwrap_or(path.len()));
+            // Each grant of a loop is above all others: where one ends, all do.
+            let ended = turn.iter().filter_map(|&i| revoked.get(&self.rows[i].grant_id).copied()).min();
+            let above = path.into_iter().rev().map(|i| (i, false));
+            for (i, is_loop) in turn.into_iter().map(|i| (i, true)).chain(above) {
+                self.settle_one(i, is_loop.then_some(ended), revoked, now);
                 settled[i] = true;
             }
         }
     }
 
-    fn settle_one(&mut self, i: usize, cycle: bool, revoked: &Revoked, now: Time) {
+    /// `cycle` is for a grant of a loop: how that ended, if it did.
+    fn settle_one(&mut self, i: usize, cycle: Option<Option<(Time, u64)>>, revoked: &Revoked, now: Time) {
         let parent = self.parents[i].map(|p| self.rows[p].clone());
         let row = &mut self.rows[i];
         let own = revoked.get(&row.grant_id).copied();
         let mut above = None;
         match (&parent, &row.parent_grant_id) {
-            _ if cycle => row.lineage = "cycle".into(),
+            _ if cycle.is_some() => {
+                row.lineage = "cycle".into();
+                above = cycle.flatten();
+            }
             (Some(parent), _) => {
                 row.lineage.clone_from(&parent.lineage);
                 row.depth = parent.depth + 1;
@@ -338,7 +346,8 @@ impl Grants {
         }
         for row in up {
             let depth = out.len() as u32;
-            out.push(chain_row(row, depth));
+            let has_parent = row.parent_grant_id.as_ref().is_some_and(|id| self.by_id.contains_key(id));
+            out.push(chain_row(row, depth, has_parent));
         }
         out
     }
@@ -354,7 +363,7 @@ fn missing(id: &str, depth: u32, note: &str) -> ChainRow {
     }
 }
 
-fn chain_row(row: &GrantRow, depth: u32) -> ChainRow {
+fn chain_row(row: &GrantRow, depth: u32, has_parent: bool) -> ChainRow {
     let mut notes = Vec::new();
     if row.state == "denied" {
         notes.push(format!("refused: {}", row.reasons.join("; ")));
@@ -376,7 +385,7 @@ fn chain_row(row: &GrantRow, depth: u32) -> ChainRow {
         constraints: row.constraints.clone(),
         not_before: row.not_before,
         expires_at: row.expires_at,
-        narrowed: (row.depth > 0).then_some(row.widened_by.is_empty() && row.undecidable.is_empty()),
+        narrowed: has_parent.then_some(row.widened_by.is_empty() && row.undecidable.is_empty()),
         widened_by: row.widened_by.clone(),
         undecidable: row.undecidable.clone(),
         uses: row.uses,

@@ -62,3 +62,25 @@ fn ten_thousand_derivations_are_no_trouble() {
     assert_eq!(grants.chain("g9999").len(), 10_000);
     assert_eq!(grants.get("g9999").map(|g| g.depth), Some(9_999));
 }
+
+#[test]
+fn a_revocation_reaches_all_of_a_loop_and_below_in_whatever_order_they_came() {
+    let events = [
+        event("grant_derived", "a", Some("c")),
+        event("grant_derived", "b", Some("a")),
+        event("grant_derived", "c", Some("b")),
+        event("grant_derived", "d", Some("c")),
+        event("grant_derived", "e", Some("d")),
+    ];
+    for turn in 0..events.len() {
+        let mut events = events.to_vec();
+        events.rotate_left(turn);
+        events.push(event("grant_revoked", "b", None));
+        let grants = grants(&events);
+        let told = |id: &str| grants.get(id).map(|g| (g.lineage.clone(), g.state.clone(), g.depth)).unwrap();
+        for (id, depth) in [("a", 0), ("b", 0), ("c", 0), ("d", 1), ("e", 2)] {
+            assert_eq!(told(id), ("cycle".into(), "revoked".into(), depth), "{id}, turned by {turn}");
+        }
+        assert!(grants.chain("e").iter().skip(1).all(|row| row.narrowed.is_some()), "all have a parent that is known");
+    }
+}

@@ -180,7 +180,7 @@ impl TableFunctionImpl for AskedOf {
             (Asked::Records(table), [as_of]) => return self.records(table, read_as_of(as_of)?),
             (Asked::Grants, [as_of]) => {
                 let as_of = read_as_of(as_of)?;
-                let now = if let AsOf::Time(then) = as_of { then.min(self.now) } else { self.now };
+                let now = as_of.clock(self.now);
                 self.lazy(move |s| Ok(GrantRow::batch(Grants::of(s, as_of, now)?.rows())))
             }
             (Asked::Denials, [as_of]) => {

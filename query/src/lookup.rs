@@ -1,6 +1,7 @@
 //! Few rows, made from the log itself: the log finds the records of a trace, the index those
 //! of a grant or an agent, and their rows are mapped from their blocks again. No segment
-//! is opened for them, and none need be sealed.
+//! is opened for them, and none need be sealed. For a caller who may see some rows they only say
+//! where to look: the rows are read off those that he may see.
 //!
 //! It blocks: call it where blocking is allowed.
 
@@ -107,6 +108,9 @@ impl Snapshot {
             AsOf::Seq(last) => return Ok(self.size.min(last.saturating_add(1))),
             AsOf::Time(last) => last,
         };
+        if let Some(beneath) = &self.beneath {
+            return beneath.end_of(as_of);
+        }
         let Some(reader) = &self.log.0 else { return self.end_by_rows(last) };
         let (mut low, mut high) = (0, self.size);
         while low < high {
@@ -134,6 +138,11 @@ impl Snapshot {
 
     /// The seqs of a trace's spans and logs below `end`; `None` if this must be asked of the rows.
     pub(crate) fn trace_seqs(&self, trace_id: &str, end: u64) -> Result<Option<Vec<u64>>, Error> {
+        if let Some(beneath) = &self.beneath {
+            let Some(all) = beneath.trace_seqs(trace_id, end)? else { return Ok(None) };
+            let shown = self.shown_among(&[Table::Spans, Table::Logs, Table::Events], all.iter().copied().collect())?;
+            return Ok(Some(shown.into_iter().collect()));
+        }
         let mut id = [0; 16];
         let (Some(reader), Ok(())) = (&self.log.0, const_hex::decode_to_slice(trace_id, &mut id)) else {
             return Ok(None);
@@ -142,6 +151,31 @@ impl Snapshot {
         seqs.retain(|seq| *seq < end.min(self.size));
         seqs.dedup();
         Ok(Some(seqs))
+    }
+
+    /// Those of some seqs of which there are rows in one of these tables that the caller may see.
+    pub(crate) fn shown_among(&self, tables: &[Table], seqs: BTreeSet<u64>) -> Result<BTreeSet<u64>, Error> {
+        let mut shown = BTreeSet::new();
+        for table in tables.iter().filter(|_| !seqs.is_empty()) {
+            self.read(&Wanted::all(*table).columns(&["seq"]).at(&seqs), |batch| {
+                shown.extend((0..batch.num_rows()).map(|i| <u64 as Cell>::read(batch.column(0), i)));
+                Ok(true)
+            })?;
+        }
+        Ok(shown)
+    }
+
+    /// The rows of few records that the caller may see.
+    fn shown_rows(&self, table: Table, seqs: &[u64]) -> Result<RecordBatch, Error> {
+        let mut batches = Vec::new();
+        self.read(&Wanted::all(table).at(&seqs.iter().copied().collect()), |batch| {
+            // Files say more about their columns than the table does.
+            let rows = RecordBatch::try_new(table.schema(), batch.columns().to_vec());
+            batches.push(rows.map_err(|e| Error::internal(format!("rows cannot be held: {e}")))?);
+            Ok(true)
+        })?;
+        let rows = datafusion::arrow::compute::concat_batches(&table.schema(), &batches);
+        rows.map_err(|e| Error::internal(format!("rows cannot be held: {e}")))
     }
 
     /// The events of some records, in seq order, for those who want few.
@@ -185,7 +219,8 @@ impl Snapshot {
     /// All rows of a table that filters by id can let through, if they are few; each is still to
     /// be looked at. `None` if segments must be read.
     pub(crate) fn lookup(&self, table: Table, filters: &[Expr]) -> Result<Option<RecordBatch>, Error> {
-        let Some(reader) = self.log.0.as_ref().filter(|_| table != Table::Metrics) else { return Ok(None) };
+        let log = self.beneath.as_ref().map_or(&self.log, |beneath| &beneath.log);
+        let Some(reader) = log.0.as_ref().filter(|_| table != Table::Metrics) else { return Ok(None) };
         for (column, values) in filters.iter().filter_map(ids) {
             let mut seqs = Vec::new();
             if column == "trace_id" {
@@ -205,7 +240,11 @@ impl Snapshot {
             }
             seqs.sort_unstable();
             seqs.dedup();
-            return if seqs.len() <= RECORDS_MAX { Blocks::new(reader).rows(table, &seqs) } else { Ok(None) };
+            return match seqs.len() <= RECORDS_MAX {
+                true if self.beneath.is_some() => self.shown_rows(table, &seqs).map(Some),
+                true => Blocks::new(reader).rows(table, &seqs),
+                false => Ok(None),
+            };
         }
         Ok(None)
     }

@@ -1,5 +1,5 @@
-//! Parameters: `$name` becomes `$1`, and a value stands in the arguments of table functions too, which are
-//! read before there is a plan to bind values in.
+//! Parameters: `$name` and `?` become `$1`, and a value stands in the arguments of table functions too, which
+//! are read before there is a plan to bind values in.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -7,10 +7,11 @@ use std::ops::ControlFlow;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, TableFactor, Value as Literal, VisitMut as _, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, TableFactor, Value as Literal, ValueWithSpan, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -58,6 +59,75 @@ fn offset(text: &str, line: u64, column: u64) -> usize {
     let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
     let rest = text.get(start..).unwrap_or_default();
     start + rest.chars().take(column.saturating_sub(1) as usize).map(char::len_utf8).sum::<usize>()
+}
+
+/// The most parameters that a query may have.
+const PLACES_MAX: usize = 1000;
+
+/// Numbers the parameters that are written as `?`, as JDBC and ODBC write them, in the order of the text, and
+/// gives how many parameters there are.
+///
+/// # Errors
+///
+/// Some are numbered and some are not, or there are too many.
+pub(crate) fn number(statement: &mut Statement) -> Result<usize, Error> {
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return number(&mut explain.statement),
+        _ => return Ok(0),
+    };
+    let mut found = Places::default();
+    let _ = Visit::visit(statement.as_ref(), &mut found);
+    let Places { mut unnumbered, highest } = found;
+    if highest > PLACES_MAX || unnumbered.len() > PLACES_MAX {
+        return Err(Error::invalid(format!("a query has at most {PLACES_MAX} parameters")));
+    }
+    if unnumbered.is_empty() {
+        return Ok(highest);
+    }
+    if highest > 0 {
+        return Err(Error::invalid("write the parameters as ? or as $1, not both in one query"));
+    }
+    unnumbered.sort_unstable();
+    let _ = VisitMut::visit(statement.as_mut(), &mut Numbered(&unnumbered));
+    Ok(unnumbered.len())
+}
+
+/// Where a query has parameters.
+#[derive(Default)]
+struct Places {
+    unnumbered: Vec<Location>,
+    highest: usize,
+}
+
+impl Visitor for Places {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<()> {
+        match &value.value {
+            Literal::Placeholder(name) if name == "?" => self.unnumbered.push(value.span.start),
+            Literal::Placeholder(name) => {
+                self.highest = self.highest.max(name.get(1..).and_then(|n| n.parse().ok()).unwrap_or(0));
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gives each `?` the number of its place.
+struct Numbered<'a>(&'a [Location]);
+
+impl VisitorMut for Numbered<'_> {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        if value.value == Literal::Placeholder("?".into()) {
+            let place = self.0.partition_point(|before| *before < value.span.start);
+            value.value = Literal::Placeholder(format!("${}", place + 1));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Puts values into the arguments of table functions. Without values, as when only the columns are
@@ -131,5 +201,27 @@ mod tests {
         let missing = bound("SELECT\n  $b", json!({})).unwrap_err();
         assert_eq!((missing.position, missing.message.contains("$b")), (Some((2, 3)), true));
         assert!(bound("SELECT 1", json!({"a": 1})).unwrap_err().message.contains("$a"));
+    }
+
+    fn numbered(text: &str) -> Result<(String, usize), Error> {
+        let mut statement = datafusion::sql::parser::DFParser::parse_sql(text).unwrap().pop_front().unwrap();
+        let places = number(&mut statement)?;
+        Ok((statement.to_string(), places))
+    }
+
+    #[test]
+    fn question_marks_are_numbered_in_the_order_of_the_text() {
+        let text = "WITH a AS (SELECT ? AS x) SELECT '?', x -- ?\n FROM a, replay(?) WHERE x = ? ORDER BY ? LIMIT ?";
+        let (text, places) = numbered(text).unwrap();
+        assert_eq!(
+            text,
+            "WITH a AS (SELECT $1 AS x) SELECT '?', x FROM a, replay($2) WHERE x = $3 ORDER BY $4 LIMIT $5"
+        );
+        assert_eq!(places, 5);
+        assert_eq!(numbered("SELECT $2, $1").unwrap().1, 2);
+        assert_eq!(numbered("EXPLAIN SELECT ?").unwrap().1, 1);
+        assert_eq!(numbered("SELECT 1").unwrap().1, 0);
+        assert!(numbered("SELECT $1, ?").unwrap_err().message.contains("not both"));
+        assert!(numbered("SELECT $1001").unwrap_err().message.contains("at most 1000"));
     }
 }

@@ -58,6 +58,9 @@ pub struct Snapshot {
     pub(crate) ids: Ids,
     /// The log that all of it is made from.
     pub(crate) log: Log,
+    /// For a caller who may see some rows: all of them, to find out by id where rows lie. What is shown is
+    /// read off this snapshot, never off that one.
+    pub(crate) beneath: Option<Arc<Snapshot>>,
 }
 
 /// What an answer shall be limited to: what the ledger knew then.
@@ -73,6 +76,11 @@ pub enum AsOf {
 }
 
 impl AsOf {
+    /// What the time was then: it decides what had expired.
+    pub(crate) fn clock(self, now: Time) -> Time {
+        if let Self::Time(then) = self { then.min(now) } else { now }
+    }
+
     /// Whether a record was known by then.
     pub(crate) fn holds(self, seq: u64, ingest_time: Time) -> bool {
         match self {

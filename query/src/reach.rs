@@ -89,10 +89,11 @@ table! {
 const LISTED_MAX: usize = 100;
 
 /// What is read of an event, in the table's order.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "seq",
     "event_time",
     "kind",
+    "trace_id",
     "service",
     "initiator_id",
     "agent_id",
@@ -122,12 +123,14 @@ struct Step {
     tool_call_id: Option<String>,
     decision: Option<String>,
     classification: Option<String>,
+    trace_id: Option<String>,
     failed: bool,
+    is_valid: bool,
 }
 
 /// Reads events of some kinds, one by one.
 fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Result<(), Error> {
-    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status"]).collect();
+    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status", "invalid_reasons"]).collect();
     let wanted = Wanted::all(Table::Events).columns(&columns).only("kind", kinds.iter().copied());
     snapshot.read(&wanted, |batch: &RecordBatch| {
         let text = |column: usize, row| <Option<String> as Cell>::read(batch.column(column).as_ref(), row);
@@ -136,18 +139,20 @@ fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Res
                 seq: Cell::read(batch.column(0).as_ref(), i),
                 time: Cell::read(batch.column(1).as_ref(), i),
                 kind: text(2, i).unwrap_or_default(),
-                service: text(3, i),
-                initiator_id: text(4, i),
-                agent_id: text(5, i),
-                grant_id: text(6, i),
-                workspace: text(7, i),
-                action: text(8, i),
-                resource: text(9, i),
-                tool: text(10, i),
-                tool_call_id: text(11, i),
-                decision: text(12, i),
-                classification: text(13, i),
-                failed: text(14, i).as_deref() == Some("error"),
+                trace_id: text(3, i),
+                service: text(4, i),
+                initiator_id: text(5, i),
+                agent_id: text(6, i),
+                grant_id: text(7, i),
+                workspace: text(8, i),
+                action: text(9, i),
+                resource: text(10, i),
+                tool: text(11, i),
+                tool_call_id: text(12, i),
+                decision: text(13, i),
+                classification: text(14, i),
+                failed: text(15, i).as_deref() == Some("error"),
+                is_valid: <Vec<String> as Cell>::read(batch.column(16).as_ref(), i).is_empty(),
             });
         }
         Ok(true)
@@ -176,10 +181,11 @@ struct Reached {
 
 /// The table `blast_radius`.
 pub fn blast_radius(snapshot: &Snapshot, now: Time) -> Result<Vec<BlastRow>, Error> {
-    let mut refused: HashSet<String> = HashSet::new();
+    // Ids of calls need be unique in their trace only.
+    let mut refused: HashSet<(Option<String>, String)> = HashSet::new();
     steps(snapshot, &["executor_decision"], |step| {
         if step.decision.as_deref() == Some("deny") {
-            refused.extend(step.tool_call_id);
+            refused.extend(step.tool_call_id.map(|call| (step.trace_id, call)));
         }
     })?;
     let mut verified = Verified::new();
@@ -189,7 +195,8 @@ pub fn blast_radius(snapshot: &Snapshot, now: Time) -> Result<Vec<BlastRow>, Err
             "approval" => step.decision.as_deref() == Some("approved"),
             _ => true,
         };
-        for subject in subjects(&step).filter(|_| is_so) {
+        // A record that breaks the model's rules authorises nothing, and verifies nobody.
+        for subject in subjects(&step).filter(|_| is_so && step.is_valid) {
             verified.entry(subject).or_default().push((step.time, step.seq, step.kind.clone()));
         }
     })?;
@@ -198,7 +205,8 @@ pub fn blast_radius(snapshot: &Snapshot, now: Time) -> Result<Vec<BlastRow>, Err
     let mut reached: BTreeMap<(Subject, usize), Reached> = BTreeMap::new();
     let mut known = BTreeSet::new();
     steps(snapshot, &["tool_call", "context_retrieval", "output", "system_update"], |step| {
-        if step.failed || step.tool_call_id.as_ref().is_some_and(|id| refused.contains(id)) {
+        let call = step.tool_call_id.clone().map(|call| (step.trace_id.clone(), call));
+        if step.failed || call.is_some_and(|call| refused.contains(&call)) {
             return;
         }
         known.extend(step.resource.clone());
@@ -317,7 +325,7 @@ fn is_valid(grant: &GrantRow, call: &Step) -> bool {
     let is_given = !matches!(grant.state.as_str(), "denied" | "invalid");
     let is_sound = grant.lineage == "ok" && grant.widened_by.is_empty();
     let in_time = grant.not_before.is_none_or(|t| t <= call.time) && grant.expires_at.is_none_or(|t| call.time <= t);
-    let is_kept = grant.revoked_time.is_none_or(|t| call.time < t);
+    let is_kept = grant.revoked_time.is_none_or(|t| call.time <= t);
     let own = grant.subject.is_none() || call.agent_id.is_none() || grant.subject == call.agent_id;
     let acts = call.action.as_ref().is_none_or(|action| covers(&grant.actions, action));
     let reaches = match (&grant.resources, &call.resource) {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use custody_store::bundle::{Export, Exporting};
 use custody_store::system::SystemRecord;
 use futures::future::BoxFuture;
 
@@ -26,4 +27,22 @@ pub trait Recorder: Send + Sync {
     ///
     /// [`crate::ErrorKind::Unavailable`] if the server stops or has failed.
     fn append(&self, said: Vec<Said>) -> BoxFuture<'static, Result<Vec<u64>, Error>>;
+}
+
+/// Says in the log what is exported, and signs it.
+pub trait Exporter: Send + Sync {
+    /// Appends the record of an export; when this answers it is durable and covered by a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::ErrorKind::Invalid`] if it names records that there are not, [`crate::ErrorKind::Unavailable`] if
+    /// the server stops or has failed.
+    fn export(&self, export: Export) -> BoxFuture<'static, Result<Exporting, Error>>;
+
+    /// Signs a bundle of so many lines with this digest: gives its last line.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::ErrorKind::Unavailable`].
+    fn sign(&self, lines: u64, digest: [u8; 32]) -> BoxFuture<'static, Result<String, Error>>;
 }

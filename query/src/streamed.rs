@@ -1,15 +1,19 @@
 //! The rows of a query as they come: bounded in time, rows and bytes, and audited.
 //!
 //! Rows are made on the query threads and wait in a short channel; when whoever asked goes, the
-//! task that makes them is cancelled.
+//! task that makes them is cancelled. When he stays and takes nothing, the deadline ends it: no reader
+//! holds memory or a place for longer than a query may take.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use custody_store::system::{Attribute, SystemRecord};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt as _;
 use tokio::runtime::Handle;
@@ -19,6 +23,7 @@ use crate::audit::Audit;
 use crate::caller::Caller;
 use crate::engine::{AbortOnDrop, QueryLimits, tell};
 use crate::error::{Error, ErrorKind};
+use crate::stats::Running;
 
 /// Batches that wait for whoever asked.
 const WAITING: usize = 2;
@@ -33,10 +38,20 @@ pub struct Streamed {
     pub rows: usize,
     /// Whether there were more than allowed; known at the end.
     pub truncated: bool,
-    bytes: usize,
+    /// Bytes of the rows that came so far.
+    pub(crate) bytes: usize,
     limits: QueryLimits,
     until: Instant,
     receiver: mpsc::Receiver<Result<RecordBatch, Error>>,
+    /// A batch that came and is not yet given.
+    pending: Option<RecordBatch>,
+    /// Batches that were looked at, and go first.
+    head: VecDeque<RecordBatch>,
+    /// Whether the rows were broken off at the deadline, perhaps with nobody reading.
+    late: Arc<AtomicBool>,
+    /// What ended it too early.
+    failed: Option<Error>,
+    running: Weak<Running>,
     _task: AbortOnDrop<()>,
     /// Says at the end how many rows there were.
     pub(crate) ending: Option<Ending>,
@@ -49,54 +64,100 @@ impl Streamed {
     pub(crate) fn begin(
         runtime: &Handle,
         mut batches: SendableRecordBatchStream,
-        held: impl Send + Sync + 'static,
+        held: (Arc<Running>, SessionContext),
         limits: (QueryLimits, Instant),
         as_of_size: u64,
     ) -> Self {
         let (schema, (limits, until)) = (batches.schema(), limits);
         let (sender, receiver) = mpsc::channel(WAITING);
+        let (late, running) = (Arc::new(AtomicBool::new(false)), Arc::downgrade(&held.0));
+        let (told_late, own_limits) = (Arc::clone(&late), limits.clone());
         let task = runtime.spawn(async move {
-            while let Some(batch) = batches.next().await {
-                let batch = batch.map_err(|e| Error::query(&e));
-                let is_last = batch.is_err();
-                if sender.send(batch).await.is_err() || is_last {
-                    break;
+            let work = async {
+                while let Some(batch) = batches.next().await {
+                    let batch = batch.map_err(|e| Error::query(&e));
+                    let failed = batch.as_ref().err().cloned();
+                    if sender.send(batch).await.is_err() {
+                        return Ok(false);
+                    }
+                    if let Some(error) = failed {
+                        return Err(error);
+                    }
                 }
+                Ok(true)
+            };
+            let ended = tokio::time::timeout_at(until.into(), work).await;
+            let ended = ended.unwrap_or_else(|_| {
+                told_late.store(true, Ordering::Release);
+                Err(too_long(&own_limits))
+            });
+            // One whose reader has gone is left as it is: cancelled.
+            if !matches!(ended, Ok(false)) {
+                held.0.ended(&ended);
             }
+            // Before the channel closes: who sees its end finds the place free.
             drop((batches, held));
+            drop(sender);
         });
         let task = AbortOnDrop(task);
-        let (rows, bytes, truncated) = (0, 0, false);
         Self {
             schema,
             as_of_size,
-            rows,
-            truncated,
-            bytes,
+            rows: 0,
+            truncated: false,
+            bytes: 0,
             limits,
             until,
             receiver,
+            pending: None,
+            head: VecDeque::new(),
+            late,
+            failed: None,
+            running,
             _task: task,
             ending: None,
             span: None,
         }
     }
 
-    /// The next batch; `None` at the end, which may be that of what is allowed.
+    /// With batches that [`Self::next`] has given already, and gives once more.
+    pub(crate) fn with_head(mut self, head: Vec<RecordBatch>) -> Self {
+        self.head = head.into();
+        self
+    }
+
+    /// The next batch; `None` at the end, which may be that of what is allowed. Giving up a call loses no row.
     ///
     /// # Errors
     ///
     /// What ended the query: its deadline, its memory, an error in its rows.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
+        if let Some(batch) = self.head.pop_front() {
+            return Ok(Some(batch));
+        }
+        let next = self.step().await;
+        if let Err(error) = &next {
+            self.failed = Some(error.clone());
+        }
+        if let (Some(running), true) = (self.running.upgrade(), self.truncated || next.is_err()) {
+            running.ended(&next);
+        }
+        next
+    }
+
+    async fn step(&mut self) -> Result<Option<RecordBatch>, Error> {
         if self.truncated {
             return Ok(None);
         }
-        let next = tokio::time::timeout_at(self.until.into(), self.receiver.recv()).await;
-        let Some(batch) = next.map_err(|_| too_long(&self.limits))?.transpose()? else { return Ok(None) };
+        if self.pending.is_none() {
+            self.pending = self.pull().await?;
+        }
+        let Some(rows) = self.pending.as_ref().map(RecordBatch::num_rows) else { return Ok(None) };
         let room = self.limits.rows_max - self.rows;
-        let is_cut = batch.num_rows() > room;
-        let batch = if is_cut { batch.slice(0, room) } else { batch };
-        self.truncated = is_cut || batch.num_rows() == room && self.has_more().await?;
+        let truncated = rows > room || rows == room && self.has_more().await?;
+        let Some(batch) = self.pending.take() else { return Ok(None) };
+        let batch = if rows > room { batch.slice(0, room) } else { batch };
+        self.truncated = truncated;
         self.rows += batch.num_rows();
         self.bytes = self.bytes.saturating_add(sliced_bytes(&batch));
         if self.bytes > self.limits.answer_bytes_max {
@@ -112,12 +173,31 @@ impl Streamed {
     /// Whether rows come behind those that just fit.
     async fn has_more(&mut self) -> Result<bool, Error> {
         loop {
-            let next = tokio::time::timeout_at(self.until.into(), self.receiver.recv()).await;
-            match next.map_err(|_| too_long(&self.limits))?.transpose()? {
+            match self.pull().await? {
                 None => return Ok(false),
                 Some(more) if more.num_rows() == 0 => {}
                 Some(_) => return Ok(true),
             }
+        }
+    }
+
+    /// What was made next. That nothing comes any more is an end only if all was made.
+    async fn pull(&mut self) -> Result<Option<RecordBatch>, Error> {
+        match tokio::time::timeout_at(self.until.into(), self.receiver.recv()).await {
+            Ok(Some(batch)) => batch.map(Some),
+            Ok(None) if !self.late.load(Ordering::Acquire) => Ok(None),
+            Ok(None) | Err(_) => Err(too_long(&self.limits)),
+        }
+    }
+
+    /// How it ended, or that it was given up.
+    fn outcome(&self) -> &'static str {
+        let is_done = self.truncated || self.receiver.is_closed() && self.receiver.is_empty();
+        match &self.failed {
+            Some(error) => error.kind.code(),
+            None if self.late.load(Ordering::Acquire) => ErrorKind::Timeout.code(),
+            None if is_done => "ok",
+            None => "cancelled",
         }
     }
 }
@@ -125,15 +205,15 @@ impl Streamed {
 impl Drop for Streamed {
     fn drop(&mut self) {
         if let Some(span) = &self.span {
-            tell(span, &Ok((self.rows, self.as_of_size)));
+            tell(span, &self.failed.as_ref().map_or(Ok((self.rows, self.as_of_size)), Err));
         }
         if let Some(Ending { audit, caller, number, start }) = self.ending.take() {
             let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let is_done = self.receiver.is_closed() && self.receiver.is_empty();
+            let outcome = self.outcome();
             let record = audit
                 .act(&caller, "query_end")
                 .with("custody.audit.of", number)
-                .with("custody.audit.outcome", if is_done { "ok" } else { "cancelled" })
+                .with("custody.audit.outcome", outcome)
                 .with("custody.audit.rows", self.rows as u64)
                 .with("custody.audit.elapsed_ns", elapsed);
             audit.tell(&caller, record);

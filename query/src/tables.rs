@@ -124,7 +124,7 @@ table! {
         kind: String,
         /// When the ledger took it.
         ingest_time: Time,
-        /// Submitter id, hex: a keyed hash of the identity.
+        /// Keyed hash, hex, of the identity that other tables name here; as in the entry, which tells a mirror nothing.
         submitter: String,
         /// How many records this submitter had before.
         submitter_counter: u64,

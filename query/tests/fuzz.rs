@@ -1,8 +1,8 @@
-//! The mapping of JSON documents, fed with what was right once and is changed byte by byte. A run
-//! is deterministic; with `CUSTODY_FUZZ_SECONDS=600` it runs that long, from a seed that is
-//! printed. `tests/fuzz` has the same under libFuzzer.
+//! The mapping of JSON documents, fed with what was right once and is changed byte by byte.
+//! `tests/fuzz` has the same under libFuzzer.
 
-use std::time::{Duration, Instant};
+#[path = "../../tests/support/dice.rs"]
+mod dice;
 
 use custody_proto::otlp::common::{AnyValue, InstrumentationScope, any_value::Value as Body};
 use custody_proto::otlp::logs::LogRecord;
@@ -37,18 +37,6 @@ pub fn document(bytes: &[u8]) -> usize {
     rows.len()
 }
 
-/// xorshift64*: enough for choosing places.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
-    }
-}
-
 fn seeds() -> Vec<Vec<u8>> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/sources");
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
@@ -67,38 +55,7 @@ fn seeds() -> Vec<Vec<u8>> {
 fn documents() {
     let seeds = seeds();
     assert!(seeds.len() > 50);
-    let seconds: Option<u64> = std::env::var("CUSTODY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let (start, seed) = (Instant::now(), seconds.map_or(7, |_| u64::from(std::process::id())));
-    println!("seed {seed}");
-    let (mut dice, mut events) = (Dice(0x9e37_79b9_7f4a_7c15 ^ seed), 0);
-    for round in 0.. {
-        let is_over = match seconds {
-            Some(seconds) => start.elapsed() > Duration::from_secs(seconds),
-            None => round >= 5000,
-        };
-        if is_over {
-            println!("{round} rounds, {events} events");
-            break;
-        }
-        let mut text = seeds[dice.roll(seeds.len())].clone();
-        for _ in 0..=dice.roll(3) {
-            let (at, other) = (dice.roll(text.len()), dice.roll(seeds.len()));
-            match dice.roll(5) {
-                0 => text[at] = b"\"{}[],:-e.0\\\xff\x00"[dice.roll(13)],
-                1 => drop(text.drain(at..(at + 1 + dice.roll(16)).min(text.len()))),
-                2 => text.truncate(at),
-                3 => {
-                    let part = &seeds[other];
-                    let from = dice.roll(part.len());
-                    text.splice(at..at, part[from..(from + 24).min(part.len())].iter().copied());
-                }
-                _ => text[at] ^= 1 << dice.roll(8),
-            }
-            if text.is_empty() {
-                break;
-            }
-        }
-        events += document(&text);
-    }
+    let mut events = 0;
+    dice::fuzz(5000, &seeds, |text, _| events += document(text));
     assert!(events > 500, "most of it still is a document: {events}");
 }

@@ -112,6 +112,7 @@ async fn check(case: &Case, filter: &RowFilter) {
         ask(&sql).await.unwrap_or_else(|e| panic!("{sql} tells of what is hidden: {e}"));
     }
     functions(case, &caller, &innocent).await;
+    looked_up(case, &caller).await;
     counted(case, &caller, &shown).await;
     case::over_http(case, &caller, &innocent).await;
     case::over_flight(case, &caller, &innocent).await;
@@ -150,6 +151,37 @@ async fn functions(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &str))
             assert!(shown.contains(&seq.parse().unwrap()), "{sql} shows record {seq}");
         }
     }
+}
+
+/// What is found by an id is what a look at all rows that he may see finds, to the count of uses.
+async fn looked_up(case: &Case, caller: &Caller) {
+    let (mut by_id, mut by_rows) = (Vec::new(), Vec::new());
+    for n in 0..5 {
+        let trace = format!("{n:032x}");
+        let grant = format!("g{n}");
+        for (what, column, id) in [
+            ("spans", "trace_id", &trace),
+            ("logs", "trace_id", &trace),
+            ("events", "trace_id", &trace),
+            ("events", "grant_id", &grant),
+            ("grants", "grant_id", &grant),
+        ] {
+            let row = match what {
+                "grants" => "concat(grant_id, ' ', state, ' ', uses, ' ', lineage, ' ', coalesce(purpose, ''))",
+                _ => "concat(seq, ' ', attributes)",
+            };
+            let of = |column: &str| format!("SELECT concat('{what} ', {row}) FROM {what} WHERE {column} = '{id}'");
+            by_id.push(of(column));
+            by_rows.push(of(&format!("concat({column}, '')")));
+        }
+    }
+    let [mut found, mut wanted] = [
+        case.column(caller, &by_id.join(" UNION ALL ")).await,
+        case.column(caller, &by_rows.join(" UNION ALL ")).await,
+    ];
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted);
 }
 
 /// All that is to be shown is there, once.

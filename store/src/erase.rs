@@ -10,17 +10,19 @@
 //! the digest stays; and the salt from which all salts of the block came is replaced
 //! by those of the parts that stay.
 
+mod purge;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use custody_proto::Signal;
 use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::trace::Span;
 use prost::Message as _;
-use rocksdb::{BottommostLevelCompaction, CompactOptions, Direction, IteratorMode, WriteBatch};
+use rocksdb::WriteBatch;
 
 use crate::format::{COPY_BIT, Layout, Salts, cf, log_key, meta, request_key, seq_key, seqs, span_key};
-use crate::ledger::{Shared, synced};
+use crate::ledger::Shared;
 use crate::reader::{Block, Content};
 use crate::system::{SeqSet, SystemRecord, event};
 use crate::writer::Writer;
@@ -135,74 +137,6 @@ impl Reader {
             }
         }
         Ok(low)
-    }
-
-    /// Writes files anew in which erased content may still lie. Blocks the calling
-    /// thread, but no appends. Does nothing if nothing was erased since.
-    pub fn purge(&self) -> Result<(), Error> {
-        let shared = self.shared();
-        let _one_at_a_time = shared.purging.lock().unwrap_or_else(PoisonError::into_inner);
-        let marks = self.purge_marks()?;
-        let Some(from) = marks.iter().map(|(_, from, _)| *from).min() else { return Ok(()) };
-        let to = marks.iter().map(|(_, _, to)| *to).max().unwrap_or(from);
-        // The write-ahead log held the content too: once every memtable is a file, it is dropped.
-        let families: Vec<_> = cf::ALL.iter().map(|name| shared.cf(name)).collect();
-        shared.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default())?;
-        let old = self.files_to_rewrite(from, to)?;
-        let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        options.set_exclusive_manual_compaction(false);
-        let (first, last) = (seq_key(from), seq_key(to));
-        for name in [cf::PAYLOADS, cf::BLOCKS] {
-            shared.db.compact_range_cf_opt(shared.cf(name), Some(first), Some(last), &options);
-        }
-        for name in [cf::IDS, cf::REQUESTS] {
-            shared.db.compact_range_cf_opt(shared.cf(name), None::<&[u8]>, None::<&[u8]>, &options);
-        }
-        // The compaction says nothing when it fails: look whether the files are gone.
-        let left = self.files_to_rewrite(from, to)?;
-        if let Some(file) = old.iter().find(|file| left.contains(file)) {
-            return Err(Error::unavailable(format!(
-                "erased content may still lie in the file {file}: the database did not write it anew (is the disk \
-                 full?); start the server again to try once more"
-            )));
-        }
-        // A crash before this line: the next opening does it again.
-        let mut write = WriteBatch::default();
-        marks.iter().for_each(|(key, _, _)| write.delete_cf(shared.cf(cf::META), key));
-        Ok(shared.db.write_opt(write, &synced())?)
-    }
-
-    /// The marks of erasures whose content may still lie in files: key, first and last block.
-    fn purge_marks(&self) -> Result<Vec<(Vec<u8>, u64, u64)>, Error> {
-        let shared = self.shared();
-        let mode = IteratorMode::From(meta::PURGE, Direction::Forward);
-        let mut marks = Vec::new();
-        for row in shared.db.iterator_cf(shared.cf(cf::META), mode) {
-            let (key, blocks) = row?;
-            if !key.starts_with(meta::PURGE) {
-                break;
-            }
-            let mut blocks = seqs(&blocks);
-            let (from, to) = (blocks.next().unwrap_or(0), blocks.next().unwrap_or(u64::MAX));
-            marks.push((key.into_vec(), from, to));
-        }
-        Ok(marks)
-    }
-
-    /// The table files that may hold content of blocks in a range, or index rows.
-    fn files_to_rewrite(&self, from: u64, to: u64) -> Result<Vec<String>, Error> {
-        let (first, last) = (seq_key(from), seq_key(to));
-        let holds = |file: &rocksdb::LiveFile| match file.column_family_name.as_str() {
-            cf::PAYLOADS | cf::BLOCKS => {
-                let starts_after = file.start_key.as_ref().is_some_and(|key| key[..] > last[..]);
-                let ends_before = file.end_key.as_ref().is_some_and(|key| key[..] < first[..]);
-                !starts_after && !ends_before
-            }
-            cf::IDS | cf::REQUESTS => true,
-            _ => false,
-        };
-        Ok(self.shared().db.live_files()?.into_iter().filter(holds).map(|file| file.name).collect())
     }
 }
 
@@ -510,133 +444,4 @@ impl Edited {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::verify::{Finding, Verdict, verify};
-
-    /// A log with one block of two records, of which one is about to be changed by
-    /// somebody who has the database but not the keys.
-    fn forged(change: impl FnOnce(&mut Edited, &Reader)) -> Finding {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut writer, reader) = crate::open(dir.path(), crate::Options::default()).unwrap();
-        writer.append_system(&SystemRecord::new("custody.test").with("text", "a secret")).unwrap();
-        writer.checkpoint().unwrap();
-        let content = reader.block_at(1).unwrap().unwrap().content.unwrap();
-        let mut edited = Edited::new(&content);
-        change(&mut edited, &reader);
-        let shared = reader.shared();
-        shared.db.put_cf(shared.cf(cf::BLOCKS), seq_key(1), edited.layout.encode()).unwrap();
-        shared.db.put_cf(shared.cf(cf::PAYLOADS), seq_key(1), &edited.payload).unwrap();
-        drop((writer, reader));
-        match verify(dir.path(), &Default::default(), |_, _| ()).unwrap() {
-            Verdict::Tampered(finding) => finding,
-            Verdict::Sound(_) => panic!("it was taken for sound"),
-        }
-    }
-
-    #[test]
-    fn a_frame_that_was_erased_for_no_reason_is_found() {
-        let finding = forged(|edited, _| edited.erase(&[]));
-        assert_eq!(finding.seq, 1);
-        assert!(finding.reason.contains("nothing in it that may be"), "{}", finding.reason);
-    }
-
-    #[test]
-    fn a_sender_cannot_be_changed_under_the_name_of_an_erasure() {
-        let finding = forged(|edited, _| {
-            edited.erase(&[]);
-            edited.layout.identity = "peer:10.9.9.9".into();
-        });
-        assert_eq!(finding.seq, 1);
-        assert!(finding.reason.contains("not what its entry commits to"), "{}", finding.reason);
-    }
-
-    #[test]
-    fn a_resource_or_identity_that_a_record_needs_cannot_be_erased() {
-        for part in [Layout::IDENTITY, 2, 3] {
-            let finding = forged(|edited, _| {
-                edited.erase(&[]);
-                let Salts::Partly { parts, .. } = &mut edited.layout.salts else { panic!("it is whole") };
-                parts[part - 1] = None;
-            });
-            assert!(finding.reason.contains("not in the format's layout"), "{}", finding.reason);
-        }
-    }
-
-    #[test]
-    fn content_beside_what_was_erased_is_found() {
-        let finding = forged(|edited, _| {
-            edited.erase(&[]);
-            edited.payload[0] = 7;
-        });
-        assert!(finding.reason.contains("in the place of something erased") || finding.reason.contains("frame"));
-    }
-
-    #[test]
-    fn a_frame_cannot_be_wiped_by_inventing_a_copy() {
-        let finding = forged(|edited, _| {
-            edited.erase(&[]);
-            let range = custody_proto::scan::Range { at: 0, len: 0 };
-            edited.layout.copies.push(crate::format::Copied { range, seq: 0 });
-        });
-        assert_eq!(finding.seq, 1);
-        assert!(finding.reason.contains("not what its entry commits to"), "{}", finding.reason);
-    }
-
-    #[test]
-    fn a_block_that_keeps_no_record_keeps_nothing() {
-        let finding = forged(|edited, _| edited.erase(&[0]));
-        assert!(finding.reason.contains("not in the format's layout"), "{}", finding.reason);
-    }
-
-    /// Who has the database but not the keys adds a record behind the last checkpoint, and
-    /// removes the content of record 1.
-    fn tail(record: &SystemRecord) -> Finding {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut writer, reader) = crate::open(dir.path(), crate::Options::default()).unwrap();
-        writer.append_system(&SystemRecord::new("custody.test")).unwrap();
-        writer.checkpoint().unwrap();
-        writer.append_system(&SystemRecord::new("custody.test")).unwrap();
-        writer.append_system(record).unwrap();
-        let shared = reader.shared();
-        for family in [cf::PAYLOADS, cf::BLOCKS] {
-            shared.db.delete_cf(shared.cf(family), seq_key(1)).unwrap();
-        }
-        drop((writer, reader));
-        match verify(dir.path(), &Default::default(), |_, _| ()).unwrap() {
-            Verdict::Tampered(finding) => finding,
-            Verdict::Sound(_) => panic!("it was taken for sound"),
-        }
-    }
-
-    #[test]
-    fn an_erasure_that_no_key_signed_erases_nothing() {
-        let finding = tail(&SystemRecord::new(event::ERASURE).with("custody.erasure.seqs", "1"));
-        assert!(finding.reason.contains("not signed by the log's keys"), "{}", finding.reason);
-    }
-
-    #[test]
-    fn keys_that_a_record_behind_the_last_checkpoint_names_are_not_trusted() {
-        let (victim, _) = crate::keys::SigningKeys::generate("example.com/victim").unwrap();
-        let options = crate::verify::Options { keys: victim.verifiers(), ..Default::default() };
-        // The forger's own log, whose last record names the victim's keys and is signed by his own.
-        let dir = tempfile::tempdir().unwrap();
-        let origin = Some("example.com/victim".to_owned());
-        let (mut writer, reader) = crate::open(dir.path(), crate::Options { origin, ..Default::default() }).unwrap();
-        let before = std::fs::read(dir.path().join("checkpoint")).unwrap();
-        let (_, text) = crate::keys::SigningKeys::generate("example.com/victim").unwrap();
-        let file = dir.path().join("victim.keys");
-        std::fs::write(&file, text).unwrap();
-        writer.rotate(&crate::KeySource::File(file), "", "").unwrap();
-        let named = reader.keys();
-        drop((writer, reader));
-        std::fs::write(dir.path().join("checkpoint"), before).unwrap();
-        let trusted = crate::verify::Options { keys: named, ..Default::default() };
-        for options in [options, trusted] {
-            let Verdict::Tampered(finding) = verify(dir.path(), &options, |_, _| ()).unwrap() else {
-                panic!("it was taken for the victim's log");
-            };
-            assert!(finding.reason.contains("keys that you trust"), "{}", finding.reason);
-        }
-    }
-}
+mod tests;

@@ -3,9 +3,12 @@
 //!
 //! Integers are big-endian. Every value begins with its version byte.
 
-use custody_proto::entry::chain_of;
+mod entries;
+
 use custody_proto::scan::{Group, Range};
-use custody_proto::{ENTRY_BYTES, Entry, Hash, Signal};
+use custody_proto::{Hash, Signal};
+
+pub use entries::{Commitments, Link};
 
 use crate::Error;
 
@@ -353,114 +356,6 @@ fn within(range: Range, end: u64) -> bool {
     u64::from(range.at) + u64::from(range.len) <= end
 }
 
-/// The stored form of the entries of one block: what they share, once, and
-/// flags and commitment of each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commitments {
-    /// The seq of the first entry.
-    pub first_seq: u64,
-    /// What the records are.
-    pub signal: Signal,
-    /// When the ledger took the block, in ns since the Unix epoch.
-    pub ingest_time: u64,
-    /// A keyed hash of the identity that sent it.
-    pub submitter: [u8; 16],
-    /// How many records of this submitter came before.
-    pub counter: u64,
-    /// The chain hash before the first entry.
-    pub previous: Hash,
-    /// Flags of each entry.
-    pub flags: Vec<u16>,
-    /// Content commitment of each entry.
-    pub commitments: Vec<Hash>,
-}
-
-impl Commitments {
-    /// How many entries there are.
-    pub fn count(&self) -> u64 {
-        self.commitments.len() as u64
-    }
-
-    /// The seq after the last entry.
-    pub fn end_seq(&self) -> u64 {
-        self.first_seq + self.count()
-    }
-
-    /// The entries, in order, chained from [`Self::previous`].
-    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        self.chained(self.previous).map(|link| link.entry)
-    }
-
-    /// The entries with their bytes and chain hashes, chained from a given hash.
-    pub fn chained(&self, mut previous: Hash) -> impl Iterator<Item = Link> + '_ {
-        (0..self.commitments.len()).map(move |i| {
-            let entry = Entry {
-                kind: self.signal.byte(),
-                flags: self.flags[i],
-                seq: self.first_seq + i as u64,
-                ingest_time: self.ingest_time,
-                submitter: self.submitter,
-                counter: self.counter + i as u64,
-                commitment: self.commitments[i],
-                previous,
-            };
-            let bytes = entry.encode();
-            previous = chain_of(&bytes);
-            Link { entry, bytes, chain: previous }
-        })
-    }
-
-    /// The value in the column family `entries`.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80 + self.commitments.len() * 34);
-        out.extend([FORMAT_VERSION, self.signal.byte(), 0, 0]);
-        out.extend((self.commitments.len() as u32).to_be_bytes());
-        out.extend(self.first_seq.to_be_bytes());
-        out.extend(self.ingest_time.to_be_bytes());
-        out.extend(self.submitter);
-        out.extend(self.counter.to_be_bytes());
-        out.extend(self.previous);
-        for flags in &self.flags {
-            out.extend(flags.to_be_bytes());
-        }
-        for commitment in &self.commitments {
-            out.extend(commitment);
-        }
-        out
-    }
-
-    /// Reads a value of the column family `entries`.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut read = Bytes(bytes);
-        let [version, signal, zero, none] = read.array()?;
-        if version != FORMAT_VERSION || zero != 0 || none != 0 {
-            return None;
-        }
-        let signal = Signal::from_byte(signal)?;
-        let count = read.u32()? as usize;
-        let (first_seq, ingest_time) = (read.u64()?, read.u64()?);
-        let (submitter, counter, previous) = (read.array()?, read.u64()?, read.array()?);
-        if count == 0 || read.0.len() != count.checked_mul(34)? || first_seq.checked_add(count as u64).is_none() {
-            return None;
-        }
-        let flags = (0..count).map(|_| read.u16()).collect::<Option<_>>()?;
-        let commitments = (0..count).map(|_| read.array()).collect::<Option<_>>()?;
-        counter.checked_add(count as u64)?;
-        Some(Self { first_seq, signal, ingest_time, submitter, counter, previous, flags, commitments })
-    }
-}
-
-/// An entry in its chain.
-#[derive(Clone, Debug)]
-pub struct Link {
-    /// The entry.
-    pub entry: Entry,
-    /// Its exact bytes.
-    pub bytes: [u8; ENTRY_BYTES],
-    /// The chain hash after it.
-    pub chain: Hash,
-}
-
 /// The key of a block, in three column families.
 pub(crate) fn seq_key(seq: u64) -> [u8; 8] {
     seq.to_be_bytes()
@@ -562,66 +457,4 @@ impl<'a> Bytes<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn commitments() -> impl Strategy<Value = Commitments> {
-        let each = proptest::collection::vec((any::<u16>(), any::<[u8; 32]>()), 1..20);
-        (0u64..1 << 60, any::<u64>(), any::<[u8; 16]>(), 0u64..1 << 60, any::<[u8; 32]>(), each).prop_map(
-            |(first_seq, ingest_time, submitter, counter, previous, each)| {
-                let (flags, commitments) = each.into_iter().unzip();
-                let signal = Signal::Logs;
-                Commitments { first_seq, signal, ingest_time, submitter, counter, previous, flags, commitments }
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn commitments_survive_the_round_trip(commitments in commitments()) {
-            let bytes = commitments.encode();
-            prop_assert_eq!(Commitments::decode(&bytes), Some(commitments));
-            prop_assert_eq!(Commitments::decode(&bytes[..bytes.len() - 1]), None);
-        }
-
-        #[test]
-        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Commitments::decode(&bytes);
-            let _ = Layout::decode(&bytes);
-            let _ = Head::decode(&bytes);
-        }
-
-        #[test]
-        fn layouts_survive_the_round_trip(
-            salt: [u8; 32], identity in "[a-z:.0-9]{0,40}", annex in proptest::collection::vec(any::<u8>(), 0..20),
-            len in 10u32..100, partly: bool,
-        ) {
-            let layout = Layout {
-                signal: Signal::Traces, encoding: Encoding::Json, payload_len: len, identity,
-                salts: if partly { Salts::Partly { rest: salt, parts: vec![Some(salt); 4] } } else { Salts::Whole(salt) },
-                groups: vec![Group { resource: Range { at: 0, len: 3 }, scope: Range { at: len, len: annex.len() as u32 } }],
-                annex,
-                records: vec![Placed { group: 0, range: Range { at: 4, len: 6 } }],
-                copies: vec![Copied { range: Range { at: 3, len: 1 }, seq: 7 }],
-            };
-            prop_assert_eq!(Layout::decode(&layout.encode()), Some(layout));
-        }
-    }
-
-    #[test]
-    fn a_range_beyond_the_payload_is_not_read() {
-        let layout = Layout {
-            signal: Signal::Traces,
-            encoding: Encoding::Protobuf,
-            payload_len: 10,
-            salts: Salts::Whole([1; 32]),
-            copies: vec![],
-            identity: "peer:127.0.0.1".into(),
-            annex: vec![],
-            groups: vec![Group::default()],
-            records: vec![Placed { group: 0, range: Range { at: 5, len: 6 } }],
-        };
-        assert_eq!(Layout::decode(&layout.encode()), None);
-    }
-}
+mod tests;

@@ -15,18 +15,17 @@
 //! appended. Where they disagree the log is not opened for writing; and as opening
 //! for writing drops what cannot be replayed, all this is looked at for reading first.
 
+mod db;
+mod dir;
+
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    LruCacheOptions, Options as DbOptions,
-};
+use rocksdb::{ColumnFamily, DB};
 
 use crate::backup::RESTORED;
-use crate::checkpoint::{Checkpoint, replace, replace_file, sync_dir};
+use crate::checkpoint::{Checkpoint, replace_file, sync_dir};
 use crate::commit;
 use crate::format::{FORMAT_VERSION, Head, cf, meta};
 use crate::keys::{self, KeySource, SigningKeys, SubmitterSecret};
@@ -34,7 +33,10 @@ use crate::note::VerifierKey;
 use crate::reader::Reader;
 use crate::tree::{Frontier, root_at};
 use crate::writer::{Parts, Writer};
-use crate::{Clock, Error, ErrorKind, SystemClock, rotate, wal};
+use crate::{Clock, Error, ErrorKind, SystemClock, rotate};
+
+use db::{open_db, open_db_to_read};
+use dir::{Lock, check_format, claim};
 
 /// How to open a log.
 pub struct Options {
@@ -94,17 +96,6 @@ pub(crate) struct Shared {
     pub(crate) purging: Mutex<()>,
     /// Holds the directory for the one that writes. Dropped after the database.
     _lock: Option<Lock>,
-}
-
-/// The lock on a data directory. Let go by name: a child process that is just being
-/// started has the file as well, until it runs its own program.
-pub(crate) struct Lock(fs::File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // What fails here the end of the process does.
-        let _ = self.0.unlock();
-    }
 }
 
 /// What readers may see.
@@ -332,201 +323,6 @@ fn read_head(db: &DB) -> Result<Head, Error> {
 
 fn meta_family(db: &DB) -> Result<&ColumnFamily, Error> {
     db.cf_handle(cf::META).ok_or_else(|| Error::corrupt("the log has no column family meta"))
-}
-
-/// Makes the directory a data directory, or checks that it is one, and locks it.
-fn claim(dir: &Path) -> Result<Lock, Error> {
-    let fail = |e: std::io::Error| {
-        Error::invalid(format!(
-            "the data directory {} cannot be written: {e}; choose another with --data-dir",
-            dir.display()
-        ))
-    };
-    make_dir(dir).map_err(fail)?;
-    let lock = fs::File::open(dir).map_err(fail)?;
-    lock.try_lock().map_err(|e| match e {
-        fs::TryLockError::WouldBlock => in_use(dir),
-        fs::TryLockError::Error(e) => fail(e),
-    })?;
-    let lock = Lock(lock);
-    if dir.join("FORMAT").exists() {
-        check_format(dir)?;
-        let probe = dir.join("FORMAT");
-        fs::OpenOptions::new().append(true).open(probe).map_err(fail)?;
-        return Ok(lock);
-    }
-    // A crash while FORMAT is written leaves only FORMAT.new: the directory is still to be made.
-    let mut entries = fs::read_dir(dir).map_err(fail)?;
-    if entries.any(|entry| !entry.is_ok_and(|e| e.file_name() == "FORMAT.new")) {
-        return Err(Error::invalid(format!(
-            "{} is not empty and is not a Custody data directory; choose another with --data-dir",
-            dir.display()
-        )));
-    }
-    let text = format!("custody log format {FORMAT_VERSION}\n");
-    replace(&dir.join("FORMAT"), text.as_bytes(), 0o666).map_err(fail)?;
-    Ok(lock)
-}
-
-fn in_use(dir: &Path) -> Error {
-    Error::unavailable(format!(
-        "the data directory {} is in use by another process; stop that one, or choose another with --data-dir",
-        dir.display()
-    ))
-}
-
-/// Makes a directory and those above it. What is made is durable: else a power cut
-/// could take the directory, with acknowledged records in it.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let above = dir.parent().unwrap_or(Path::new(""));
-    if !above.as_os_str().is_empty() {
-        make_dir(above)?;
-    }
-    match fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        made => made.and_then(|()| sync_dir(above)),
-    }
-}
-
-fn check_format(dir: &Path) -> Result<(), Error> {
-    let path = dir.join("FORMAT");
-    let text = fs::read_to_string(&path).map_err(|e| {
-        Error::invalid(format!("{} is not a readable Custody data directory: {}: {e}", dir.display(), path.display()))
-    })?;
-    let version = text.trim().strip_prefix("custody log format ").and_then(|n| n.parse::<u32>().ok());
-    match version {
-        Some(n) if n == u32::from(FORMAT_VERSION) => Ok(()),
-        Some(n) => Err(Error::invalid(format!(
-            "{} has log format {n}; this version of custody reads format {FORMAT_VERSION}: use a newer custody",
-            dir.display()
-        ))),
-        None => Err(Error::invalid(format!("{} does not name a Custody log format", path.display()))),
-    }
-}
-
-/// How often a read beside a running server is begun again.
-const READ_TRIES: u32 = 20;
-
-/// Opens the database for reading. A server that writes it meanwhile removes files
-/// that it no longer needs: what it removed was no damage if its MANIFEST has grown.
-fn open_db_to_read(dir: &Path) -> Result<DB, Error> {
-    for _ in 1..READ_TRIES {
-        let before = manifest(dir);
-        match open_db(dir, true, true) {
-            Err(_) if manifest(dir) != before => {}
-            result => return result,
-        }
-    }
-    open_db(dir, true, true)
-}
-
-/// The name and length of the MANIFEST in use.
-fn manifest(dir: &Path) -> Option<(String, u64)> {
-    let name = fs::read_to_string(dir.join("log/CURRENT")).ok()?;
-    let len = fs::metadata(dir.join("log").join(name.trim())).ok()?.len();
-    Some((name, len))
-}
-
-fn open_db(dir: &Path, read_only: bool, compression: bool) -> Result<DB, Error> {
-    let path = dir.join("log");
-    wal::check(&path)?;
-    let cache = block_cache();
-    let families = cf::ALL.map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, compression)));
-    let options = db_options();
-    let opened = if read_only {
-        DB::open_cf_descriptors_read_only(&options, &path, families, false)
-    } else {
-        DB::open_cf_descriptors(&options, &path, families)
-    };
-    opened.map_err(|e| {
-        let text = e.to_string().replace('\n', " ");
-        if text.contains("lock") && !read_only {
-            return in_use(dir);
-        }
-        if text.contains("olumn family not found") {
-            // Logs that were made before format 1 was settled have fewer of them.
-            return Error::invalid(format!(
-                "the log in {} has not all column families: it was made by a development version, before log format 1 \
-                 was settled, or its making was broken off; start a new data directory with --data-dir",
-                dir.display()
-            ));
-        }
-        Error::corrupt(format!(
-            "the log in {} cannot be opened: {text}; restore the directory from a copy",
-            dir.display()
-        ))
-    })
-}
-
-/// Bytes of blocks that are kept in memory.
-const BLOCK_CACHE_BYTES: usize = 64 << 20;
-
-/// As fast as zstd is, and a quarter smaller than LZ4 on spans.
-const ZSTD_LEVEL: i32 = 1;
-
-/// RocksDB's own default; zlib alone goes by it.
-const ZSTD_WINDOW_BITS: i32 = -14;
-
-fn db_options() -> DbOptions {
-    let mut options = DbOptions::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_max_background_jobs(2);
-    options.set_db_write_buffer_size(128 << 20);
-    options.set_max_total_wal_size(256 << 20);
-    options.set_bytes_per_sync(1 << 20);
-    options.set_keep_log_file_num(2);
-    options.set_max_log_file_size(4 << 20);
-    // By default RocksDB starts sixteen threads a column family to open files.
-    options.set_max_file_opening_threads(2);
-    options
-}
-
-/// What all column families share. In few shards: a block that is larger than a shard is not kept.
-fn block_cache() -> Cache {
-    let mut options = LruCacheOptions::default();
-    options.set_capacity(BLOCK_CACHE_BYTES);
-    options.set_num_shard_bits(2);
-    Cache::new_lru_cache_opts(&options)
-}
-
-fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
-    let mut options = DbOptions::default();
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_format_version(5);
-    if matches!(name, cf::IDS | cf::REQUESTS | cf::SUBMITTERS) {
-        table.set_bloom_filter(10.0, false);
-        // The filter of a file of 64 MiB of ids is 3 MB: in one piece each look-up of a request would need all of
-        // it, for each file. In parts of a block each, only those of the request's own traces are read and kept.
-        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-        table.set_partition_filters(true);
-        table.set_pin_top_level_index_and_filter(true);
-    }
-    if matches!(name, cf::IDS | cf::REQUESTS) {
-        // What is looked for is nearly always new: a filter answers without a walk through the memtable.
-        options.set_memtable_whole_key_filtering(true);
-        options.set_memtable_prefix_bloom_ratio(0.1);
-    }
-    options.set_block_based_table_factory(&table);
-    let (hot, cold) = match name {
-        // Hashes: nothing makes them smaller.
-        cf::ENTRIES | cf::NODES => (DBCompressionType::None, DBCompressionType::None),
-        _ if !compression => (DBCompressionType::None, DBCompressionType::None),
-        cf::IDS | cf::REQUESTS => (DBCompressionType::Lz4, DBCompressionType::Lz4),
-        // Keys only grow: files go down the levels as they are when they are compressed once for all.
-        _ => (DBCompressionType::Zstd, DBCompressionType::Zstd),
-    };
-    options.set_compression_type(hot);
-    options.set_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0);
-    options.set_bottommost_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0, true);
-    options.set_bottommost_compression_type(cold);
-    options.set_write_buffer_size(32 << 20);
-    options
 }
 
 fn read_origin(db: &DB) -> Result<Option<String>, Error> {

@@ -8,8 +8,10 @@
 //! counter of each submitter and the ranges of what was erased.
 
 mod block;
+mod erased;
 mod read;
 mod receipts;
+mod signed;
 mod state;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use custody_proto::Hash;
 
 use crate::checkpoint::Checkpoint;
-use crate::format::{Commitments, Head, cf, node_key, seq_of_key};
+use crate::format::{Commitments, cf, node_key, seq_of_key};
 use crate::ledger::read_checkpoint;
 use crate::note::VerifierKey;
 use crate::reader::Reader;
@@ -31,6 +33,8 @@ use crate::{Error, ErrorKind};
 
 use block::{Checked, check};
 use read::{Chunk, Column, Source};
+use signed::Signed;
+
 pub use receipts::{ReceiptVerdict, verify_receipts};
 pub use state::State;
 
@@ -143,13 +147,6 @@ impl Stop {
             Self::Unreadable(error) => Self::Unreadable(error),
         }
     }
-}
-
-/// A root that was signed, and where.
-struct Signed {
-    checkpoint: Checkpoint,
-    note: String,
-    what: &'static str,
 }
 
 struct Reading<'a> {
@@ -317,72 +314,6 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// The checkpoints: their form now, their roots when the chain gets there, their
-    /// signatures when the keys are known.
-    fn checkpoints(&mut self, note: Option<String>) -> Step {
-        let Some(note) = note else {
-            if self.reader.head().size == 0 && self.reader.last_commitments().is_ok_and(|last| last.is_none()) {
-                return found(0, "the log is empty: it has no checkpoint and not even its genesis record");
-            }
-            return found(0, "the checkpoint is missing, so no record is proved");
-        };
-        let newest = self.expect(note.clone(), "the checkpoint")?;
-        if newest.origin != self.reader.origin() {
-            return found(0, format!("the checkpoint is of {}, not of {}", newest.origin, self.reader.origin()));
-        }
-        if let Ok(keys) = rotate::keys_at(self.reader, newest.size) {
-            Checkpoint::verify(&note, &keys).map_err(|e| damage(0, e))?;
-        }
-        self.newest = Some(newest);
-        self.checkpoint_note = note;
-        if let Some(trusted) = &self.options.trusted {
-            let trusted = self.expect(trusted.clone(), "the trusted checkpoint")?;
-            if trusted.origin != self.reader.origin() {
-                return found(
-                    0,
-                    format!("the trusted checkpoint is of {}, not of {}", trusted.origin, self.reader.origin()),
-                );
-            }
-        }
-        for kept in self.reader.witnessed(0, u64::MAX).map_err(|e| damage(0, e))? {
-            self.expect(kept.note, "a kept checkpoint")?;
-        }
-        Ok(())
-    }
-
-    fn expect(&mut self, note: String, what: &'static str) -> Step<Checkpoint> {
-        let checkpoint = Checkpoint::parse_unverified(&note).map_err(|e| damage(0, e))?;
-        let size = checkpoint.size;
-        let signed = Signed { checkpoint: checkpoint.clone(), note, what };
-        if size > self.state.head.size || size == 0 {
-            self.signed.entry(size).or_default().push(signed);
-        } else {
-            // Behind where an earlier verification stopped: the nodes there were verified then.
-            let root = self.reader.root_at(size).map_err(|e| damage(0, e))?;
-            self.reached(root, signed)?;
-        }
-        Ok(checkpoint)
-    }
-
-    /// The log had this root at the size that a checkpoint was signed for.
-    fn reached(&mut self, root: Hash, signed: Signed) -> Step {
-        let Signed { checkpoint, note, what } = signed;
-        if root != checkpoint.root {
-            let reason = format!(
-                "the log is consistent in itself but is not the one that was signed: the root at size {} differs from \
-                 that of {what}, so it was written anew",
-                checkpoint.size
-            );
-            // If an entry of the last block does not end in the head, that says more.
-            self.rewritten.get_or_insert(Finding { seq: 0, reason });
-            return Ok(());
-        }
-        let keys = self.state.keys_at(checkpoint.size);
-        Checkpoint::verify(&note, keys).map_err(|e| damage(0, e))?;
-        self.state.checkpoints += 1;
-        Ok(())
-    }
-
     /// Chain and tree; gives the roots at the sizes that were signed.
     fn link(&mut self, block: &Commitments, leaves: &[Hash], end: Hash) -> Step<Vec<(Hash, Signed)>> {
         let seq = block.first_seq;
@@ -490,104 +421,6 @@ impl<'a> Reading<'a> {
         }
         if count != self.state.nodes {
             return found(0, "the tree has nodes that were inserted");
-        }
-        Ok(())
-    }
-
-    /// Head, keys and checkpoints against what was read.
-    fn ends(&mut self) -> Step {
-        let size = self.state.head.size;
-        let head = self.reader.head();
-        if head.size > size {
-            return found(size, format!("the log ends at size {size}, but its head says {}", head.size));
-        }
-        if head != self.state.head {
-            return self.wrong_head(head);
-        }
-        if let Some(finding) = self.rewritten.take() {
-            return Err(Stop::Found(finding));
-        }
-        if let Some((beyond, signed)) = self.signed.first_key_value() {
-            let what = signed.first().map_or("a checkpoint", |s| s.what);
-            return found(
-                size,
-                format!("{what} covers {beyond} records, the log holds {size}: the rest was removed or rolled back"),
-            );
-        }
-        if self.state.keys_at(size).is_empty() {
-            return found(0, "the log's first record is not its genesis record");
-        }
-        if !self.options.keys.is_empty() && !self.trusts() {
-            return found(0, "none of the log's signed records names the keys that you trust");
-        }
-        if self.reader.keys() != self.state.keys_at(size) {
-            return found(0, "log.vkey does not hold the keys that the log's records name");
-        }
-        Ok(())
-    }
-
-    /// Whether a checkpoint verified that lies behind a record that names the trusted keys:
-    /// anybody could name them in a record that nobody signed.
-    fn trusts(&self) -> bool {
-        let signed = self.newest.as_ref().map_or(0, |newest| newest.size);
-        self.state.keys.iter().any(|(seq, keys)| *seq < signed && *keys == self.options.keys)
-    }
-
-    /// Head and last entry differ. Which of them was changed? If the signed root
-    /// bears out the entries, the head.
-    fn wrong_head(&self, head: Head) -> Step {
-        let size = self.state.head.size;
-        if head.size < size {
-            return found(head.size, "records were inserted behind the log's head");
-        }
-        let root = self.state.frontier.root();
-        let borne_out = self.newest.as_ref().is_some_and(|c| c.size == size && c.root == root);
-        if borne_out {
-            return found(size, "the log's head is not the chain hash of its last entry: the head was changed");
-        }
-        let first = self.previous_block.unwrap_or(0);
-        found(first, format!("an entry of the last block (seq {first} to {}) was changed", size.saturating_sub(1)))
-    }
-
-    /// What was verified earlier, and erased since, is gone now.
-    fn erased_behind(&mut self, from: u64) -> Step {
-        let mut gone = Vec::new();
-        for seq in self.state.erased.without(&self.state.gaps).seqs().take_while(|seq| *seq < from) {
-            let block = self.reader.block_at(seq).map_err(|e| damage(seq, e))?;
-            let is_gone = block.is_none_or(|block| {
-                let at = (seq - block.commitments.first_seq) as usize;
-                block.content.is_none_or(|content| content.is_erased(at))
-            });
-            if is_gone {
-                gone.push(seq);
-            }
-        }
-        self.state.gaps = self.state.gaps.union(&SeqSet::of_seqs(gone));
-        Ok(())
-    }
-
-    /// As many gaps as erasures: no content is missing that no record says was erased,
-    /// and none is there that one says is gone.
-    fn erasures(&self) -> Step {
-        let state = &self.state;
-        if let Some(seq) = state.gaps.without(&state.erased).seqs().next() {
-            return found(seq, format!("the content of seq {seq} is missing, and no record says that it was erased"));
-        }
-        if let Some(seq) = state.erased.without(&state.gaps).seqs().next() {
-            return found(seq, format!("a record says that the content of seq {seq} was erased, but it is there"));
-        }
-        for (first, originals) in &state.frames {
-            if originals.without(&state.erased) == *originals {
-                return found(*first, "the block's frame is erased, but no record of which it holds a copy is");
-            }
-        }
-        for (first, originals) in state.copies.iter().filter(|(_, set)| set.without(&state.erased) != *set) {
-            // Whole when it was read; if it was verified earlier, look at it now.
-            let block = self.reader.block_at(*first).map_err(|e| damage(*first, e))?;
-            if block.and_then(|block| block.content).is_some_and(|content| !content.is_partly_erased()) {
-                let erased = originals.without(&originals.without(&state.erased));
-                return found(*first, format!("the block still holds a copy of seq {erased}, which was erased"));
-            }
         }
         Ok(())
     }

@@ -5,6 +5,11 @@
 //! it, a crash after leaves all of it, and only then does anybody hear of it.
 //! After any failure the writer is dead: it never goes on from memory.
 
+mod cache;
+mod receipt;
+mod said;
+mod versions;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -12,41 +17,22 @@ use std::sync::Arc;
 use custody_proto::{Signal, entry};
 use rocksdb::{WriteBatch, WriteOptions};
 
-use crate::checkpoint::{Checkpoint, replace_file};
 use crate::commit::Prepared;
 use crate::format::{
-    COPY_BIT, Commitments, Encoding, FORMAT_VERSION, Head, cf, log_key, meta, node_key, request_key, seq_key, seqs,
-    span_key,
+    COPY_BIT, Commitments, Encoding, Head, cf, log_key, meta, node_key, request_key, seq_key, seqs, span_key,
 };
 use crate::keys::{SigningKeys, SubmitterSecret};
 use crate::ledger::{Durability, Shared};
-use crate::note::VerifierKey;
-use crate::reader::{Content, Reader};
-use crate::system::{Attribute, SYSTEM_IDENTITY, SystemRecord, event};
+use crate::reader::Reader;
+use crate::system::{SYSTEM_IDENTITY, SystemRecord};
 use crate::tree::{Frontier, leaf_hash};
 use crate::{Clock, Error};
 
-/// A clock that is off by more than this from what passed is said to have jumped, in ns.
-const CLOCK_JUMP_NS: u64 = 5_000_000_000;
+use cache::BlockCache;
+use versions::{BySpan, VERSIONS_COMPARED, Versions};
 
-/// Of one span id, this many versions are compared with what comes: the first ones.
-const VERSIONS_COMPARED: usize = 16;
-
-/// What became of one request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// The seq of the first record appended; of the original for a pure retry.
-    pub first_seq: u64,
-    /// How many records were appended.
-    pub appended: u64,
-    /// How many were in the log already, with the same content.
-    pub duplicates: u64,
-    /// How many of those appended have a span id that is in the log with other content.
-    pub conflicts: u64,
-    /// The same, signed, if the sender asked for it: a note (docs/format.md, "Receipts"),
-    /// or why it could not be signed.
-    pub signed: Option<Result<String, String>>,
-}
+pub use receipt::Receipt;
+pub(crate) use said::vkeys;
 
 /// The one that appends.
 pub struct Writer {
@@ -189,80 +175,6 @@ impl Writer {
         Ok(done)
     }
 
-    /// Signs and publishes a checkpoint, if there are records that the last one
-    /// does not cover. What it covers is durable. While a signer elsewhere does not
-    /// answer, the error is `Unavailable` and the writer goes on.
-    pub fn checkpoint(&mut self) -> Result<(), Error> {
-        if self.dead {
-            return Err(stopped());
-        }
-        if self.head.size <= self.signed_size && self.former.is_none() {
-            return Ok(());
-        }
-        let size = self.head.size;
-        let checkpoint = Checkpoint { origin: self.shared.origin.clone(), size, root: self.frontier.root() };
-        let time = self.clock.now() / 1_000_000_000;
-        let mut note = self.keys.sign_checkpoint(&checkpoint, time)?;
-        if let Some(former) = &self.former {
-            note.merge(former.sign_checkpoint(&checkpoint, time)?.lines);
-        }
-        let note = note.to_string();
-        self.alive(|writer| {
-            if writer.durability == Durability::Os {
-                // What was acknowledged is in the operating system's hands; what is signed must be on disk.
-                let synced = writer.shared.db.flush_wal(true);
-                synced.map_err(|e| Error::fatal(format!("the log cannot be synced: {e}")))?;
-            }
-            // A crash here forgets a signature that nobody has seen; the same tree is signed again.
-            replace_file(&writer.shared.dir.join("checkpoint"), note.as_bytes())
-        })?;
-        self.former = None;
-        self.signed_size = size;
-        self.shared.publish_checkpoint(&note);
-        Ok(())
-    }
-
-    /// Appends the log's first record, which names its origin, format, keys and durability.
-    pub(crate) fn append_genesis(&mut self) -> Result<(), Error> {
-        let record = SystemRecord::new(event::GENESIS)
-            .with("custody.log.origin", self.shared.origin.as_str())
-            .with("custody.log.format", u64::from(FORMAT_VERSION))
-            .with("custody.log.vkeys", vkeys(&self.keys.verifiers()))
-            .with("custody.log.durability", self.durability.name());
-        let (keys, level) = (self.keys_text(), self.durability.name());
-        let shared = Arc::clone(&self.shared);
-        let more = |write: &mut WriteBatch| {
-            write.put_cf(shared.cf(cf::META), meta::KEYS, keys);
-            write.put_cf(shared.cf(cf::META), meta::DURABILITY, level);
-            Ok(())
-        };
-        self.append_with(&record, more).map(drop)
-    }
-
-    /// Says in the log that another durability level is in force from here on.
-    pub(crate) fn note_durability(&mut self) -> Result<(), Error> {
-        let shared = Arc::clone(&self.shared);
-        let level = self.durability.name();
-        let known = shared.db.get_cf(shared.cf(cf::META), meta::DURABILITY)?;
-        if known.as_deref() == Some(level.as_bytes()) {
-            return Ok(());
-        }
-        let record = SystemRecord::new(event::DURABILITY).with("custody.log.durability", level);
-        let more = |write: &mut WriteBatch| {
-            write.put_cf(shared.cf(cf::META), meta::DURABILITY, level);
-            Ok(())
-        };
-        self.append_with(&record, more).map(drop)
-    }
-
-    /// Says in the log that it was restored from a backup.
-    pub(crate) fn note_restore(&mut self, backup: &str) -> Result<(), Error> {
-        let record = SystemRecord::new(event::RESTORE)
-            .with("custody.restore.from", backup)
-            .with("custody.restore.size", self.head.size);
-        self.append_system(&record).map(drop)
-    }
-
     /// The public keys, a line each.
     pub(crate) fn keys_text(&self) -> String {
         self.keys.verifiers().iter().map(|key| format!("{key}\n")).collect()
@@ -275,41 +187,6 @@ impl Writer {
     pub(crate) fn now(&self) -> u64 {
         self.clock.now().max(self.last_time)
     }
-
-    /// What to say if the clock does not show what passed since the last append.
-    fn clock_jump(&mut self) -> Option<SystemRecord> {
-        let (wall, monotonic) = (self.clock.now(), self.clock.monotonic());
-        let expected = match self.clock_mark {
-            Some((wall_before, before)) => wall_before.saturating_add(monotonic.saturating_sub(before)),
-            // The first append since the start: all that is known is that time does not run backwards.
-            None => wall.max(self.last_time),
-        };
-        self.clock_mark = Some((wall, monotonic));
-        (wall.abs_diff(expected) > CLOCK_JUMP_NS).then(|| {
-            SystemRecord::new(event::CLOCK)
-                .with("custody.clock.expected", expected)
-                .with("custody.clock.found", wall)
-                .with("custody.clock.ingest_time", wall.max(self.last_time))
-        })
-    }
-
-    /// A note that says what became of a request: who, which records, from which counter on.
-    fn sign_receipt(&self, receipt: &Receipt, digest: &str) -> Result<String, Error> {
-        let first = receipt.first_seq;
-        let missing = || Error::corrupt(format!("the entry of seq {first} is missing"));
-        let found = self.reader.commitments_at(first)?.ok_or_else(missing)?;
-        let text = format!(
-            "custody receipt v1\norigin {}\nsubmitter {}\nfirst-seq {first}\ncounter {}\nappended {}\nduplicates {}\n\
-             ingest-time {}\nrequest-sha256 {digest}\n",
-            self.shared.origin,
-            const_hex::encode(found.submitter),
-            found.counter + (first - found.first_seq),
-            receipt.appended,
-            receipt.duplicates,
-            found.ingest_time,
-        );
-        Ok(self.keys.sign_text(text)?.to_string())
-    }
 }
 
 fn stopped() -> Error {
@@ -320,14 +197,6 @@ fn stopped() -> Error {
 fn written_bytes(request: &Prepared) -> usize {
     512 + request.bytes() + 128 * request.records()
 }
-
-/// A list of public keys as an attribute.
-pub(crate) fn vkeys(keys: &[VerifierKey]) -> Attribute {
-    Attribute::Texts(keys.iter().map(ToString::to_string).collect())
-}
-
-/// Span ids come from outside: the hash is seeded, so that nobody can choose them to collide.
-type BySpan = HashMap<[u8; 25], Versions, foldhash::fast::RandomState>;
 
 /// A batch in the making: the write, and what is in it but not yet in the log.
 struct Stage<'a> {
@@ -341,65 +210,6 @@ struct Stage<'a> {
     head: Head,
     time: u64,
     durability: Durability,
-}
-
-/// The records of one span id: seqs; with [`COPY_BIT`], blocks that hold a copy. Most
-/// span ids have one record, which takes no memory of its own.
-#[derive(Default)]
-struct Versions {
-    first: Option<u64>,
-    more: Vec<u64>,
-    /// New blocks that hold a copy. They take no place among what is compared.
-    copies: Vec<u64>,
-    /// How many of them are in the log.
-    stored: usize,
-}
-
-impl Versions {
-    fn stored(seqs: impl Iterator<Item = u64>) -> Self {
-        let mut versions = Self::default();
-        seqs.for_each(|seq| versions.push(seq));
-        versions.stored = versions.len();
-        versions
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.len()
-    }
-
-    fn seqs(&self) -> impl Iterator<Item = u64> + '_ {
-        self.first.into_iter().chain(self.more.iter().copied())
-    }
-
-    fn versions(&self) -> impl Iterator<Item = u64> + '_ {
-        self.seqs().filter(|seq| seq & COPY_BIT == 0)
-    }
-
-    fn add(&mut self, seq: u64) {
-        if seq & COPY_BIT == 0 { self.push(seq) } else { self.copies.push(seq) }
-    }
-
-    fn push(&mut self, seq: u64) {
-        match self.first {
-            None => self.first = Some(seq),
-            Some(_) => self.more.push(seq),
-        }
-    }
-
-    /// Puts what is new into the write. The first ones share a row; the others and copies,
-    /// which are not compared with what comes, have one each, so that no row grows.
-    fn put(&self, key: &[u8; 25], mut put: impl FnMut(&[u8], &[u8])) {
-        if self.stored < VERSIONS_COMPARED && self.stored < self.len() {
-            match (self.first, &self.more[..]) {
-                (Some(only), []) => put(key, &only.to_be_bytes()),
-                _ => put(key, &self.seqs().take(VERSIONS_COMPARED).flat_map(u64::to_be_bytes).collect::<Vec<u8>>()),
-            }
-        }
-        let further = self.seqs().skip(self.stored.max(VERSIONS_COMPARED));
-        for seq in further.chain(self.copies.iter().copied()) {
-            put(&[&key[..], &seq.to_be_bytes()].concat(), &[]);
-        }
-    }
 }
 
 impl<'a> Stage<'a> {
@@ -424,50 +234,56 @@ impl<'a> Stage<'a> {
             return Ok(Receipt { first_seq: self.head.size, ..Receipt::default() });
         }
         let key = request_key(self.writer.request_seed, request.layout.signal, &request.payload);
-        if let Some(first_seq) = self.same_request(key, &request)? {
-            return Ok(Receipt { first_seq, duplicates: sent, ..Receipt::default() });
+        if let Some((first_seq, is_foreign)) = self.same_request(key, &request)? {
+            let foreign = if is_foreign { sent } else { 0 };
+            return Ok(Receipt { first_seq, duplicates: sent, foreign, ..Receipt::default() });
         }
         let mut flags = vec![base_flags(&request); request.records()];
-        let mut first_original = None;
+        let (mut first_original, mut foreign) = (None, 0);
         if request.layout.signal == Signal::Traces {
-            (flags, first_original) = self.drop_known_spans(&mut request)?;
+            (flags, first_original, foreign) = self.drop_known_spans(&mut request)?;
         }
         let appended = request.records() as u64;
         // Of a request that brings nothing new: where the first of its records is.
         let first_seq = if appended > 0 { self.head.size } else { first_original.unwrap_or(self.head.size) };
         let conflicts = flags.iter().filter(|f| **f & entry::FLAG_CONFLICT != 0).count() as u64;
-        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, conflicts, signed: None };
+        let receipt = Receipt { first_seq, appended, duplicates: sent - appended, foreign, conflicts, signed: None };
         if appended > 0 {
             self.put(key, request, flags)?;
         }
         Ok(receipt)
     }
 
-    /// The first seq of the same request, if it is in the log or in this batch.
-    fn same_request(&self, key: [u8; 16], request: &Prepared) -> Result<Option<u64>, Error> {
+    /// The first seq of the same request, if it is in the log or in this batch; and whether
+    /// somebody else sent that one.
+    fn same_request(&self, key: [u8; 16], request: &Prepared) -> Result<Option<(u64, bool)>, Error> {
         let same = |layout: &crate::format::Layout, payload: &[u8]| {
             layout.signal == request.layout.signal && payload == request.payload
         };
+        let is_foreign = |layout: &crate::format::Layout| layout.identity != request.layout.identity;
         if let Some(&at) = self.by_request.get(&key) {
             let (first_seq, earlier) = &self.requests[at];
-            return Ok(same(&earlier.layout, &earlier.payload).then_some(*first_seq));
+            let found = same(&earlier.layout, &earlier.payload);
+            return Ok(found.then(|| (*first_seq, is_foreign(&earlier.layout))));
         }
         let shared = &self.writer.shared;
         let Some(value) = shared.db.get_pinned_cf(shared.cf(cf::REQUESTS), key)? else { return Ok(None) };
         let Some(first_seq) = seqs(&value).next() else { return Ok(None) };
         let block = self.writer.reader.block_at(first_seq);
         let content = block.ok().flatten().and_then(|b| b.content);
-        Ok(content.filter(|c| same(c.layout(), c.payload())).map(|_| first_seq))
+        let found = content.filter(|c| same(c.layout(), c.payload()));
+        Ok(found.map(|c| (first_seq, is_foreign(c.layout()))))
     }
 
-    /// Takes out the spans that the log has; gives the flags of those that stay, and the
-    /// seq of the original of the first span, if it has one.
-    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>), Error> {
+    /// Takes out the spans that the log has; gives the flags of those that stay, the seq of
+    /// the original of the first span, if it has one, and how many somebody else had sent.
+    fn drop_known_spans(&mut self, request: &mut Prepared) -> Result<(Vec<u16>, Option<u64>, u64), Error> {
         let keys: Vec<[u8; 25]> = request.ids.iter().map(|(trace, span)| span_key(trace, span)).collect();
         if self.are_new(&keys)? {
-            return Ok((vec![base_flags(request); keys.len()], None));
+            return Ok((vec![base_flags(request); keys.len()], None, 0));
         }
-        let known = self.same_in_log(&keys, request)?;
+        let known = self.same_in_log(&keys, request);
+        let foreign = known.iter().flatten().filter(|(_, is_foreign)| *is_foreign).count() as u64;
         // Where each span id of this request was before, by index; and where the kept ones will be.
         let mut here: HashMap<[u8; 25], Vec<usize>> = HashMap::with_capacity(keys.len());
         let mut originals = vec![None; keys.len()];
@@ -476,7 +292,8 @@ impl<'a> Stage<'a> {
         for (i, key) in keys.iter().enumerate() {
             places[i] = self.head.size + flags.len() as u64;
             let twins = here.entry(*key).or_default();
-            originals[i] = known[i].or_else(|| same_twin(request, i, twins).map(|j| originals[j].unwrap_or(places[j])));
+            let before = known[i].map(|(seq, _)| seq);
+            originals[i] = before.or_else(|| same_twin(request, i, twins).map(|j| originals[j].unwrap_or(places[j])));
             if originals[i].is_none() {
                 let is_new =
                     twins.is_empty() && self.by_span.get(key).is_none_or(|seen| seen.versions().next().is_none());
@@ -492,7 +309,7 @@ impl<'a> Stage<'a> {
         if flags.len() < keys.len() {
             request.take_out(&originals);
         }
-        Ok((flags, originals.first().copied().flatten()))
+        Ok((flags, originals.first().copied().flatten(), foreign))
     }
 
     /// Reads what the log has of these span ids. Whether each is here for the first time,
@@ -517,8 +334,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Of each span the seq of a record before this request that is the same, byte for
-    /// byte. Every block is read once, however the spans lie.
-    fn same_in_log(&self, keys: &[[u8; 25]], request: &Prepared) -> Result<Vec<Option<u64>>, Error> {
+    /// byte, and whether somebody else sent it. Every block is read once, however the spans lie.
+    fn same_in_log(&self, keys: &[[u8; 25]], request: &Prepared) -> Vec<Option<(u64, bool)>> {
         let mut candidates = Vec::new();
         for (i, key) in keys.iter().enumerate() {
             let versions = self.by_span.get(key).into_iter().flat_map(Versions::versions);
@@ -527,24 +344,32 @@ impl<'a> Stage<'a> {
         candidates.sort_unstable();
         let (mut same, mut blocks) = (vec![None; keys.len()], BlockCache::default());
         for (seq, i) in candidates {
-            if same[i].is_none() && self.is_same(seq, request, i, &mut blocks)? {
-                same[i] = Some(seq);
+            if same[i].is_none() {
+                let sender = self.sender_of_same(seq, request, i, &mut blocks);
+                same[i] = sender.map(|sender| (seq, sender != request.layout.identity));
             }
         }
-        Ok(same)
+        same
     }
 
-    fn is_same(&self, seq: u64, request: &Prepared, i: usize, blocks: &mut BlockCache) -> Result<bool, Error> {
+    /// Who sent the record at `seq`, if it is the same as the `i`-th of a request.
+    fn sender_of_same<'b>(
+        &'b self,
+        seq: u64,
+        request: &Prepared,
+        i: usize,
+        blocks: &'b mut BlockCache,
+    ) -> Option<&'b str> {
         let ours = request.content(i);
         if seq >= self.writer.head.size {
             let at = self.requests.partition_point(|(first, _)| *first <= seq);
-            let Some((first, earlier)) = at.checked_sub(1).map(|at| &self.requests[at]) else { return Ok(false) };
-            return Ok(earlier.content((seq - first) as usize) == ours);
+            let (first, earlier) = at.checked_sub(1).map(|at| &self.requests[at])?;
+            return (earlier.content((seq - first) as usize) == ours).then_some(&earlier.layout.identity);
         }
         // What cannot be read is no reason to refuse what comes: it is kept, as another version.
-        let Ok(Some((first, content))) = blocks.get(&self.writer.reader, seq) else { return Ok(false) };
+        let (first, content) = blocks.get(&self.writer.reader, seq).ok().flatten()?;
         let at = (seq - first) as usize;
-        Ok(!content.is_erased(at) && content.parts(at) == ours)
+        (!content.is_erased(at) && content.parts(at) == ours).then(|| content.identity())
     }
 
     /// Puts a request's block into the write.
@@ -652,22 +477,5 @@ fn base_flags(request: &Prepared) -> u16 {
     match request.layout.encoding {
         Encoding::Protobuf => 0,
         Encoding::Json => entry::FLAG_JSON,
-    }
-}
-
-/// The block that was read last: retries come in the order of the original.
-#[derive(Default)]
-struct BlockCache {
-    last: Option<(u64, u64, Option<Content>)>,
-}
-
-impl BlockCache {
-    fn get(&mut self, reader: &Reader, seq: u64) -> Result<Option<(u64, &Content)>, Error> {
-        let hit = self.last.as_ref().is_some_and(|(first, end, _)| (*first..*end).contains(&seq));
-        if !hit {
-            let Some(block) = reader.block_at(seq)? else { return Ok(None) };
-            self.last = Some((block.commitments.first_seq, block.commitments.end_seq(), block.content));
-        }
-        Ok(self.last.as_ref().and_then(|(first, _, content)| content.as_ref().map(|c| (*first, c))))
     }
 }

@@ -1,11 +1,12 @@
 //! Every parser of outside bytes, fed with what was right once and is changed at random.
 //!
-//! The seeds are the vectors in tests/data/log-v1. A run is deterministic; with
-//! `CUSTODY_FUZZ_SECONDS=600` each target runs that long, from a seed that is printed.
-//! Nothing may panic, and nothing that was changed may pass for what it was.
+//! The seeds are the vectors in tests/data/log-v1. Nothing may panic, and nothing that was
+//! changed may pass for what it was.
+
+#[path = "../../tests/support/dice.rs"]
+mod dice;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use custody_store::bundle::check_bundle;
 use custody_store::cose::check_cose;
@@ -28,76 +29,9 @@ fn keys() -> Vec<VerifierKey> {
     text.lines().map(|line| VerifierKey::parse(line).unwrap()).collect()
 }
 
-/// xorshift64*: enough for choosing places.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
-    }
-
-    /// A changed copy: bits, bytes, cuts, repeats, swaps, numbers at their edges.
-    fn change(&mut self, seed: &[u8]) -> Vec<u8> {
-        let mut out = seed.to_vec();
-        for _ in 0..=self.roll(4) {
-            if out.is_empty() {
-                break;
-            }
-            let (at, len) = (self.roll(out.len()), 1 + self.roll(24));
-            let end = (at + len).min(out.len());
-            match self.roll(8) {
-                0 => out[at] ^= 1 << self.roll(8),
-                1 => out[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b'"', b'9'][self.roll(8)],
-                2 => drop(out.drain(at..end)),
-                3 => {
-                    let part = out[at..end].to_vec();
-                    out.splice(at..at, part);
-                }
-                4 => out.truncate(at),
-                5 => {
-                    let other = self.roll(out.len());
-                    out.swap(at, other);
-                }
-                6 => out[at..end].fill(b'9'),
-                _ => {
-                    let lines: Vec<&[u8]> = out.split_inclusive(|b| *b == b'\n').collect();
-                    let (a, b) = (self.roll(lines.len()), self.roll(lines.len()));
-                    let mut lines = lines;
-                    lines.swap(a, b);
-                    out = lines.concat();
-                }
-            }
-        }
-        out
-    }
-}
-
-/// Runs a target over changed seeds.
+/// Runs a target over changed seeds; it is told whether one stayed as it was.
 fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8], bool)) {
-    let seconds: Option<u64> = std::env::var("CUSTODY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let start = Instant::now();
-    let seed = match seconds {
-        Some(_) => std::process::id().into(),
-        None => 7,
-    };
-    println!("seed {seed}");
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
-    for round in 0.. {
-        let is_over = match seconds {
-            Some(seconds) => start.elapsed() > Duration::from_secs(seconds),
-            None => round >= ROUNDS,
-        };
-        if is_over {
-            println!("{round} rounds");
-            return;
-        }
-        let seed = &seeds[dice.roll(seeds.len())];
-        let input = dice.change(seed);
-        target(&input, input == *seed);
-    }
+    dice::fuzz(ROUNDS, seeds, |input, seed| target(input, input == seed));
 }
 
 fn text(bytes: &[u8]) -> String {

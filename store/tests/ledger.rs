@@ -3,8 +3,9 @@
 mod support;
 
 use custody_proto::otlp::trace::Span;
+use custody_proto::{Limits, Signal, scan};
 use custody_store::verify::{Verdict, verify};
-use custody_store::{Checkpoint, ErrorKind, Options, Reader, open};
+use custody_store::{Checkpoint, Encoding, ErrorKind, Options, Prepared, Reader, Receipt, open};
 use prost::Message as _;
 use support::{logs, open_log, span, trace_request, traces};
 
@@ -45,6 +46,23 @@ fn records_come_back_byte_for_byte_also_after_a_restart() {
     assert_eq!(reader.trace(&trace).unwrap(), [1, 2]);
     assert_eq!(reader.trace(&[9; 16]).unwrap(), [3, 4]);
     assert!(reader.block_at(5).unwrap().is_none());
+}
+
+#[test]
+fn what_somebody_else_had_sent_is_counted_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let by = |identity: &str, ids: &[u64]| {
+        let payload = trace_request(ids.iter().map(|id| span(*id, "a")).collect());
+        let found = scan(Signal::Traces, &payload, &Limits::default()).unwrap();
+        Prepared::new(Signal::Traces, Encoding::Protobuf, payload.into(), found, identity)
+    };
+    let (mut writer, _) = open_log(dir.path());
+    // In one batch and over two; whole requests and single spans.
+    let batch = vec![by("peer:1", &[1, 2]), by("peer:1", &[1, 2]), by("peer:2", &[1, 2]), by("peer:2", &[2, 3])];
+    let counts = |receipts: Vec<Receipt>| receipts.iter().map(|r| (r.duplicates, r.foreign)).collect::<Vec<_>>();
+    assert_eq!(counts(writer.append(batch).unwrap()), [(0, 0), (2, 0), (2, 2), (1, 1)]);
+    let batch = vec![by("peer:2", &[1, 2]), by("peer:2", &[3]), by("peer:1", &[2, 3]), by("peer:1", &[4])];
+    assert_eq!(counts(writer.append(batch).unwrap()), [(2, 2), (1, 0), (2, 1), (0, 0)]);
 }
 
 #[test]

@@ -41,6 +41,36 @@ with flight.connect(sys.argv[1]) as connection:
             assert cursor.fetchall() == [(value,)], value
         cursor.execute("SELECT count(*) FROM delegation_chain($1)", ("grant-9479ff18f11527a5",))
         assert cursor.fetchall() == [(2,)]
+        # As JDBC and ODBC write them: in the order of the text, wherever they stand.
+        cursor.execute(
+            "WITH c AS (SELECT ? AS a) SELECT a, '?', tool FROM c, tool_calls WHERE tool = ? AND seq > ? LIMIT ?",
+            ("first", "send_money", 0, 2),
+        )
+        assert cursor.fetchall() == [("first", "?", "send_money")] * 2
+        cursor.execute("SELECT count(*) FROM delegation_chain(?) WHERE depth >= ?", ("grant-9479ff18f11527a5", 1))
+        assert cursor.fetchall() == [(1,)]
+        # What a prepared statement says of its parameters.
+        sql = "SELECT count(*) FROM spans WHERE seq > ? AND name = ? AND start_time < ?"
+        cursor.execute("SELECT min(start_time), max(start_time) FROM spans")
+        (ends,) = cursor.fetch_arrow_table().to_batches()
+        schema = cursor.adbc_prepare(sql)
+        assert [str(field.type) for field in schema] == ["uint64", "string", "timestamp[ns, tz=UTC]"], schema
+        cursor.execute("SELECT count(*) FROM spans WHERE start_time > $1 AND start_time <= $2", ends)
+        assert 0 < cursor.fetchone()[0] < 1449
+        assert cursor.adbc_prepare("SELECT 1").names == []
+        for sql, values, what in [
+            ("SELECT ?, $1", (1,), "not both"),
+            ("SELECT ?, ?", (1,), "has 2 parameters, and 1 values were given"),
+            ("SELECT ?", (float("nan"),), "finite"),
+            ("SELECT ?", (), "has 1 parameters, and 0"),
+        ]:
+            try:
+                cursor.execute(sql, values or None)
+                cursor.fetchall()
+            except Exception as error:
+                assert what in str(error), (sql, error)
+            else:
+                raise AssertionError(sql)
         # Many rows of parameters are for updates, of which there are none.
         try:
             cursor.executemany("SELECT $1", [(1,), (2,)])

@@ -187,4 +187,11 @@ fn secrets_in_the_endpoint_are_sent_and_not_logged() {
     let log = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
     assert!(log.contains(&format!("\"http://{address}/in\"")), "{log}");
     assert!(!log.contains("hunter") && !log.contains("emma"), "{log}");
+    let lost = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lost: Vec<Value> = lost.filter(|line| line["level"] != "DEBUG" && line["level"] != "INFO").collect();
+    let told = |line: &&Value| line["message"].as_str().unwrap().contains("could not be exported");
+    let told = lost.iter().find(told).unwrap_or_else(|| panic!("nobody says that traces are lost: {lost:#?}"));
+    assert_eq!(told["fields"]["error"], "the answer is 400 Bad Request");
+    assert_eq!(told["fields"]["endpoint"], format!("http://{address}/in"));
+    assert!(lost.iter().all(|line| line["message"] != ""), "a line that says nothing: {lost:#?}");
 }

@@ -53,6 +53,8 @@ fn what_the_mapping_allows_is_read() {
             {"key":"url","value":{"bytesValue":"__79"}},{"key":"bare","value":{"bytesValue":"/w"}},
             {"key":"none","value":{}},{"key":"null","value":null},{"key":"false","value":{"boolValue":false}}]"#,
         )),
+        // Half of an emoji, as JavaScript leaves it when it cuts a text: the batch is not lost for it.
+        spans_json(&ids(8, r#""name":"cut \ud83d""#)),
     ];
     for body in &bodies {
         let told = http.post("/v1/traces", JSON, &[], format!("\n {body}\r\n\t"));
@@ -74,6 +76,7 @@ fn what_the_mapping_allows_is_read() {
     assert_eq!(row("snake")["duration_ns"], 7, "to ignore such a name would lose what it says");
     row("edges");
     row("ä😀\0\"");
+    row("cut \u{fffd}");
     let values: Value = serde_json::from_str(row("values")["attributes"].as_str().unwrap()).unwrap();
     let want = json!({"min": i64::MIN, "max": i64::MAX, "exp": 1200, "nan": "NaN", "inf": "-inf", "int": 1.0,
         "std": "//79", "url": "//79", "bare": "/w==", "none": null, "null": null, "false": false});

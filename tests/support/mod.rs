@@ -160,7 +160,7 @@ impl Server {
     /// Rows of a query, over the API, once all acknowledged records are visible.
     pub fn sql(&self, sql: &str) -> Vec<Value> {
         self.wait_until_visible();
-        let text = self.custody(&["sql", sql, "--format", "json"]);
+        let text = self.custody(&["sql", sql, "--format", "json", "--timeout-ms", "300000"]);
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 

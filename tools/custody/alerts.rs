@@ -50,12 +50,16 @@ enum Command {
     Speakers(SpeakersCommand),
 }
 
+/// The states that an alert can be in.
+const STATES: [&str; 7] = ["open", "acknowledged", "investigating", "closed", "suppressed", "merged", "superseded"];
+
 /// List alerts, the newest first.
 #[derive(Args)]
 struct List {
-    /// Only these states, with commas between: open, acknowledged, investigating, closed, suppressed, merged.
-    #[arg(long, value_name = "STATES")]
-    state: Option<String>,
+    /// Only these states, with commas between: open, acknowledged, investigating, closed, suppressed, merged,
+    /// superseded.
+    #[arg(long, value_name = "STATES", value_delimiter = ',', hide_possible_values = true, value_parser = STATES)]
+    state: Vec<String>,
     /// Only of this rule or check.
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
@@ -171,8 +175,9 @@ impl List {
     fn run(self) -> Result<(), Failure> {
         let source = self.from.open()?;
         let mut tests = vec!["true".to_owned()];
-        if let Some(states) = &self.state {
-            tests.push(format!("state IN ({})", states.split(',').map(quoted).collect::<Vec<_>>().join(", ")));
+        if !self.state.is_empty() {
+            let states: Vec<String> = self.state.iter().map(|state| quoted(state)).collect();
+            tests.push(format!("state IN ({})", states.join(", ")));
         }
         tests.extend(self.rule.as_deref().map(|rule| format!("rule = {}", quoted(rule))));
         let columns = match self.format {

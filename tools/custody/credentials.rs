@@ -18,20 +18,19 @@ const TIMEOUT: Duration = Duration::from_secs(660);
 
 /// With what to come to a server that wants TLS and an identity.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Security")]
 pub struct Credentials {
     /// The authorities that the server's certificate must be from (PEM) [default: the public ones].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
     ca: Option<PathBuf>,
     /// The client certificate, and those between it and its authority (PEM).
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, value_name = "FILE", help_heading = "Security", requires = "key")]
     cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, value_name = "FILE", help_heading = "Security", requires = "cert")]
     key: Option<PathBuf>,
     /// A file with a bearer token, read again for each request [default: the token in the
     /// environment variable CUSTODY_TOKEN, if there is one].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
     token_file: Option<PathBuf>,
 }
 

@@ -36,6 +36,12 @@ impl Demo {
     pub fn run(self) -> Result<(), Failure> {
         let started = Instant::now();
         let scratch = tempfile::tempdir().map_err(Failure::unable)?;
+        if let Some(dir) = self.keep.as_deref().filter(|dir| dir.read_dir().is_ok_and(|mut is| is.next().is_some())) {
+            let dir = dir.display();
+            return Err(Failure::wrong(format!(
+                "--keep {dir} is not empty; name a directory that is still to be made"
+            )));
+        }
         let dir = self.keep.clone().unwrap_or_else(|| scratch.path().join("ledger"));
         let mut server = Server::start(&dir, &scratch.path().join("ready.json"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::unable)?;
@@ -48,8 +54,8 @@ impl Demo {
         runtime.block_on(story.answer(&server.grpc, &incident))?;
         server.stop()?;
         verification(&dir, scratch.path(), &incident)?;
-        let dir = self.keep.map_or_else(|| "./custody-data".into(), |dir| dir.display().to_string());
-        epilogue(&dir, started.elapsed())
+        let kept = self.keep.map(|dir| dir.display().to_string());
+        epilogue(kept.as_deref(), &incident, started.elapsed())
     }
 }
 
@@ -142,9 +148,9 @@ impl Story<'_> {
         self.visible()?;
         self.table(
             "SELECT service_name AS service, count(*) AS spans, count(DISTINCT trace_id) AS traces, \
-             sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors FROM spans GROUP BY 1 ORDER BY 2 DESC",
+             sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors FROM spans GROUP BY 1 ORDER BY 2 DESC, 1",
         )?;
-        self.table("SELECT kind, count(*) AS events FROM events GROUP BY 1 ORDER BY 2 DESC")
+        self.table("SELECT kind, count(*) AS events FROM events GROUP BY 1 ORDER BY 2 DESC, 1")
     }
 
     /// Queries see a record within a second of its acknowledgement; wait for that.
@@ -166,7 +172,7 @@ impl Story<'_> {
         say("Which authority was used outside its bounds? `violations` runs the checks over everything.")?;
         self.table(
             "SELECT check_id, severity, count(*) AS hits, count(DISTINCT trace_id) AS traces FROM violations GROUP BY 1, 2 \
-             ORDER BY 3 DESC",
+             ORDER BY 3 DESC, 1",
         )?;
         say("One of them: an agent passed on more authority than it had, and what was refused was done all the same.")?;
         let sql = "SELECT v.seq, v.trace_id, v.agent_id, v.grant_id, v.evidence, CAST(c.event_time AS BIGINT) AS event_time \
@@ -314,14 +320,20 @@ fn verification(dir: &Path, scratch: &Path, incident: &Incident) -> Result<(), F
     }
 }
 
-fn epilogue(dir: &str, took: Duration) -> Result<(), Failure> {
+fn epilogue(kept: Option<&str>, incident: &Incident, took: Duration) -> Result<(), Failure> {
     say(&format!("That was {:.0} seconds. To try next:", took.as_secs_f64()))?;
+    print(
+        "custody serve                       then point any OTLP exporter at 127.0.0.1:4317 (gRPC) or :4318 (HTTP)\n",
+    )?;
+    if kept.is_none() {
+        print("custody demo --keep ./demo-data     the same ledger, kept; then, for example:\n")?;
+    }
+    let (dir, trace) = (kept.unwrap_or("./demo-data"), &incident.trace_id);
     print(&format!(
-        "custody serve                       then point any OTLP exporter at 127.0.0.1:4317 (gRPC) or :4318 (HTTP)\n\
-         custody demo --keep ./demo-data     the same ledger, kept; then, for example:\n\
-         custody sql --data-dir ./demo-data \"SELECT * FROM violations LIMIT 5\"\n\
-         custody replay --data-dir ./demo-data --grant <grant id>\n\
-         custody events --data-dir ./demo-data --kind grant_denied\n\
+        "custody sql --data-dir {dir} --list\n\
+         custody sql --data-dir {dir} \"SELECT * FROM violations LIMIT 5\"\n\
+         custody replay --data-dir {dir} --trace {trace}\n\
+         custody events --data-dir {dir} --kind grant_denied\n\
          custody verify --data-dir {dir}\n"
     ))
 }

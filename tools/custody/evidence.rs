@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use custody_query::ocsf::rfc3339;
+use custody_query::rows::Time;
 use custody_store::bundle::check_bundle;
 use custody_store::note::VerifierKey;
 use custody_store::proof::{Proof, check_consistency};
@@ -151,10 +153,21 @@ impl Export {
 
 /// Writes a bundle, and checks that it came whole.
 pub(crate) fn write_bundle(output: &Path, control: &mut Control, request: &Request) -> Result<(), Failure> {
+    write_checked(output, |out| control.ask(request, out).map(drop))
+}
+
+/// Has a bundle written beside a file, and renames it to that once it is whole.
+pub(crate) fn write_checked(
+    output: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let fail = |e: std::io::Error| Failure::unable(format!("{} cannot be written: {e}", output.display()));
     let part = output.with_extension("part");
     let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(fail)?);
-    control.ask(request, &mut out)?;
+    if let Err(failure) = write(&mut out) {
+        let _ = std::fs::remove_file(&part);
+        return Err(failure);
+    }
     out.flush().map_err(fail)?;
     out.get_ref().sync_all().map_err(fail)?;
     // Broken off on the way, it would lack its last line.
@@ -213,6 +226,12 @@ impl Check {
         }
         if start.starts_with(b"{\"type\":\"custody-consistency\"") {
             return self.consistency(&read(&self.file)?, &keys);
+        }
+        if !start.starts_with(b"{\"type\":\"custody-bundle\"") {
+            let file = self.file.display();
+            return Err(Failure::unable(format!(
+                "{file} is no .tlog-proof, no bundle of `custody export` and no output of `custody prove --consistency`"
+            )));
         }
         let mut records = Vec::new();
         let evidence = check_bundle(input, &keys, |entry, shown| {
@@ -282,11 +301,11 @@ impl Check {
             return print(&format!("{}\n", json!({"verdict": "holds", "seq": entry.seq, "shown": shown})));
         }
         print(&format!(
-            "holds: record {} is in {} (size {}), taken at {} ns{}\n",
+            "holds: record {} is in {} (size {}), taken at {}{}\n",
             entry.seq,
             checkpoint.origin,
             checkpoint.size,
-            entry.ingest_time,
+            rfc3339(Time(entry.ingest_time as i64)),
             content.map_or_else(
                 || "; its content is not shown".to_owned(),
                 |content| format!(" from {}; its content is as shown", content.identity.0)

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use custody_query::ocsf::rfc3339;
+use custody_query::rows::Time;
 use custody_store::keys::{SigningKeys, answer_signer};
 use custody_store::repair::repair;
 use custody_store::{KeySource, Reader, backup};
@@ -227,8 +229,8 @@ pub struct Restore {
     #[arg(long, value_name = "N")]
     id: Option<u32>,
     /// The new data directory.
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    data_dir: Option<PathBuf>,
     /// List the backups instead.
     #[arg(long)]
     list: bool,
@@ -239,15 +241,15 @@ impl Restore {
     pub fn run(self) -> Result<(), Failure> {
         if self.list {
             for backup in backup::list(&self.from).map_err(Failure::wrong)? {
-                print(&format!("{}\t{} bytes\ttime {}\n", backup.id, backup.bytes, backup.time))?;
+                let time = rfc3339(Time(backup.time.saturating_mul(1_000_000_000)));
+                print(&format!("{}\t{} bytes\t{time}\n", backup.id, backup.bytes))?;
             }
             return Ok(());
         }
-        let id = backup::restore(&self.from, self.id, &self.data_dir).map_err(Failure::wrong)?;
-        print(&format!(
-            "restored backup {id} to {0}; verify it with: custody verify --data-dir {0}\n",
-            self.data_dir.display()
-        ))
+        let Some(dir) = self.data_dir else { return Err(Failure::wrong("name the new directory with --data-dir")) };
+        let id = backup::restore(&self.from, self.id, &dir).map_err(Failure::wrong)?;
+        let dir = dir.display();
+        print(&format!("restored backup {id} to {dir}; verify it with: custody verify --data-dir {dir}\n"))
     }
 }
 

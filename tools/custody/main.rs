@@ -13,6 +13,8 @@ mod export_events;
 mod keep;
 mod limits;
 mod observe;
+mod output;
+mod process;
 mod queries;
 mod ready;
 mod record;
@@ -26,8 +28,10 @@ mod security;
 mod segments;
 mod select;
 mod serve;
+mod shell;
 mod source;
 mod sql;
+mod statements;
 mod tamper;
 mod verify;
 mod witness;
@@ -157,8 +161,13 @@ impl Failure {
 
 /// Writes to standard output; a reader that has gone away is no error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// The same of what may be no text.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(bytes) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::unable(e)),
         Err(_) => std::process::exit(0),
         Ok(()) => Ok(()),

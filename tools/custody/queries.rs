@@ -32,7 +32,8 @@ pub struct QueryFlags {
     /// Most rows that a request may ask for by max_rows [default: 1000000].
     #[arg(long, value_name = "N")]
     query_rows_max: Option<usize>,
-    /// Largest answer over HTTP; Flight SQL sends rows as they come [default: 268435456].
+    /// Largest answer that is held whole, as a request asks for by "stream": false; all others are sent as they come
+    /// [default: 268435456].
     #[arg(long, value_name = "BYTES")]
     answer_bytes_max: Option<usize>,
     /// Most queries at a time [default: 64]; more are refused with 429.

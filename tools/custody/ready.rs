@@ -7,7 +7,7 @@ use custody_ingest::Bound;
 
 use crate::Failure;
 use crate::observe::log::LogFormat;
-use crate::serve::replace;
+use crate::process::replace;
 
 /// What is listened on.
 pub struct Addresses {

@@ -1,7 +1,8 @@
 //! Appends what the query side has to say, among the requests that come in.
 
 use custody_ingest::{Sequencer, SubmitError};
-use custody_query::{Error, ErrorKind, Recorder, Said};
+use custody_query::{Error, ErrorKind, Exporter, Recorder, Said};
+use custody_store::bundle::{Export, Exporting};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -26,6 +27,29 @@ impl Recorder for Appender {
         }
         .boxed()
     }
+}
+
+impl Exporter for Appender {
+    fn export(&self, export: Export) -> BoxFuture<'static, Result<Exporting, Error>> {
+        let sequencer = self.0.clone();
+        async move { commanded(sequencer.command(move |writer| writer.export(export)).await) }.boxed()
+    }
+
+    fn sign(&self, lines: u64, digest: [u8; 32]) -> BoxFuture<'static, Result<String, Error>> {
+        let sequencer = self.0.clone();
+        async move { commanded(sequencer.command(move |writer| writer.sign_bundle(lines, &digest)).await) }.boxed()
+    }
+}
+
+/// What came of a command to the writer.
+fn commanded<T>(done: Result<Result<T, custody_store::Error>, SubmitError>) -> Result<T, Error> {
+    done.map_err(|e| refused(&e))?.map_err(|e| {
+        let kind = match e.kind() {
+            custody_store::ErrorKind::Invalid => ErrorKind::Invalid,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, e.to_string())
+    })
 }
 
 fn refused(error: &SubmitError) -> Error {

@@ -76,8 +76,10 @@ impl Replay {
             print(&text)
         })?;
         if count == 0 {
+            let then = self.as_of.map_or_else(String::new, |at| format!(" as of {at}"));
             return Err(Failure::wrong(format!(
-                "no provenance event in this ledger is known by the id {id}; plain spans of a trace: custody sql \"SELECT * FROM spans WHERE trace_id = '{id}'\""
+                "no provenance event in this ledger is known by the id {id}{then}; plain spans of a trace: custody sql \
+                 \"SELECT * FROM spans WHERE trace_id = '{id}'\""
             )));
         }
         if self.format == Output::Json { print("\n]\n") } else { Ok(()) }

@@ -1,6 +1,6 @@
 //! Sealed rows: the flags of `custody serve` about them, and `custody rebuild`.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::{Failure, print};
 
 /// When rows are sealed to Parquet files in the data directory.
 #[derive(Args, Clone, Copy, Debug, Default)]
+#[command(next_help_heading = "Segments")]
 pub struct SegmentFlags {
     /// Records whose rows wait in memory before they are sealed to Parquet files, at most
     /// [default: 1000000].
@@ -94,7 +95,9 @@ impl Rebuild {
         issuers(&self.issuer_jwks)?;
         let mut shown = Shown { line: String::new(), last: String::new() };
         Control::of(&self.data_dir)?.ask(&Request::Rebuild { check: self.check }, &mut shown)?;
-        eprint!("\r\x1b[K");
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
         match shown.last.strip_prefix("error ") {
             Some(error) => Err(Failure::unable(error)),
             None if shown.last.is_empty() || shown.last.starts_with("record ") => {
@@ -119,7 +122,7 @@ impl Write for Shown {
                 continue;
             }
             self.last = std::mem::take(&mut self.line);
-            if self.last.starts_with("record ") {
+            if self.last.starts_with("record ") && std::io::stderr().is_terminal() {
                 eprint!("\r\x1b[K{}", bar(&self.last));
             }
         }

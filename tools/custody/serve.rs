@@ -1,8 +1,7 @@
 //! `custody serve`: receivers, log, projection and API in one process.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +11,13 @@ use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection};
 use custody_store::{Durability, KeySource, Options};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use crate::auth::layer;
 use crate::event_flags::EventFlags;
 use crate::limits::LimitFlags;
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
+use crate::process::{address, listen, stop_signal};
 use crate::queries::QueryFlags;
 use crate::ready::{Addresses, announce, write_ready_file};
 use crate::rules::CheckFlags;
@@ -40,16 +39,16 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// OTLP over gRPC [default: 127.0.0.1:4317]; port 0 is any free one.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     otlp_grpc: Option<SocketAddr>,
     /// OTLP over HTTP [default: 127.0.0.1:4318].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     otlp_http: Option<SocketAddr>,
     /// HTTP API and page [default: 127.0.0.1:4680].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     http: Option<SocketAddr>,
     /// Arrow Flight SQL [default: 127.0.0.1:4681].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     flight_sql: Option<SocketAddr>,
     /// Written, as JSON with the bound addresses, once all of them answer.
     #[arg(long, value_name = "FILE")]
@@ -330,13 +329,13 @@ impl Serve {
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
-        let observed = watch.begin(&receivers, &engine, witnesses.is_some(), guards.clone());
+        let observed = watch.begin(&receivers, &engine, &door, witnesses.is_some(), guards.clone());
         let (limits, asked) = (self.queries.limits()?, engine.audit().clone());
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);
         let sequencer = receivers.sequencer();
         let projected = engine.projection().clone();
         let catching_up = Arc::clone(&projected);
-        let served = Served::new(engine, limits, observed).with_recorder(recorder);
+        let served = Served::new(engine, limits, observed).with_recorder(recorder.clone()).with_exporter(recorder);
         let served = served.with_events(self.events.events(&dir, sequencer.clone())?);
         let event_export = self.events.export(&served)?;
         let addresses = Addresses {
@@ -445,33 +444,8 @@ impl Serve {
     }
 }
 
-/// A witness knows no TLS: only programs of this machine may ask.
-pub(crate) fn only_loopback(flag: &str, address: SocketAddr) -> Result<(), Failure> {
-    if address.ip().is_loopback() {
-        return Ok(());
-    }
-    Err(Failure::unable(format!(
-        "{flag} {address} is not a loopback address, and nothing else is listened on without TLS: \
-         use 127.0.0.1, and a proxy that ends TLS in front of it"
-    )))
-}
-
 /// How many open files are asked of the system.
 const OPEN_FILES: u64 = 65_536;
-
-/// Resolves on SIGTERM or Ctrl-C.
-pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unable)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unable)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: finishing what was accepted");
-    })
-}
 
 /// Ends the thread that appends, also when the start fails later on: the process must not
 /// end under it.
@@ -481,18 +455,4 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let _ = self.0.finish();
     }
-}
-
-/// Binds an address; the error names the flag.
-pub(crate) async fn listen(what: &str, flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|e| {
-        Failure::unable(format!("{what} cannot listen on {address}: {e}; choose another address with {flag}"))
-    })
-}
-
-/// Writes a small file that others wait for: it is there whole, or not.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = path.with_extension("new");
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
-    written.map_err(|e| Failure::unable(format!("{} cannot be written: {e}", path.display())))
 }

@@ -1,8 +1,10 @@
 //! Where a command reads from: a running server, or a data directory. For the
 //! latter the same API is served to this process alone, so that both answer alike.
 
+mod asking;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,13 +12,12 @@ use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, router};
 use custody_query::{Engine, Projection, QueryLimits};
 use custody_store::Reader;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::ipc::reader::StreamReader;
-use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use crate::Failure;
 use crate::credentials::Credentials;
+
+pub use asking::{Ended, Part};
 
 const SERVER: &str = "http://127.0.0.1:4680";
 
@@ -39,7 +40,7 @@ const LOOKS_MAX: usize = 8;
 /// An API to ask.
 pub struct Source {
     url: String,
-    agent: ureq::Agent,
+    agent: RwLock<ureq::Agent>,
     credentials: Credentials,
     live: bool,
     /// The directory that is served to this process alone.
@@ -56,6 +57,16 @@ impl From {
     /// The data directory that was named.
     pub fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
+    }
+
+    /// The data directory whose process signs; `None` is that of a server: one that was named, or that there is.
+    pub fn directory_to_change(&self) -> Option<&Path> {
+        let own = Path::new("custody-data");
+        match (&self.url, &self.data_dir) {
+            (Some(_), _) => None,
+            (None, Some(dir)) => Some(dir),
+            (None, None) => own.exists().then_some(own),
+        }
     }
 
     /// Connects to the server, or opens the directory.
@@ -86,8 +97,6 @@ pub struct Got {
     pub next_cursor: Option<String>,
     /// Header X-Has-More.
     pub has_more: bool,
-    /// Header X-Truncated.
-    pub truncated: bool,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -97,12 +106,13 @@ impl Source {
     pub fn at(url: String) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
+        let agent = RwLock::new(agent);
         Self { url, agent, credentials: Credentials::default(), live: true, dir: None, _own: None }
     }
 
     /// The API at a URL, to which one comes with these.
     pub fn with(url: &str, credentials: Credentials) -> Result<Self, Failure> {
-        let agent = credentials.agent()?;
+        let agent = RwLock::new(credentials.agent()?);
         Ok(Self { agent, credentials, ..Self::at(url.trim_end_matches('/').to_owned()) })
     }
 
@@ -131,6 +141,21 @@ impl Source {
         })
     }
 
+    /// What speaks to the server.
+    fn agent(&self) -> ureq::Agent {
+        self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
+    /// The server, or the directory.
+    pub fn name(&self) -> String {
+        self.dir.as_ref().map_or_else(|| self.url.clone(), |dir| dir.display().to_string())
+    }
+
     /// Whether new records can come.
     pub fn live(&self) -> bool {
         self.live
@@ -138,7 +163,7 @@ impl Source {
 
     /// Fetches a path.
     pub fn get(&self, path: &str) -> Result<Got, Failure> {
-        let mut request = self.agent.get(format!("{}{path}", self.url));
+        let mut request = self.agent().get(format!("{}{path}", self.url));
         if let Some(value) = self.authorization()? {
             request = request.header("Authorization", value);
         }
@@ -147,7 +172,7 @@ impl Source {
 
     /// Sends JSON to a path. The key tells a repeated request.
     pub fn post(&self, path: &str, body: &Value, key: Option<&str>) -> Result<Got, Failure> {
-        let request = self.agent.post(format!("{}{path}", self.url)).header("Content-Type", "application/json");
+        let request = self.agent().post(format!("{}{path}", self.url)).header("Content-Type", "application/json");
         let request = match key {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
@@ -159,107 +184,38 @@ impl Source {
         self.read(request.send(body.to_string().as_bytes()))
     }
 
-    /// Runs a query. `id` goes in as `$1` where the text has it. Beside a running server a
-    /// file of a directory may be merged away while it is read: then the directory is looked
-    /// at anew.
-    pub fn sql(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {
-        let mut answer = self.sql_once(query);
-        for _ in 0..LOOKS_MAX {
-            match (&answer, &self.dir) {
-                (Err(error), Some(dir)) if error.is_about_a_segment() => {
-                    answer = Self::of_directory(dir)?.sql_once(query);
-                }
-                _ => break,
-            }
-        }
-        answer
-    }
-
-    /// The steps of a replay as they come, a batch at a time.
-    pub fn replay(
-        &self,
-        id: &str,
-        as_of: Option<&str>,
-        each: &mut dyn FnMut(RecordBatch) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        // Only a refusal says that a segment is gone; what breaks off later says something else.
-        let mut done = self.replay_once(id, as_of, each);
-        for _ in 0..LOOKS_MAX {
-            match (&done, &self.dir) {
-                (Err(error), Some(dir)) if error.is_about_a_segment() => {
-                    done = Self::of_directory(dir)?.replay_once(id, as_of, each);
-                }
-                _ => break,
-            }
-        }
-        done
-    }
-
-    fn replay_once(
-        &self,
-        id: &str,
-        as_of: Option<&str>,
-        each: &mut dyn FnMut(RecordBatch) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut request =
-            self.agent.get(format!("{}/api/v1/replay", self.url)).query("format", "arrow").query("id", id);
-        if let Some(as_of) = as_of {
-            request = request.query("as_of", as_of);
-        }
-        if let Some(value) = self.authorization()? {
-            request = request.header("Authorization", value);
-        }
-        let answer = request.call().map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
-        if !answer.status().is_success() {
-            return self.read(Ok(answer)).map(drop);
-        }
-        let body = std::io::BufReader::new(answer.into_body().into_with_config().limit(u64::MAX).reader());
-        let broken = |e| Failure::unable(format!("{} broke off: {e}", self.url));
-        for batch in StreamReader::try_new(body, None).map_err(broken)? {
-            each(batch.map_err(broken)?)?;
-        }
-        Ok(())
-    }
-
-    fn sql_once(&self, query: &Value) -> Result<(SchemaRef, Vec<RecordBatch>, bool), Failure> {
-        let mut query = query.clone();
-        query["format"] = "arrow".into();
-        let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
-        let request = match self.authorization()? {
-            Some(value) => request.header("Authorization", value),
-            None => request,
-        };
-        let got = self.read(request.send(query.to_string().as_bytes()))?;
-        let (schema, batches) = custody_query::format::from_arrow(&got.body).map_err(Failure::unable)?;
-        Ok((schema, batches, got.truncated))
-    }
-
     fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Got, Failure> {
         let answer = answer.map_err(|e| Failure::unable(format!("{} does not answer: {e}", self.url)))?;
         let status = answer.status();
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let (next_cursor, has_more, truncated) = (header("x-next-cursor"), header("x-has-more"), header("x-truncated"));
+        let (next_cursor, has_more) = (header("x-next-cursor"), header("x-has-more"));
         let body = answer.into_body().into_with_config().limit(u64::MAX).read_to_vec();
         let body = body.map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
         if !status.is_success() {
             return Err(refusal(status.as_u16(), &body));
         }
-        let is_true = |value: Option<String>| value.as_deref() == Some("true");
-        Ok(Got { next_cursor, has_more: is_true(has_more), truncated: is_true(truncated), body })
+        Ok(Got { next_cursor, has_more: has_more.as_deref() == Some("true"), body })
     }
 }
 
 /// What the API says is wrong, with the position.
 fn refusal(status: u16, body: &[u8]) -> Failure {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    let Some(message) = problem["message"].as_str() else { return Failure::unable(format!("HTTP status {status}")) };
+    if problem["message"].is_string() {
+        // Not the question, but the server: ask it again.
+        return told(&problem, status == 429 || status >= 500);
+    }
+    Failure::unable(format!("HTTP status {status}"))
+}
+
+fn told(problem: &Value, is_unable: bool) -> Failure {
+    let message = problem["message"].as_str().unwrap_or("the server does not say what went wrong");
     let at = &problem["position"];
     match (at["line"].as_u64(), at["column"].as_u64()) {
         (Some(line), Some(column)) if !message.contains("Column: ") => {
             Failure::wrong(format!("line {line}, column {column}: {message}"))
         }
-        // Not the question, but the server: ask it again.
-        _ if status == 429 || status >= 500 => Failure::unable(message),
+        _ if is_unable => Failure::unable(message),
         _ => Failure::wrong(message),
     }
 }

@@ -1,15 +1,15 @@
 //! `custody sql`: queries, written or saved, answered by a server or off a data directory.
 
-use std::io::Write as _;
-use std::time::Duration;
+use std::io::IsTerminal as _;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use custody_query::saved::{self, SavedQuery};
-use custody_query::{Answer, format};
 use serde_json::{Map, Value, json};
 
-use crate::source::{From, Source};
-use crate::{Failure, answer, print};
+use crate::output::{self, Output, Writing};
+use crate::source::{From, Part, Source};
+use crate::statements::statements;
+use crate::{Failure, answer, print, print_bytes, shell};
 
 /// Ask in SQL.
 ///
@@ -21,7 +21,8 @@ use crate::{Failure, answer, print};
 /// column: SELECT * FROM custody_tables, SELECT * FROM custody_columns.
 #[derive(Args)]
 pub struct Sql {
-    /// The query; - reads it from standard input, and so does leaving it out: statements there end with a semicolon.
+    /// The query; - reads it from standard input. Left out, a terminal gets a shell (\? tells what it knows), and
+    /// else standard input is read: statements, each ended by a semicolon.
     #[arg(conflicts_with_all = ["list", "run", "file"])]
     query: Option<String>,
     /// List the saved queries: the questions that investigators ask first.
@@ -39,8 +40,8 @@ pub struct Sql {
     p: Vec<(String, String)>,
     /// Write the answer to a file, with the query and the proofs and contents of all records that its
     /// columns seq, seqs and evidence name; custody check verifies it anywhere. The records are proved by
-    /// the log's own process: name its directory by --data-dir.
-    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    /// the log's own process: by --url, for which it takes the role export, or by its --data-dir.
+    #[arg(long, value_name = "FILE")]
     evidence: Option<std::path::PathBuf>,
     #[command(flatten)]
     from: From,
@@ -56,25 +57,22 @@ pub struct Sql {
     /// A value for $1, $2 and so on; repeat it for more.
     #[arg(long = "param", value_name = "TEXT")]
     params: Vec<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Csv,
-    Arrow,
-    Parquet,
+    /// The shell keeps no history, and reads none [default: sql_history in $XDG_STATE_HOME/custody].
+    #[arg(long)]
+    no_history: bool,
+    /// The shell shows long answers without $PAGER.
+    #[arg(long)]
+    no_pager: bool,
 }
 
 /// `name=value`.
-fn named(text: &str) -> Result<(String, String), String> {
+pub fn named(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("say it as name=value")?;
     Ok((name.trim().trim_start_matches('$').to_owned(), value.to_owned()))
 }
 
 /// What a value of -p is in a query that does not say of which type it is.
-fn value(text: &str) -> Value {
+pub fn value(text: &str) -> Value {
     match text.parse::<i64>() {
         Ok(number) if number.to_string() == text => number.into(),
         _ if text == "null" => Value::Null,
@@ -97,6 +95,9 @@ impl Sql {
         }
         if let Some(query) = self.query.as_deref().filter(|text| *text != "-") {
             return self.one(query, &self.given());
+        }
+        if self.query.is_none() && self.file.is_none() && std::io::stdin().is_terminal() {
+            return self.interactive();
         }
         let text = match &self.file {
             Some(file) => std::fs::read_to_string(file)
@@ -129,12 +130,24 @@ impl Sql {
         json!({"sql": query, "params": params, "max_rows": self.max_rows, "timeout_ms": self.timeout_ms})
     }
 
+    /// Asks what a person types.
+    fn interactive(self) -> Result<(), Failure> {
+        if self.evidence.is_some() || !self.params.is_empty() {
+            return Err(Failure::wrong("--evidence and --param are of one query; name it, or use \\evidence and -p"));
+        }
+        let settings = shell::Settings::new(self.format, self.max_rows, self.timeout_ms, self.p, !self.no_pager);
+        shell::run(self.from.open()?, settings, !self.no_history)
+    }
+
     /// Asks one query: of what is running, or for a file of evidence.
     fn one(&self, query: &str, params: &Value) -> Result<(), Failure> {
         match &self.evidence {
             Some(file) => {
-                let dir = self.from.data_dir().unwrap_or_else(|| std::path::Path::new("custody-data"));
-                answer::write(file, dir, &self.asked(query, params))
+                let ask = self.asked(query, params);
+                match self.from.directory_to_change() {
+                    Some(dir) => answer::write(file, dir, &ask),
+                    None => answer::fetch(file, &self.from.open()?, &ask),
+                }
             }
             None => self.ask(&self.from.open()?, query, params),
         }
@@ -142,24 +155,27 @@ impl Sql {
 
     fn ask(&self, source: &Source, query: &str, params: &Value) -> Result<(), Failure> {
         let ask = self.asked(query, params);
-        let (schema, batches, truncated) = source.sql(&ask)?;
-        let rows = batches.iter().map(|b| b.num_rows()).sum();
-        let answer = Answer { schema, batches, rows, truncated, as_of_size: 0, elapsed: Duration::ZERO };
-        let bytes = match self.format {
-            Output::Table => return print_table(&answer),
-            Output::Json => {
-                let rows = format::rows(&answer.batches).map_err(Failure::unable)?;
-                let lines = rows.into_iter().map(|row| Value::Object(row).to_string() + "\n");
-                lines.collect::<String>().into_bytes()
-            }
-            Output::Csv => format::csv(&answer).map_err(Failure::unable)?,
-            Output::Arrow => format::arrow(&answer).map_err(Failure::unable)?,
-            Output::Parquet => format::parquet(&answer).map_err(Failure::unable)?,
-        };
-        if truncated {
-            eprintln!("custody sql: only the first {rows} rows; --max-rows allows more");
+        if self.format == Output::Table {
+            let (schema, batches, truncated) = source.sql(&ask)?;
+            return print(&output::table(&schema, &batches, truncated)?);
         }
-        std::io::stdout().write_all(&bytes).map_err(Failure::unable)
+        let is_terminal = std::io::stdout().is_terminal();
+        let mut writing = None;
+        let ended = source.sql_each(&ask, &mut |part| match (part, &mut writing) {
+            (Part::Columns(schema), writing) => {
+                *writing = Some(Writing::new(self.format, &schema, is_terminal)?);
+                Ok(())
+            }
+            (Part::Rows(batch), Some(writing)) => print_bytes(&writing.rows(&batch)?),
+            (Part::Rows(_), None) => Err(Failure::unable("rows came before their columns")),
+        })?;
+        if let Some(writing) = &mut writing {
+            print_bytes(&writing.end(&ended)?)?;
+        }
+        if ended.truncated {
+            eprintln!("custody sql: only the first {} rows; --max-rows allows more", ended.rows);
+        }
+        Ok(())
     }
 }
 
@@ -175,57 +191,9 @@ fn list() -> Result<(), Failure> {
     saved::all().iter().try_for_each(|query| print(&line(query)))
 }
 
-/// The statements of a text: a semicolon ends one, unless it stands in a quoted text or a comment.
-fn statements(text: &str) -> Vec<&str> {
-    let (mut out, mut start, mut quote) = (Vec::new(), 0, None);
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        let next = chars.peek().map(|(_, c)| *c);
-        match (quote, c) {
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '-') if next == Some('-') => quote = Some('\n'),
-            (None, '/') if next == Some('*') => {
-                chars.next();
-                quote = Some('*');
-            }
-            (None, ';') => {
-                out.extend(text.get(start..at));
-                start = at + 1;
-            }
-            (Some('*'), '*') if next == Some('/') => quote = None,
-            (Some('*'), _) => {}
-            (Some(end), c) if end == c => quote = None,
-            _ => {}
-        }
-    }
-    out.extend(text.get(start..));
-    out.retain(|statement| says_something(statement));
-    out
-}
-
-/// Whether there is more than comments.
-fn says_something(statement: &str) -> bool {
-    statement.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with("--"))
-}
-
-fn print_table(answer: &Answer) -> Result<(), Failure> {
-    print(&format::table(&answer.schema, &answer.batches).map_err(Failure::unable)?)?;
-    let more = if answer.truncated { " (there are more; --max-rows allows them)" } else { "" };
-    let noun = if answer.rows == 1 { "row" } else { "rows" };
-    print(&format!("\n{} {noun}{more}\n", answer.rows))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_semicolon_ends_a_statement_unless_it_is_quoted() {
-        let text = "SELECT ';', \"a;b\" -- ; it's\n; /* ; ' */ SELECT 2;\n-- the end\n";
-        assert_eq!(statements(text), ["SELECT ';', \"a;b\" -- ; it's\n", " /* ; ' */ SELECT 2"]);
-        assert!(statements(" ;; \n-- nothing").is_empty());
-        assert_eq!(statements("SELECT 'it''s; so'"), ["SELECT 'it''s; so'"]);
-    }
 
     #[test]
     fn whole_numbers_are_numbers_and_ids_are_not() {

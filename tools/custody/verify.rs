@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use custody_store::Reader;
 use custody_store::note::VerifierKey;
 use custody_store::verify::{Finding, Options, State, Summary, Verdict, verify, verify_receipts};
+use custody_store::{Checkpoint, Reader};
 use serde_json::{Value, json};
 
 use crate::credentials::Credentials;
@@ -129,7 +129,7 @@ impl Verify {
 
     fn options(&self) -> Result<Options, Failure> {
         let mut options = Options { workers: self.workers, ..Options::default() };
-        options.trusted = self.trusted.as_deref().map(read).transpose()?;
+        options.trusted = self.trusted.as_deref().map(read_checkpoint).transpose()?;
         if let Some(path) = &self.vkey {
             options.keys = read_vkeys(path)?;
         }
@@ -228,6 +228,15 @@ pub(crate) fn short(line: &str) -> String {
 pub(crate) fn read_vkeys(path: &Path) -> Result<Vec<VerifierKey>, Failure> {
     let keys: Result<_, _> = read(path)?.lines().map(VerifierKey::parse).collect();
     keys.map_err(|e| Failure::unable(format!("{}: {e}", path.display())))
+}
+
+/// A checkpoint that was kept. What is none accuses nobody: nothing can be told with it.
+fn read_checkpoint(path: &Path) -> Result<String, Failure> {
+    let note = read(path)?;
+    match Checkpoint::parse_unverified(&note) {
+        Ok(_) => Ok(note),
+        Err(e) => Err(Failure::unable(format!("--trusted {} is no checkpoint: {e}", path.display()))),
+    }
 }
 
 /// The text of a file.

@@ -20,7 +20,7 @@ use custody_store::{Clock as _, SystemClock};
 
 use crate::Failure;
 use crate::observe::log::{self, LogFormat};
-use crate::serve::{listen, only_loopback, replace, stop_signal};
+use crate::process::{address, listen, only_loopback, replace, stop_signal};
 
 /// Cosign the checkpoints of other logs, as long as they only grow.
 ///
@@ -37,7 +37,7 @@ pub struct Witness {
     #[arg(long, value_name = "NAME")]
     name: String,
     /// Where it answers; port 0 is any free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4690")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4690", value_parser = address)]
     listen: SocketAddr,
     /// The public keys of a log to cosign: its log.vkey. Once for each log.
     #[arg(long, value_name = "VKEYFILE", required = true)]

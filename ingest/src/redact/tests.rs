@@ -1,3 +1,5 @@
+//! The rules at the door: what they replace, what they leave, and what they say of it.
+
 use std::collections::HashSet;
 
 use custody_proto::json::transcode;

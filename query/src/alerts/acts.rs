@@ -181,7 +181,7 @@ pub fn plan(snapshot: &Arc<Snapshot>, caller: &Caller, ask: &Ask) -> Result<Plan
     let own: Vec<HistoryRow> = events
         .iter()
         .filter(|e| *e.submitter == *caller.identity)
-        .map(|e| row(e, &speakers))
+        .map(|e| row(e, &ask.alert_id, &speakers))
         .filter(|step| step.counts)
         .collect();
     if let Some(before) = own.iter().find(|step| ask.key.is_some() && step.idempotency_key == ask.key) {

@@ -19,7 +19,8 @@ table! {
         event_time: Time,
         /// When the ledger took it.
         ingest_time: Time,
-        /// raised, acknowledged, opened, note, closed, suppressed, merged, contained, or what the record says.
+        /// raised, superseded, acknowledged, opened, note, closed, suppressed, merged, contained, or what the record
+        /// says.
         act: String,
         /// Who did it, as the record says.
         actor: Option<String>,
@@ -48,14 +49,16 @@ table! {
 pub fn history(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Vec<HistoryRow>, Error> {
     let Some((_, events)) = super::alert(snapshot, id, as_of)? else { return Ok(Vec::new()) };
     let speakers = Speakers::of(snapshot, as_of)?;
-    Ok(events.iter().map(|event| row(event, &speakers)).collect())
+    Ok(events.iter().map(|event| row(event, id, &speakers)).collect())
 }
 
-pub(super) fn row(event: &EventRow, speakers: &Speakers) -> HistoryRow {
+/// What a record says about the alert of this id.
+pub(super) fn row(event: &EventRow, id: &str, speakers: &Speakers) -> HistoryRow {
     let fields = fields(event);
     let text = |name: &str| fields.get(name).and_then(Json::as_str).map(str::to_owned);
     let standing = Standing::of(event, speakers);
-    let raised = event.kind == "alert";
+    // What raises and takes back is no act of anybody.
+    let raised = matches!(event.kind.as_str(), "alert" | super::SUPERSEDED);
     let why_not = match standing {
         _ if raised => None,
         Standing::Person => None,
@@ -66,8 +69,17 @@ pub(super) fn row(event: &EventRow, speakers: &Speakers) -> HistoryRow {
         }
         Standing::Unheard => Some(event.invalid_reasons.join("; ")),
     };
+    let replaces = super::supersedes(event).as_deref() == Some(id);
+    let by = || event.correlation_id.as_deref().map(|by| format!("alert {by} takes its place"));
+    let said = match event.kind.as_str() {
+        "alert" if replaces => by(),
+        super::SUPERSEDED => text("security.alert.title"),
+        _ => None,
+    };
     let act = match (event.kind.as_str(), event.decision.as_deref()) {
+        ("alert", _) if replaces => "superseded",
         ("alert", _) => "raised",
+        (super::SUPERSEDED, _) => "superseded",
         ("alert_acknowledged", _) => "acknowledged",
         ("containment_decision", _) => "contained",
         (_, step) => step.unwrap_or("unknown"),
@@ -83,7 +95,7 @@ pub(super) fn row(event: &EventRow, speakers: &Speakers) -> HistoryRow {
         submitter: event.submitter.clone(),
         counts: !raised && why_not.is_none(),
         why_not,
-        note: text("security.note"),
+        note: text("security.note").or(said),
         disposition: text("security.investigation.disposition"),
         decision: event.decision.clone().filter(|_| event.kind == "containment_decision"),
         bulk: says_bulk(event),

@@ -9,7 +9,7 @@ use crate::survival::{End, Interval, Observation, incidence, incidence_at, quant
 
 table! {
     /// How long alerts dwell, alerts nobody has noticed counted as still open (right-censored), and those that
-    /// were suppressed, merged or closed in bulk as ends of another kind (competing). Without such ends the
+    /// were suppressed, merged, superseded or closed in bulk as ends of another kind (competing). Without such ends the
     /// estimates are Kaplan-Meier's. One row per rule and interval, and one over all rules (`rule` is null).
     DwellRow, DwellBuilder {
         /// The rule; null for all.
@@ -22,7 +22,7 @@ table! {
         alerts: u64,
         /// Those in which it has ended.
         ended: u64,
-        /// Those that can end no more: suppressed, merged or closed in bulk before anybody noticed.
+        /// Those that can end no more: suppressed, merged, superseded or closed in bulk before anybody noticed.
         ended_otherwise: u64,
         /// Those in which it has not ended.
         still_open: u64,
@@ -112,6 +112,9 @@ table! {
         bulk_closed: u64,
         /// Those that automation closed, suppressed or merged, and no person did more about.
         auto_closed: u64,
+        /// Those that were taken back or replaced, and that no person did more about. They count as raised: nothing
+        /// that automation does makes coverage better.
+        superseded: u64,
         /// closed / raised.
         coverage: f64,
     }
@@ -137,6 +140,9 @@ table! {
         bulk_closed: u64,
         /// Those that automation closed, suppressed or merged, and no person did more about.
         auto_closed: u64,
+        /// Those that were taken back or replaced, and that no person did more about. They count as raised: nothing
+        /// that automation does makes coverage better.
+        superseded: u64,
         /// closed / raised.
         coverage: f64,
     }
@@ -144,12 +150,12 @@ table! {
 
 table! {
     /// What became of alerts, so long after they were raised: the share that a person had noticed, and the shares
-    /// that were suppressed, merged or closed in bulk first, each estimated with the others competing
+    /// that were suppressed, merged, superseded or closed in bulk first, each estimated with the others competing
     /// (Aalen-Johansen). One row per rule, outcome and time, and one over all rules (`rule` is null).
     OutcomeRow, OutcomeBuilder {
         /// The rule; null for all.
         rule: Option<String>,
-        /// noticed, suppressed, merged or closed_in_bulk: what came first.
+        /// noticed, suppressed, merged, closed_in_bulk or superseded: what came first.
         outcome: String,
         /// So long after raising.
         after_seconds: f64,
@@ -241,12 +247,12 @@ fn by_rule(alerts: &[AlertRow]) -> BTreeMap<Option<String>, Vec<&AlertRow>> {
 }
 
 /// What can first become of an alert.
-const OUTCOMES: [&str; 4] = ["noticed", "suppressed", "merged", "closed_in_bulk"];
+const OUTCOMES: [&str; 5] = ["noticed", "suppressed", "merged", "closed_in_bulk", "superseded"];
 
 /// What first became of an alert, and when.
 fn first(alert: &AlertRow) -> Option<(Time, &'static str)> {
     let bulk = alert.closed_time.filter(|_| alert.closed_how.as_deref() == Some("bulk"));
-    let times = [alert.acknowledged_time, alert.suppressed_time, alert.merged_time, bulk];
+    let times = [alert.acknowledged_time, alert.suppressed_time, alert.merged_time, bulk, alert.superseded_time];
     times.into_iter().zip(OUTCOMES).filter_map(|(time, outcome)| Some((time?, outcome))).min_by_key(|(time, _)| *time)
 }
 
@@ -372,6 +378,7 @@ pub fn coverage_by(
             closed: row.closed,
             bulk_closed: row.bulk_closed,
             auto_closed: row.auto_closed,
+            superseded: row.superseded,
             coverage: row.coverage,
         }
     };
@@ -397,6 +404,7 @@ fn covered(alerts: &[&AlertRow], follow_up: Option<i64>) -> CoverageRow {
         closed,
         bulk_closed: closed_as("bulk"),
         auto_closed: count(&|a| !by_people(a) && (within(a, a.suppressed_time) || within(a, a.merged_time))),
+        superseded: count(&|a| !by_people(a) && within(a, a.superseded_time)),
         coverage: share(closed, raised),
     }
 }

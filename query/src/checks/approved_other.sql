@@ -5,7 +5,7 @@
 -- fires: after grace
 -- needs: authz.approval.shown_digest, authz.arguments.digest
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('what was approved is not what was executed') AS detail,
+       'what was approved is not what was executed' AS detail,
        make_array(min(a.seq), c.seq) AS evidence
 FROM events c
 JOIN events a ON a.kind = 'approval' AND a.decision = 'approved' AND a.tool_call_id = c.tool_call_id

@@ -7,11 +7,17 @@ use std::sync::Arc;
 use datafusion::arrow::array::StringArray;
 use datafusion::error::DataFusionError;
 
+use super::ends::{self, EndedRow};
+use super::habits::HabitRow;
 use super::hit::HitRow;
-use super::run::{Checker, Entries, SpanIdRow, Tables, UseRow, once};
-use super::state::{DECISIONS_HELD, State, is_aside};
+use super::relations::{expiry, gives, is_aside};
+use super::run::{Checker, Counted, Entries, Tables, once};
+use super::sequences::{self, Sequences};
+use super::state::{DECISIONS_HELD, State};
+use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::{EventBuilder, EventRow};
+use crate::grants::Grants;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
 use crate::segments::{Table, Tail, Wanted};
@@ -42,21 +48,55 @@ pub(crate) struct Evaluator {
     checker: Arc<Checker>,
     entries: Entries,
     state: State,
+    sequences: Sequences,
     /// The next seq to take.
     at: u64,
     newest: i64,
     /// Records whose grace time runs, in order.
     due: VecDeque<(i64, u64)>,
+    /// Records of grants by when they will have ended, the grace time included.
+    ends: BTreeSet<(i64, u64)>,
     raised: BTreeMap<(u64, String), Raised>,
     /// Hits that may still be taken back.
     pending: BTreeMap<(u64, String), HitRow>,
+    /// How many were raised when those of strangers were forgotten last.
+    known: usize,
+    wants: Wants,
+}
+
+/// What the rules that run ask for, of that which is kept for them alone.
+struct Wants {
+    ends: bool,
+    numbered: bool,
+    span_ids: bool,
+}
+
+/// The hits about one record.
+fn keys_of<T>(hits: &BTreeMap<(u64, String), T>, seq: u64) -> Vec<(u64, String)> {
+    let of = (seq, String::new())..(seq.saturating_add(1), String::new());
+    hits.range(of).map(|(key, _)| key.clone()).collect()
 }
 
 impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
-        let (raised, pending) = (BTreeMap::new(), BTreeMap::new());
-        Self { checker, entries, state: State::default(), at, newest: 0, due: VecDeque::new(), raised, pending }
+        let state = State::new(checker.tuning().window());
+        let reads = |table: &str| checker.reads(table);
+        let wants = Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
+        Self {
+            wants,
+            checker,
+            entries,
+            state,
+            sequences: Sequences::default(),
+            at,
+            newest: 0,
+            due: VecDeque::new(),
+            ends: BTreeSet::new(),
+            raised: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            known: 0,
+        }
     }
 
     /// With the past that a snapshot tells: the events of one window before, the records of grants,
@@ -64,9 +104,11 @@ impl Evaluator {
     pub(crate) fn recover(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
         let mut limited = HashSet::new();
-        for event in snapshot.events_of(&kinds, AsOf::Now)?.into_iter().filter(|e| e.seq < self.at && !is_aside(e)) {
+        let at = self.at;
+        for event in snapshot.events_of(&kinds, AsOf::Now)?.into_iter().filter(|e| e.seq < at && !is_aside(e)) {
             limited.extend(event.grant_id.clone().filter(|_| event.attributes.contains("max_uses")));
             self.newest = self.newest.max(event.ingest_time.0);
+            self.note_end(&event);
             self.state.insert(event);
         }
         let before = self.at.saturating_sub(1);
@@ -93,6 +135,9 @@ impl Evaluator {
             Ok(true)
         })?;
         counts.into_iter().for_each(|(grant, uses)| self.state.count(grant, uses));
+        if let Some(first) = recent.first().filter(|_| self.wants.numbered) {
+            sequences::read(snapshot, *first..self.at)?.into_iter().for_each(|record| self.sequences.take(record));
+        }
         // A busy hour may be more than may be held: the newest stay.
         let recent = Vec::from_iter(recent);
         for some in recent.chunks(STEP_RECORDS as usize) {
@@ -101,14 +146,15 @@ impl Evaluator {
                     self.state.insert(event);
                 }
             }
-            self.let_go();
+            self.let_go(&mut Found::default());
         }
         for event in snapshot.events_of(&["alert", "alert_superseded"], AsOf::Now)? {
             self.remember(&event);
         }
-        self.let_go();
+        self.let_go(&mut Found::default());
         let (state, at) = (&self.state, self.at);
-        self.raised.retain(|(seq, _), _| *seq >= at || state.get(*seq).is_some());
+        let sequences = &self.sequences;
+        self.raised.retain(|(seq, _), _| *seq >= at || state.get(*seq).is_some() || sequences.has(*seq));
         Ok(())
     }
 
@@ -124,7 +170,15 @@ impl Evaluator {
     }
 
     fn window(&self) -> i64 {
-        (self.checker.tuning().window_seconds * 1e9) as i64
+        self.checker.tuning().window()
+    }
+
+    /// Has the end of a grant looked at, when it comes.
+    fn note_end(&mut self, event: &EventRow) {
+        let grace = self.checker.tuning().grace();
+        if let Some(end) = Some(event).filter(|event| self.wants.ends && gives(event)).and_then(expiry) {
+            self.ends.insert((end.max(event.ingest_time.0).saturating_add(grace), event.seq));
+        }
     }
 
     /// The seq that it takes next.
@@ -143,7 +197,8 @@ impl Evaluator {
 
     /// When the next record is settled, if any waits.
     pub(crate) fn next_due(&self) -> Option<i64> {
-        self.due.front().map(|(time, _)| *time)
+        let settled = self.due.front().map(|(time, _)| *time);
+        settled.into_iter().chain(self.ends.first().map(|(time, _)| *time)).min()
     }
 
     /// Hits that may still be taken back.
@@ -173,15 +228,18 @@ impl Evaluator {
         let waiting = self.settled_below(to);
         for seq in &fresh {
             settled.extend(self.state.touched_by(*seq).range(..waiting));
+            settled.extend(self.sequences.after(*seq).filter(|after| *after < waiting));
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
             true => Vec::new(),
-            false => self.judge(snapshot, (from, to), &judged, spans, now).await?,
+            false => self.judge(snapshot, (from, to), &judged, spans, Time(clock)).await?,
         };
         self.at = to;
-        let out = self.tell(found, &judged, &settled, now);
-        self.let_go();
+        let mut out = self.tell(found, &judged, &settled, now);
+        let ended = self.judge_ended(snapshot, Time(clock)).await?;
+        out.raise.extend(self.tell(ended, &BTreeSet::new(), &BTreeSet::new(), now).raise);
+        self.let_go(&mut out);
         Ok(out)
     }
 
@@ -200,15 +258,25 @@ impl Evaluator {
         snapshot.read(&Wanted::all(Table::Events).seqs(from..to), |batch| {
             for event in EventRow::read(batch).into_iter().filter(|event| !is_aside(event)) {
                 self.newest = self.newest.max(event.ingest_time.0);
-                self.due.push_back((event.ingest_time.0.saturating_add(grace), event.seq));
-                fresh.insert(event.seq);
+                // A record can be several events.
+                if fresh.insert(event.seq) {
+                    self.due.push_back((event.ingest_time.0.saturating_add(grace), event.seq));
+                }
+                self.note_end(&event);
+                let (seq, ends) = (event.seq, self.wants.ends && event.kind == "grant_revoked");
                 self.state.insert(event);
+                for ended in if ends { self.state.ended_by(seq) } else { Vec::new() } {
+                    self.ends.insert((self.newest.saturating_add(grace), ended));
+                }
             }
             Ok(true)
         })?;
+        if self.wants.numbered {
+            self.take_numbered(snapshot, (from, to), &mut fresh)?;
+        }
         let newest = &mut self.newest;
         // Only rules about missing spans need the ids of all.
-        let mut state = self.checker.reads("span_ids").then_some(&mut self.state);
+        let mut state = self.wants.span_ids.then_some(&mut self.state);
         snapshot.read(&Wanted::all(Table::Spans).seqs(from..to), |batch| {
             let column = |name: &str| batch.column_by_name(name);
             let texts = |name: &str| column(name).and_then(|c| c.as_any().downcast_ref::<StringArray>());
@@ -228,6 +296,76 @@ impl Evaluator {
         Ok((fresh, spans))
     }
 
+    /// Takes the numbered records of a range in: they are judged whether they are events or not.
+    fn take_numbered(
+        &mut self,
+        snapshot: &Snapshot,
+        (from, to): (u64, u64),
+        fresh: &mut BTreeSet<u64>,
+    ) -> Result<(), Error> {
+        let grace = self.checker.tuning().grace();
+        let mut more = false;
+        for record in sequences::read(snapshot, from..to)? {
+            if fresh.insert(record.seq) {
+                self.newest = self.newest.max(record.time);
+                self.due.push_back((record.time.saturating_add(grace), record.seq));
+                more = true;
+            }
+            self.sequences.take(record);
+        }
+        if more {
+            self.due.make_contiguous().sort_unstable();
+        }
+        Ok(())
+    }
+
+    /// What was counted of some records.
+    fn counted(&self, judged: &BTreeSet<u64>, seqs: &BTreeSet<u64>, ended: &[EndedRow]) -> Counted {
+        Counted {
+            uses: UseRow::batch(&self.state.uses(seqs)),
+            habits: HabitRow::batch(&self.state.habits(judged)),
+            span_ids: SpanIdRow::batch(&self.state.span_ids(judged)),
+            numbered: self.sequences.rows(judged.iter()),
+            ended: EndedRow::batch(ended),
+        }
+    }
+
+    /// Runs the rules about grants that have ended, over those that now have.
+    async fn judge_ended(&mut self, snapshot: &Arc<Snapshot>, clock: Time) -> Result<Vec<(HitRow, bool)>, Error> {
+        let mut ended = BTreeSet::new();
+        while let Some(end) = self.ends.first().copied().filter(|(time, _)| *time <= clock.0) {
+            self.ends.remove(&end);
+            // One that was let go for want of room is not looked at.
+            ended.extend(Some(end.1).filter(|seq| self.state.get(*seq).is_some()));
+            if ended.len() as u64 >= STEP_RECORDS {
+                break;
+            }
+        }
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
+        let seqs = self.state.lineage(&ended, snapshot)?;
+        let few = self.few(&seqs, self.at, Vec::new());
+        let grants = Grants::without_uses(&few, AsOf::Now, clock)?;
+        let own = grants.rows().iter().filter(|grant| ended.contains(&grant.issued_seq));
+        let rows = ends::of(snapshot, own, clock, self.checker.tuning().grace())?;
+        let counted = self.counted(&ended, &seqs, &rows);
+        let wrong = |e: DataFusionError| Error::query(&e);
+        let tables = Tables::touched(&few, &self.entries, self.at, clock, counted).map_err(wrong)?;
+        let kinds = HashSet::from(["grant_end".to_owned()]);
+        self.checker.run(tables, &few, &kinds, ended.iter().copied().collect()).await
+    }
+
+    /// A snapshot of some events and spans alone.
+    fn few(&self, seqs: &BTreeSet<u64>, to: u64, spans: Vec<datafusion::arrow::array::RecordBatch>) -> Arc<Snapshot> {
+        let mut events = EventBuilder::default();
+        seqs.iter().flat_map(|seq| self.state.all(*seq)).for_each(|event| events.push(event));
+        let mut tail = Tail { to, ..Tail::default() };
+        tail.tables[Table::Events as usize] = vec![events.finish()];
+        tail.tables[Table::Spans as usize] = spans;
+        Arc::new(Snapshot { size: to, tail, ..Snapshot::default() })
+    }
+
     /// Runs the rules over what some records touch.
     async fn judge(
         &mut self,
@@ -238,21 +376,20 @@ impl Evaluator {
         now: Time,
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let seqs = self.state.context(judged, snapshot)?;
-        let mut events = EventBuilder::default();
-        seqs.iter().filter_map(|seq| self.state.get(*seq)).for_each(|event| events.push(event));
         let mut kinds: HashSet<String> =
-            judged.iter().filter_map(|s| self.state.get(*s)).map(|e| e.kind.clone()).collect();
+            judged.iter().flat_map(|s| self.state.all(*s)).map(|e| e.kind.clone()).collect();
         if !spans.is_empty() {
             kinds.insert("span".into());
         }
-        let mut tail = Tail { to: range.1, ..Tail::default() };
-        tail.tables[Table::Events as usize] = vec![events.finish()];
-        tail.tables[Table::Spans as usize] = spans;
-        let few = Arc::new(Snapshot { size: range.1, tail, ..Snapshot::default() });
-        let known = (UseRow::batch(&self.state.uses(&seqs)), SpanIdRow::batch(&self.state.span_ids(judged)));
+        if judged.iter().any(|seq| self.sequences.has(*seq)) {
+            kinds.insert("record".into());
+        }
+        let few = self.few(&seqs, range.1, spans);
+        let counted = self.counted(judged, &seqs, &[]);
         let wrong = |e: DataFusionError| Error::query(&e);
-        let tables = Tables::touched(&few, &self.entries, range.0, now, known).map_err(wrong)?;
-        let found = self.checker.run(tables, &few, Some(&kinds)).await?;
+        let tables = Tables::touched(&few, &self.entries, range.0, now, counted).map_err(wrong)?;
+        let about = judged.iter().copied().chain(range.0..range.1).collect();
+        let found = self.checker.run(tables, &few, &kinds, about).await?;
         let is_new = |seq: u64| (range.0..range.1).contains(&seq) && self.state.get(seq).is_none();
         Ok(found.into_iter().filter(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq)).collect())
     }
@@ -283,23 +420,17 @@ impl Evaluator {
                 self.pending.insert(key, hit);
                 continue;
             }
-            stands.insert(key.clone());
-            let before = self.raised.get(&key);
-            if before.is_some_and(|raised| raised.stands && raised.hit.verdict == hit.verdict) {
-                continue;
-            }
-            let revision = before.map_or(1, |raised| raised.revision + 1);
-            let supersedes = before.and_then(|raised| raised.hit.alert_id.clone());
-            hit.alert_id = Some(hit.id(revision));
-            self.raised.insert(key, Raised { hit: hit.clone(), revision, stands: true });
-            out.raise.push((hit, supersedes));
+            stands.insert(key);
+            self.raise(hit, &mut out);
         }
         for seq in settled {
             let of = (*seq, String::new())..(seq.saturating_add(1), String::new());
             let (state, checker) = (&self.state, &self.checker);
             // Only with all of its evidence at hand can it be said that a hit does not stand.
+            let sequences = &self.sequences;
             let is_refuted = |key: &(u64, String), raised: &Raised| {
-                let at_hand = raised.hit.evidence.iter().all(|seq| state.get(*seq).is_some());
+                let is_at_hand = |seq: &u64| state.get(*seq).is_some() || sequences.has(*seq);
+                let at_hand = is_at_hand(&key.0) && raised.hit.evidence.iter().all(is_at_hand);
                 raised.stands && !stands.contains(key) && at_hand && checker.judges_events(&key.1)
             };
             for (_, raised) in self.raised.range_mut(of).filter(|(key, raised)| is_refuted(key, raised)) {
@@ -310,14 +441,47 @@ impl Evaluator {
         out
     }
 
-    fn let_go(&mut self) {
-        for seq in self.state.let_go(self.newest.saturating_sub(self.window())) {
-            while let Some(key) = self.raised.range((seq, String::new())..).next().map(|(k, _)| k.clone()) {
-                if key.0 != seq {
-                    break;
+    /// Raises a hit, unless it stands raised already.
+    fn raise(&mut self, mut hit: HitRow, out: &mut Found) {
+        let before = self.raised.get(&hit.key());
+        if before.is_some_and(|raised| raised.stands && raised.hit.verdict == hit.verdict) {
+            return;
+        }
+        let revision = before.map_or(1, |raised| raised.revision + 1);
+        let supersedes = before.and_then(|raised| raised.hit.alert_id.clone());
+        hit.alert_id = Some(hit.id(revision));
+        self.raised.insert(hit.key(), Raised { hit: hit.clone(), revision, stands: true });
+        out.raise.push((hit, supersedes));
+    }
+
+    /// Lets go of what is old, or has no room. A hit that waits for its grace time is told before its record
+    /// goes: as probable, for nothing that comes later can be held against it.
+    fn let_go(&mut self, out: &mut Found) {
+        let before = self.newest.saturating_sub(self.window());
+        self.sequences.let_go(before);
+        for seq in self.state.let_go(before) {
+            for key in keys_of(&self.pending, seq) {
+                if let Some(hit) = self.pending.remove(&key) {
+                    self.raise(hit, out);
                 }
+            }
+            let stays = self.sequences.has(seq);
+            for key in keys_of(&self.raised, seq).into_iter().filter(|_| !stays) {
                 self.raised.remove(&key);
             }
         }
+        self.forget_strangers();
+    }
+
+    /// Forgets what was raised about records that are not at hand and never will be judged again, when those
+    /// have become many: of spans and the like nobody says when they go.
+    fn forget_strangers(&mut self) {
+        const STRANGERS_MAX: usize = 65_536;
+        if self.raised.len() < STRANGERS_MAX.max(2 * self.known) {
+            return;
+        }
+        let (settled, state, sequences) = (self.settled(), &self.state, &self.sequences);
+        self.raised.retain(|(seq, _), _| *seq >= settled || state.get(*seq).is_some() || sequences.has(*seq));
+        self.known = self.raised.len();
     }
 }

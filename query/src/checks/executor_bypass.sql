@@ -9,4 +9,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        make_array(c.seq) AS evidence
 FROM events c
 LEFT ANTI JOIN events d ON d.kind = 'executor_decision' AND d.decision = 'allow' AND d.trace_id = c.trace_id AND d.event_time <= c.event_time
+                       AND coalesce(cardinality(d.invalid_reasons), 0) = 0
 WHERE c.kind = 'system_update'

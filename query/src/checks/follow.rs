@@ -6,6 +6,7 @@
 //! A crash at any point has some records judged again; what was raised for them is read from the
 //! log and not raised again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -60,6 +61,16 @@ impl Live {
     /// Hits that no record of the log says yet: their grace time runs, or they are being appended.
     pub(crate) fn unsaid(&self) -> Arc<Vec<HitRow>> {
         Arc::clone(&self.unsaid.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Below this seq every record was judged at least once.
+    pub fn judged_to(&self) -> u64 {
+        *self.done.borrow()
+    }
+
+    /// How many events are at hand.
+    pub fn events_held(&self) -> u64 {
+        self.held.load(Relaxed)
     }
 
     /// Has them stop before the next step.
@@ -148,11 +159,16 @@ pub fn follow(
         unseen: Vec::new(),
         marked: (0, Instant::now()),
     };
+    // Of several threads, so that this one may wait for segments.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("checks").build();
+    let runtime = runtime.map_err(|e| Error::internal(format!("the threads of the checks do not start: {e}")))?;
     let thread = std::thread::Builder::new().name("checks".into()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("checks").build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(task.run()),
-            Err(error) => tracing::error!(%error, "the checks do not run"),
+        // A rule that brings its thread down must not end the others for good.
+        while catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run()))).is_err() {
+            task.live.failures.fetch_add(1, Relaxed);
+            tracing::error!("the checks broke off; they begin again at what they judged for good");
+            runtime.block_on(task.pause(Duration::from_secs(1)));
         }
     });
     let thread = thread.map_err(|e| Error::internal(format!("the thread of the checks does not start: {e}")))?;

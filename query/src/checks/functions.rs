@@ -1,5 +1,6 @@
 //! Functions that rules may use beside those of SQL.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, Float64Array, ListBuilder, StringArray, StringBuilder};
@@ -19,7 +20,9 @@ pub(crate) fn bind(check: &str, sql: &str) -> String {
 
 /// All of them.
 pub(crate) fn all(tuning: &Arc<Tuning>) -> Vec<ScalarUDF> {
-    vec![seconds_between(), outside_constraint(), number(Arc::clone(tuning)), texts(Arc::clone(tuning))]
+    let of_tuning = [number(Arc::clone(tuning)), texts(Arc::clone(tuning))];
+    let plain = [seconds_between(), outside_constraint(), super::process::function()];
+    plain.into_iter().chain(of_tuning).collect()
 }
 
 /// The arguments as arrays of texts.
@@ -79,13 +82,13 @@ fn outside(constraints: &str, arguments: &str) -> Option<String> {
 /// Whether a constraint allows a value; `None` if that cannot be told.
 fn allows(bound: &Json, value: &Json) -> Option<bool> {
     match bound {
-        Json::Array(allowed) => Some(allowed.contains(value)),
+        Json::Array(allowed) => Some(allowed.iter().any(|one| same(one, value))),
         Json::Object(bound) => {
             let mut verdict = None;
             for (name, limit) in bound {
                 let one = match name.as_str() {
-                    "min" => limit.as_f64().zip(value.as_f64()).map(|(limit, v)| v >= limit),
-                    "max" => limit.as_f64().zip(value.as_f64()).map(|(limit, v)| v <= limit),
+                    "min" => compare(limit, value).map(Ordering::is_le),
+                    "max" => compare(limit, value).map(Ordering::is_ge),
                     "regex" => limit.as_str().zip(value.as_str()).and_then(|(pattern, v)| whole_match(pattern, v)),
                     _ => None,
                 };
@@ -96,8 +99,35 @@ fn allows(bound: &Json, value: &Json) -> Option<bool> {
             }
             verdict
         }
-        one => Some(one == value),
+        one => Some(same(one, value)),
     }
+}
+
+/// A number, whole ones exactly; a text that is one counts: callers write amounts either way, and a limit
+/// that held for the one only would be none.
+fn numeric(value: &Json) -> Option<(Option<i128>, f64)> {
+    let written = match value {
+        Json::Number(number) => number.to_string(),
+        Json::String(text) => text.trim().to_owned(),
+        _ => return None,
+    };
+    let number: f64 = written.parse().ok().filter(|number: &f64| number.is_finite())?;
+    let whole =
+        written.parse().ok().or_else(|| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i128));
+    Some((whole, number))
+}
+
+/// How a limit stands to a value; `None` if one of them is no number.
+fn compare(limit: &Json, value: &Json) -> Option<Ordering> {
+    match (numeric(limit)?, numeric(value)?) {
+        ((Some(limit), _), (Some(value), _)) => Some(limit.cmp(&value)),
+        ((_, limit), (_, value)) => limit.partial_cmp(&value),
+    }
+}
+
+/// Whether two values are the same; 100 and 100.0 are.
+fn same(one: &Json, other: &Json) -> bool {
+    one == other || (one.is_number() && other.is_number() && compare(one, other) == Some(Ordering::Equal))
 }
 
 /// Whether a pattern matches all of a text. The pattern comes from a sender: its size is bounded.
@@ -158,5 +188,14 @@ mod tests {
         assert_eq!(say(r#"{"note":"No"}"#).as_deref(), Some("note"));
         assert_eq!(say(r#"{"amount":"many"}"#), None, "not comparable");
         assert_eq!(say("not json"), None);
+        assert_eq!(say(r#"{"amount":"1000000"}"#).as_deref(), Some("amount"), "a number written as a text");
+        assert_eq!(say(r#"{"amount":"100"}"#), None);
+        assert_eq!(say(r#"{"amount":"NaN"}"#), None, "no number");
+        let say = |constraints: &str, arguments: &str| outside(constraints, arguments);
+        assert_eq!(say(r#"{"n":[100]}"#, r#"{"n":100.0}"#), None, "the same number");
+        assert_eq!(say(r#"{"n":100}"#, r#"{"n":100.5}"#).as_deref(), Some("n"));
+        // Where floating point cannot tell them apart.
+        assert_eq!(say(r#"{"n":{"max":9007199254740992}}"#, r#"{"n":9007199254740993}"#).as_deref(), Some("n"));
+        assert_eq!(say(r#"{"n":{"max":9007199254740993}}"#, r#"{"n":9007199254740993}"#), None);
     }
 }

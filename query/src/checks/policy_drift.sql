@@ -13,5 +13,5 @@ JOIN events p ON p.kind = 'policy_evaluation' AND p.decision = 'deny' AND p.agen
              AND (p.action = c.action OR p.grant_id = c.grant_id) AND (p.resource IS NULL OR p.resource = c.resource)
 LEFT ANTI JOIN events q ON q.kind = 'policy_evaluation' AND q.decision = 'allow' AND q.agent_id = c.agent_id
                        AND q.event_time > p.event_time AND q.event_time <= c.event_time
-                       AND (q.action = c.action OR q.grant_id = c.grant_id)
+                       AND (q.action = c.action OR q.grant_id = c.grant_id) AND coalesce(cardinality(q.invalid_reasons), 0) = 0
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, g.issued_seq

@@ -75,7 +75,7 @@ impl Rule {
         for (i, line) in sql.lines().take_while(|line| line.starts_with("--")).enumerate() {
             rule.head(line[2..].trim()).map_err(|what| wrong(format!("line {}: {what}", i + 1)))?;
         }
-        let missing = [("a description", rule.about.is_empty()), ("`severity:`", rule.severity.is_empty())];
+        let missing = [("description", rule.about.is_empty()), ("`severity:`", rule.severity.is_empty())];
         let missing = missing.into_iter().chain([("`on:`", rule.on.is_empty()), ("`tags:`", rule.tags.is_empty())]);
         match missing.filter(|(_, is)| *is).map(|(what, _)| what).next() {
             Some(what) => Err(wrong(format!("its head has no {what}; docs/rules.md has an example"))),

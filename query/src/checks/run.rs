@@ -22,17 +22,22 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext, col};
 
+use super::ends::{self, EndedRow};
+use super::habits::{self, HabitRow};
 use super::hit::HitRow;
+use super::judged::Judged;
+use super::sequences::{self, NumberedRow};
 use super::tuning::Tuning;
+use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
 use super::{Rule, functions};
 use crate::Error;
-use crate::catalog::{Lazy, Ledger, TOOL_CALLS, authority_covers};
+use crate::catalog::{Lazy, Ledger, Made, TOOL_CALLS, authority_covers};
 use crate::event::EventRow;
 use crate::grants::{DenialRow, GrantRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::{Cell as _, Time, table};
+use crate::rows::Time;
 use crate::segments::{SealedTable, Table, Wanted};
 use crate::tables::{LedgerRow, SpanRow};
 
@@ -42,34 +47,32 @@ const MEMORY_BYTES: usize = 256 << 20;
 /// Events up to this size are held while all rules run over them.
 const EVENTS_BYTES_MAX: usize = 128 << 20;
 
-table! {
-    /// The how-manieth use of its grant a call is, in the order in which the ledger took them.
-    UseRow, UseBuilder {
-        /// The call.
-        seq: u64,
-        /// Its grant.
-        grant_id: String,
-        /// 1 for the first.
-        nth: u64,
-    }
-}
-
-table! {
-    /// A span that the ledger has.
-    SpanIdRow, SpanIdBuilder {
-        /// Its trace.
-        trace_id: String,
-        /// Its id.
-        span_id: String,
-    }
-}
-
 /// What a rule must give, beside what its head says.
 const COLUMNS: [&str; 8] = ["verdict", "seq", "trace_id", "span_id", "grant_id", "agent_id", "detail", "evidence"];
 
 /// The tables that a rule may name.
-pub(crate) const RULE_TABLES: [&str; 8] =
-    ["events", "tool_calls", "grants", "denials", "spans", "ledger", "call_uses", "span_ids"];
+pub(crate) const RULE_TABLES: [&str; 11] = [
+    "events",
+    "tool_calls",
+    "grants",
+    "denials",
+    "spans",
+    "ledger",
+    "call_uses",
+    "call_habits",
+    "span_ids",
+    "numbered",
+    "ended_grants",
+];
+
+/// What the evaluator counted, of the records that it judges.
+pub(crate) struct Counted {
+    pub(crate) uses: RecordBatch,
+    pub(crate) habits: RecordBatch,
+    pub(crate) span_ids: RecordBatch,
+    pub(crate) numbered: RecordBatch,
+    pub(crate) ended: RecordBatch,
+}
 
 /// Where the ledger's entries are read.
 #[derive(Clone)]
@@ -109,12 +112,25 @@ impl Tables {
     }
 
     /// All rows of a snapshot.
-    pub(crate) fn whole(snapshot: &Arc<Snapshot>, entries: &Entries, now: Time) -> DfResult<Self> {
+    pub(crate) fn whole(
+        snapshot: &Arc<Snapshot>,
+        entries: &Entries,
+        now: Time,
+        tuning: &Arc<Tuning>,
+    ) -> DfResult<Self> {
         let mut tables = Self::new(snapshot, entries, 0, now)?;
-        let of = Arc::clone(snapshot);
-        tables.0.insert("call_uses", Arc::new(Lazy::new(UseRow::schema(), move || all_uses(&of))));
-        let of = Arc::clone(snapshot);
-        tables.0.insert("span_ids", Arc::new(Lazy::new(SpanIdRow::schema(), move || all_span_ids(&of))));
+        let mut lazy = |name: &'static str, schema: SchemaRef, make: fn(&Snapshot, &Tuning, Time) -> Made| {
+            let (of, tuning) = (Arc::clone(snapshot), Arc::clone(tuning));
+            tables.0.insert(name, Arc::new(Lazy::new(schema, move || make(&of, &tuning, now))));
+        };
+        lazy("call_uses", UseRow::schema(), |of, _, _| all_uses(of));
+        lazy("call_habits", HabitRow::schema(), |of, tuning, _| habits::of_all(of, tuning.window()));
+        lazy("span_ids", SpanIdRow::schema(), |of, _, _| all_span_ids(of));
+        lazy("numbered", NumberedRow::schema(), |of, _, _| sequences::of_all(of));
+        lazy("ended_grants", EndedRow::schema(), |of, tuning, now| {
+            let grants = Grants::without_uses(of, AsOf::Now, now)?;
+            Ok(EndedRow::batch(&ends::of(of, grants.rows().iter(), now, tuning.grace())?))
+        });
         Ok(tables)
     }
 
@@ -124,12 +140,19 @@ impl Tables {
         entries: &Entries,
         from: u64,
         now: Time,
-        known: (RecordBatch, RecordBatch),
+        counted: Counted,
     ) -> DfResult<Self> {
         let mut tables = Self::new(few, entries, from, now)?;
-        let (uses, span_ids) = known;
-        tables.0.insert("call_uses", Arc::new(MemTable::try_new(uses.schema(), vec![vec![uses]])?));
-        tables.0.insert("span_ids", Arc::new(MemTable::try_new(span_ids.schema(), vec![vec![span_ids]])?));
+        let all = [
+            ("call_uses", counted.uses),
+            ("call_habits", counted.habits),
+            ("span_ids", counted.span_ids),
+            ("numbered", counted.numbered),
+            ("ended_grants", counted.ended),
+        ];
+        for (name, rows) in all {
+            tables.0.insert(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?));
+        }
         Ok(tables)
     }
 }
@@ -145,34 +168,6 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
         Ok(bytes <= EVENTS_BYTES_MAX)
     })?;
     Ok((bytes <= EVENTS_BYTES_MAX).then_some(batches))
-}
-
-fn all_uses(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
-    let (mut rows, mut counts) = (UseBuilder::default(), HashMap::<String, u64>::new());
-    let columns = ["seq", "grant_id"];
-    snapshot.read(&Wanted::all(Table::Events).columns(&columns).only("kind", ["tool_call"]), |batch| {
-        let [seq, grant] = batch.columns() else { return Ok(true) };
-        for i in 0..batch.num_rows() {
-            let Some(grant_id) = <Option<String>>::read(grant, i) else { continue };
-            let nth = counts.entry(grant_id.clone()).or_default();
-            *nth += 1;
-            rows.push(&UseRow { seq: u64::read(seq, i), grant_id, nth: *nth });
-        }
-        Ok(true)
-    })?;
-    Ok(rows.finish())
-}
-
-fn all_span_ids(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
-    let mut rows = SpanIdBuilder::default();
-    snapshot.read(&Wanted::all(Table::Spans).columns(&["trace_id", "span_id"]), |batch| {
-        let [trace, span] = batch.columns() else { return Ok(true) };
-        for i in 0..batch.num_rows() {
-            rows.push(&SpanIdRow { trace_id: String::read(trace, i), span_id: String::read(span, i) });
-        }
-        Ok(true)
-    })?;
-    Ok(rows.finish())
 }
 
 /// A table whose rows come with each run.
@@ -210,13 +205,23 @@ impl TableProvider for Here {
     }
 }
 
+/// A rule, planned: over everything, and for hits about some records only.
+struct Planned {
+    rule: Rule,
+    whole: LogicalPlan,
+    judged: LogicalPlan,
+}
+
 /// Rules, planned.
 pub struct Checker {
-    rules: Vec<(Rule, LogicalPlan)>,
+    rules: Vec<Planned>,
     /// The tables that they read.
     read: HashSet<String>,
     state: SessionState,
     tuning: Arc<Tuning>,
+    judged: Judged,
+    /// One run at a time is about some records only.
+    one_by_one: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Checker {
@@ -242,6 +247,7 @@ impl Checker {
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         context.register_udf(authority_covers());
         functions::all(&tuning).into_iter().for_each(|function| context.register_udf(function));
+        let judged = Judged::default();
         let schemas = [
             ("events", EventRow::schema()),
             ("grants", GrantRow::schema()),
@@ -249,7 +255,10 @@ impl Checker {
             ("spans", SpanRow::schema()),
             ("ledger", LedgerRow::schema()),
             ("call_uses", UseRow::schema()),
+            ("call_habits", HabitRow::schema()),
             ("span_ids", SpanIdRow::schema()),
+            ("numbered", NumberedRow::schema()),
+            ("ended_grants", EndedRow::schema()),
         ];
         for (name, schema) in schemas {
             context.register_table(name, Arc::new(Here { name, schema })).map_err(wrong)?;
@@ -259,21 +268,21 @@ impl Checker {
         let mut planned = Vec::new();
         for rule in rules {
             if tuning.is_on_somewhere(&rule.id) {
-                let plan = plan(&context, &rule).await?;
-                planned.push((rule, plan));
+                planned.push(plan(&context, rule, &judged).await?);
             }
         }
         let mut read = HashSet::new();
-        for (_, plan) in &planned {
+        for Planned { whole, .. } in &planned {
             let look = |node: &LogicalPlan| {
                 if let LogicalPlan::TableScan(scan) = node {
                     read.insert(scan.table_name.table().to_owned());
                 }
                 Ok(TreeNodeRecursion::Continue)
             };
-            plan.apply_with_subqueries(look).map_err(wrong)?;
+            whole.apply_with_subqueries(look).map_err(wrong)?;
         }
-        Ok(Arc::new(Self { rules: planned, read, state: context.state(), tuning }))
+        let one_by_one = tokio::sync::Mutex::default();
+        Ok(Arc::new(Self { rules: planned, read, state: context.state(), tuning, judged, one_by_one }))
     }
 
     /// The tuning that it goes by.
@@ -281,9 +290,10 @@ impl Checker {
         &self.tuning
     }
 
-    /// Whether a check runs and is about events; spans are looked at once, as they come.
+    /// Whether a check runs and is about events; spans and the ends of grants are looked at once, as they come.
     pub(crate) fn judges_events(&self, check: &str) -> bool {
-        self.rules.iter().any(|(rule, _)| rule.id == check && !rule.on.iter().any(|on| on == "span"))
+        let once = |on: &String| on == "span" || on == "grant_end";
+        self.rules.iter().any(|planned| planned.rule.id == check && !planned.rule.on.iter().any(once))
     }
 
     /// Whether a rule that is on reads a table.
@@ -291,9 +301,24 @@ impl Checker {
         self.read.contains(table)
     }
 
-    /// Runs the rules that can have a hit about one of these kinds, or all. Gives what they find,
-    /// without what the tuning turns off: that goes by the workspace, which `describe` tells.
+    /// Runs the rules that can have a hit about one of these kinds, for hits about these records. Gives what
+    /// they find, without what the tuning turns off: that goes by the workspace, which `describe` tells.
     pub(crate) async fn run(
+        &self,
+        tables: Tables,
+        snapshot: &Snapshot,
+        kinds: &HashSet<String>,
+        judged: HashSet<u64>,
+    ) -> Result<Vec<(HitRow, bool)>, Error> {
+        let _one_by_one = self.one_by_one.lock().await;
+        self.judged.set(judged);
+        let found = self.found(tables, snapshot, Some(kinds)).await;
+        self.judged.set(HashSet::new());
+        found
+    }
+
+    /// Runs the rules that can have a hit about one of these kinds, or all over everything.
+    async fn found(
         &self,
         tables: Tables,
         snapshot: &Snapshot,
@@ -305,11 +330,13 @@ impl Checker {
         };
         state.config_mut().set_extension(Arc::new(tables));
         let mut out = Vec::new();
-        for (rule, plan) in &self.rules {
+        for Planned { rule, whole, judged } in &self.rules {
             let concerns = |kinds: &HashSet<String>| {
-                let any = rule.on.iter().any(|on| on == "any") && kinds.iter().any(|kind| kind != "span");
+                let is_event = |kind: &String| !matches!(kind.as_str(), "span" | "record" | "grant_end");
+                let any = rule.on.iter().any(|on| on == "any") && kinds.iter().any(is_event);
                 any || rule.on.iter().any(|on| kinds.contains(on))
             };
+            let plan = if kinds.is_some() { judged } else { whole };
             if kinds.is_some_and(|kinds| !concerns(kinds)) {
                 continue;
             }
@@ -361,13 +388,13 @@ impl Checker {
         now: Time,
     ) -> Result<Vec<HitRow>, Error> {
         let wrong = |e: DataFusionError| Error::query(&e);
-        let mut tables = Tables::whole(snapshot, entries, now).map_err(wrong)?;
+        let mut tables = Tables::whole(snapshot, entries, now, &self.tuning).map_err(wrong)?;
         let of = Arc::clone(snapshot);
         let few = tokio::task::spawn_blocking(move || few_events(&of)).await;
         if let Some(few) = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
             tables.0.insert("events", Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?));
         }
-        let found = self.run(tables, snapshot, None).await?;
+        let found = self.found(tables, snapshot, None).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
         let of = Arc::clone(snapshot);
         let events = tokio::task::spawn_blocking(move || of.events_at(&seqs)).await;
@@ -395,8 +422,9 @@ pub(crate) fn once(hits: Vec<HitRow>) -> Vec<HitRow> {
     hits
 }
 
-async fn plan(context: &SessionContext, rule: &Rule) -> Result<LogicalPlan, Error> {
-    let named = |error: Error| Error { message: format!("rule {}: {}", rule.id, error.message), ..error };
+async fn plan(context: &SessionContext, rule: Rule, judged: &Judged) -> Result<Planned, Error> {
+    let id = rule.id.clone();
+    let named = |error: Error| Error { message: format!("rule {id}: {}", error.message), ..error };
     let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let sql = functions::bind(&rule.id, &rule.sql);
     let frame = context.sql_with_options(&sql, options).await;
@@ -414,7 +442,13 @@ async fn plan(context: &SessionContext, rule: &Rule) -> Result<LogicalPlan, Erro
         }
     }
     let frame = frame.select_columns(&COLUMNS).map_err(|e| named(Error::query(&e)))?;
-    context.state().optimize(frame.logical_plan()).map_err(|e| named(Error::query(&e)))
+    let optimized = |frame: &DataFrame| context.state().optimize(frame.logical_plan());
+    let whole = optimized(&frame).map_err(|e| named(Error::query(&e)))?;
+    // Said of the answer, and carried down by the optimizer to where the judged records are read: what they
+    // are joined with is read in whole, and joined with no others.
+    let few = frame.filter(judged.holds(col("seq"))).and_then(|frame| optimized(&frame));
+    let few = few.map_err(|e| named(Error::query(&e)))?;
+    Ok(Planned { rule, whole, judged: few })
 }
 
 /// The rows of a rule's answer, whatever kinds of text and number it used.

@@ -1,21 +1,17 @@
--- A source that numbers its records skipped a number. Only events are looked at: turn it on for sources all of
--- whose records become events.
+-- A source that numbers its records skipped a number. All its records are looked at, also those that are no events; a source that leaves numbers out as a rule is passed over.
 -- severity: medium
 -- tags: OWASP ASI07
--- on: any
+-- on: record
 -- fires: after grace
--- default: off
 -- needs: event.sequence or metadata.sequence
-WITH numbered AS (
-    SELECT e.seq, e.trace_id, e.span_id, e.grant_id, e.agent_id, coalesce(e.service, '') AS service,
-           coalesce(e.conversation_id, '') AS session,
-           TRY_CAST(coalesce(json_as_text(e.attributes, 'event.sequence'), json_as_text(e.attributes, 'metadata.sequence')) AS BIGINT) AS number
-    FROM events e
-)
-SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat(c.service, ' numbered a record ', CAST(c.number AS VARCHAR), ', and the one before never came') AS detail,
-       make_array(max(f.seq), c.seq) AS evidence
-FROM numbered c
-JOIN numbered f ON f.service = c.service AND f.session = c.session AND f.number < c.number
-LEFT ANTI JOIN numbered b ON b.service = c.service AND b.session = c.session AND b.number = c.number - 1
-GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.service, c.number
+-- setting numbered_min: 5 | how many smaller numbers of the source must have come
+-- setting share_min: 0.9 | how many of those must follow directly one upon the other
+SELECT 'probable' AS verdict, n.seq, n.trace_id, n.span_id, e.grant_id, e.agent_id,
+       concat(coalesce(n.service, 'a source'), ' numbered a record ', CAST(n.number AS VARCHAR), ' after ', CAST(n.earlier_number AS VARCHAR),
+              ', and what is between never came') AS detail,
+       make_array(n.earlier_seq, n.seq) AS evidence
+FROM numbered n
+LEFT JOIN events e ON e.seq = n.seq
+WHERE n.previous_seq IS NULL AND n.earlier_seq IS NOT NULL
+  AND n.before >= setting('numbered_min', e.workspace)
+  AND n.following >= setting('share_min', e.workspace) * (CAST(n.before AS DOUBLE) - 1)

@@ -4,23 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use serde_json::Value as Json;
-
-use super::run::{SpanIdRow, UseRow};
+use super::habits::{HabitRow, Habits};
+use super::relations::{By, Key, end_of, gives, is_aside, keys, size};
+use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
-use crate::attributes::parse_time;
 use crate::event::EventRow;
+use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::Time;
 
 /// Events at hand, at most.
 const EVENTS_MAX: usize = 500_000;
 /// Bytes that they take, at most.
 const BYTES_MAX: usize = 96 << 20;
-/// What an event takes in the lists of what it has in common with others, about.
-const INDEX_BYTES: usize = 1024;
 /// Span ids at hand, at most: the traces that were longest without a span go first.
 const SPANS_MAX: usize = 1_000_000;
+/// Grants that are known to have no record, at most; then they are asked for anew.
+const UNKNOWN_MAX: usize = 100_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
 const RELATED_MAX: usize = 2000;
 /// Settled records that one piece of late evidence has judged again, the newest.
@@ -28,24 +27,6 @@ const AGAIN_MAX: usize = 1000;
 
 /// How long approvals and refusals are kept, in ns: a day.
 pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
-
-/// What events have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum By {
-    Trace,
-    Grant,
-    Child,
-    Use,
-    Agent,
-    Call,
-    Conversation,
-    Credential,
-    Schema,
-    Source,
-    Approver,
-}
-
-type Key = (By, String);
 
 /// Kinds that change what is known of a grant.
 const GRANTS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
@@ -64,24 +45,23 @@ const EVIDENCE: [&str; 10] = [
     "authority_change",
 ];
 
-/// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
-pub(crate) fn is_aside(event: &EventRow) -> bool {
-    let kind = event.kind.as_str();
-    let answers = kind.starts_with("alert") || matches!(kind, "investigation" | "containment_decision" | "erasure");
-    answers || event.submitter.starts_with("system:")
-}
-
 /// Events at hand.
-#[derive(Default)]
 pub(crate) struct State {
+    /// How many events, and bytes of their texts, at most.
+    room: (usize, usize),
     events: BTreeMap<u64, EventRow>,
+    /// Further events of the same records.
+    more: HashMap<u64, Vec<EventRow>>,
     index: HashMap<Key, BTreeSet<u64>>,
     /// Events in the order in which time lets them go; grants are not among them.
     recent: VecDeque<(i64, u64)>,
     /// Records of grants by the time of their end.
     held: BTreeSet<(i64, u64)>,
+    held_bytes: usize,
     uses: HashMap<String, u64>,
     nth: HashMap<u64, u64>,
+    habits: Habits,
+    before: HashMap<u64, HabitRow>,
     /// Span ids by trace, and when the trace's newest came.
     spans: HashMap<u128, (i64, HashSet<u64>)>,
     /// Traces in the order in which time lets them go.
@@ -90,13 +70,45 @@ pub(crate) struct State {
     bytes: usize,
     /// Records that were read back: they are looked at, and not judged again.
     back: HashSet<u64>,
-    /// Grants that were let go: they are looked for in the segments when they are named again.
+    /// Grants that were let go: they are looked for by the index when they are named again.
     let_go: bool,
+    /// Grants that the index does not have; one whose record comes is none of them any more.
+    unknown: HashSet<String>,
 }
 
 impl State {
+    /// Without a past; `window` is how long events stay, in ns.
+    pub(crate) fn new(window: i64) -> Self {
+        Self {
+            room: (EVENTS_MAX, BYTES_MAX),
+            events: BTreeMap::new(),
+            more: HashMap::new(),
+            index: HashMap::new(),
+            recent: VecDeque::new(),
+            held: BTreeSet::new(),
+            held_bytes: 0,
+            uses: HashMap::new(),
+            nth: HashMap::new(),
+            habits: Habits::new(window),
+            before: HashMap::new(),
+            spans: HashMap::new(),
+            span_count: 0,
+            traces: VecDeque::new(),
+            bytes: 0,
+            back: HashSet::new(),
+            let_go: false,
+            unknown: HashSet::new(),
+        }
+    }
+
+    /// The first event of a record.
     pub(crate) fn get(&self, seq: u64) -> Option<&EventRow> {
         self.events.get(&seq)
+    }
+
+    /// All events of a record.
+    pub(crate) fn all(&self, seq: u64) -> impl Iterator<Item = &EventRow> {
+        self.events.get(&seq).into_iter().chain(self.more.get(&seq).into_iter().flatten())
     }
 
     /// Whether it is an approval or a refusal.
@@ -106,25 +118,44 @@ impl State {
 
     /// Takes an event in.
     pub(crate) fn insert(&mut self, event: EventRow) {
-        if self.events.contains_key(&event.seq) {
+        if self.all(event.seq).any(|known| *known == event) {
             return;
         }
-        if let Some(grant) = event.grant_id.as_ref().filter(|_| event.kind == "tool_call") {
-            let nth = self.uses.entry(grant.clone()).or_default();
-            *nth += 1;
-            self.nth.insert(event.seq, *nth);
+        if event.kind == "tool_call" {
+            self.before.insert(event.seq, self.habits.take_event(&event));
+            if let Some(grant) = &event.grant_id {
+                let nth = self.uses.entry(grant.clone()).or_default();
+                *nth += 1;
+                self.nth.insert(event.seq, *nth);
+            }
         }
         for key in keys(&event) {
             self.index.entry(key).or_default().insert(event.seq);
         }
-        let decides = Self::is_held(&event.kind, event.decision.as_deref());
-        match event.kind.as_str() {
-            kind if GRANTS.contains(&kind) => drop(self.held.insert((end_of(&event), event.seq))),
-            // What was approved or refused counts for later calls: it stays longer than the window.
-            _ if decides => drop(self.held.insert((event.ingest_time.0.saturating_add(DECISIONS_HELD), event.seq))),
-            _ => self.recent.push_back((event.ingest_time.0, event.seq)),
-        }
         self.bytes += size(&event);
+        if self.events.contains_key(&event.seq) {
+            self.more.entry(event.seq).or_default().push(event);
+            return;
+        }
+        let decides = Self::is_held(&event.kind, event.decision.as_deref());
+        let until = match event.kind.as_str() {
+            kind if GRANTS.contains(&kind) => {
+                if let Some(id) = &event.grant_id {
+                    self.unknown.remove(id);
+                }
+                Some(end_of(&event))
+            }
+            // What was approved or refused counts for later calls: it stays longer than the window.
+            _ if decides => Some(event.ingest_time.0.saturating_add(DECISIONS_HELD)),
+            _ => None,
+        };
+        match until {
+            Some(until) => {
+                self.held.insert((until, event.seq));
+                self.held_bytes += size(&event);
+            }
+            None => self.recent.push_back((event.ingest_time.0, event.seq)),
+        }
         self.events.insert(event.seq, event);
     }
 
@@ -147,22 +178,30 @@ impl State {
     /// Lets go of what is older than `before`, and of the oldest beyond the bounds. Gives their seqs.
     pub(crate) fn let_go(&mut self, before: i64) -> Vec<u64> {
         let mut gone = Vec::new();
-        let over = |state: &Self| state.events.len() > EVENTS_MAX || state.bytes > BYTES_MAX;
-        while let Some(&(time, seq)) = self.recent.front().filter(|(time, _)| *time < before || over(self)) {
-            let _ = time;
-            self.recent.pop_front();
+        while let Some((_, seq)) = self.recent.pop_front_if(|(time, _)| *time < before) {
             self.remove(seq);
             gone.push(seq);
         }
-        while let Some(&(end, seq)) = self.held.first().filter(|(end, _)| *end < before || over(self)) {
-            self.held.remove(&(end, seq));
-            let grant = self.events.get(&seq).filter(|event| GRANTS.contains(&event.kind.as_str()));
-            if let Some(grant) = grant.and_then(|event| event.grant_id.clone()) {
-                self.uses.remove(&grant);
-                self.let_go = true;
-            }
-            self.remove(seq);
+        while let Some(&(_, seq)) = self.held.first().filter(|(end, _)| *end < before) {
+            self.let_held_go();
             gone.push(seq);
+        }
+        while self.events.len() > self.room.0 || self.bytes > self.room.1 {
+            // What lasts must not push out what is new: it can be found again, and has at most half of the room.
+            let lasts = 2 * self.held.len() > self.room.0 || 2 * self.held_bytes > self.room.1;
+            let oldest = self.recent.front().filter(|_| !lasts).map(|(_, seq)| *seq);
+            match (oldest, self.held.first().map(|(_, seq)| *seq)) {
+                (Some(seq), _) => {
+                    self.recent.pop_front();
+                    self.remove(seq);
+                    gone.push(seq);
+                }
+                (None, Some(seq)) => {
+                    self.let_held_go();
+                    gone.push(seq);
+                }
+                (None, None) => break,
+            }
         }
         self.let_spans_go(before);
         gone
@@ -186,17 +225,43 @@ impl State {
         }
     }
 
+    /// Lets go of the first of what lasts.
+    fn let_held_go(&mut self) {
+        let Some((_, seq)) = self.held.pop_first() else { return };
+        if let Some(event) = self.events.get(&seq) {
+            self.held_bytes = self.held_bytes.saturating_sub(size(event));
+            self.let_go |= GRANTS.contains(&event.kind.as_str());
+        }
+        self.remove(seq);
+    }
+
     fn remove(&mut self, seq: u64) {
         let Some(event) = self.events.remove(&seq) else { return };
-        self.bytes = self.bytes.saturating_sub(size(&event));
         self.nth.remove(&seq);
+        self.before.remove(&seq);
         self.back.remove(&seq);
-        for key in keys(&event) {
+        let more = self.more.remove(&seq).unwrap_or_default();
+        for event in std::iter::once(event).chain(more) {
+            self.forget(&event);
+        }
+    }
+
+    /// Takes an event of a record that goes out of the index.
+    fn forget(&mut self, event: &EventRow) {
+        self.bytes = self.bytes.saturating_sub(size(event));
+        for key in keys(event) {
             if let Some(seqs) = self.index.get_mut(&key) {
-                seqs.remove(&seq);
+                seqs.remove(&event.seq);
                 if seqs.is_empty() {
                     self.index.remove(&key);
                 }
+            }
+        }
+        // Of a grant of which nothing is at hand the index counts the uses when it is named again.
+        if let Some(grant) = &event.grant_id {
+            let named = |by: By| self.index.contains_key(&(by, grant.clone()));
+            if self.uses.contains_key(grant) && !named(By::Grant) && !named(By::Use) {
+                self.uses.remove(grant);
             }
         }
     }
@@ -208,9 +273,8 @@ impl State {
     /// The events that the judgement of some needs to see.
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
-        let (mut seen, mut grants) = (HashSet::new(), Vec::new());
-        for seq in out.clone() {
-            let Some(event) = self.events.get(&seq) else { continue };
+        let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
+        for event in out.clone().into_iter().flat_map(|seq| self.all(seq)) {
             grants.extend(event.grant_id.iter().chain(&event.parent_grant_id).cloned());
             for key in keys(event).into_iter().filter(|key| !matches!(key.0, By::Use | By::Grant)) {
                 if seen.insert(key.clone()) {
@@ -219,7 +283,25 @@ impl State {
             }
         }
         // What the others in the same trace or of the same agent acted under.
-        grants.extend(out.iter().filter_map(|seq| self.events.get(seq)).flat_map(|e| e.grant_id.clone()));
+        grants.extend(out.iter().flat_map(|seq| self.all(*seq)).flat_map(|e| e.grant_id.clone()));
+        self.with_lineage(grants, snapshot, &mut out)?;
+        Ok(out)
+    }
+
+    /// The records of the grants that some records gave, and of all above them.
+    pub(crate) fn lineage(&mut self, given: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
+        let grants = given.iter().filter_map(|seq| self.events.get(seq)?.grant_id.clone()).collect();
+        let mut out = given.clone();
+        self.with_lineage(grants, snapshot, &mut out)?;
+        Ok(out)
+    }
+
+    fn with_lineage(
+        &mut self,
+        mut grants: Vec<String>,
+        snapshot: &Snapshot,
+        out: &mut BTreeSet<u64>,
+    ) -> Result<(), Error> {
         self.read_back(&grants, snapshot)?;
         let mut walked = HashSet::new();
         while let Some(id) = grants.pop() {
@@ -227,40 +309,78 @@ impl State {
                 continue;
             }
             let records: Vec<u64> = self.of(By::Grant, &id).rev().take(RELATED_MAX).collect();
+            let mut above = Vec::new();
             for seq in records {
                 out.insert(seq);
-                grants.extend(self.events.get(&seq).and_then(|event| event.parent_grant_id.clone()));
+                above.extend(self.all(seq).filter_map(|event| event.parent_grant_id.clone()));
             }
-            if self.let_go && !grants.is_empty() {
-                let next = grants.clone();
-                self.read_back(&next, snapshot)?;
-            }
+            above.retain(|id| !walked.contains(id));
+            self.read_back(&above, snapshot)?;
+            grants.extend(above);
         }
-        Ok(out)
+        Ok(())
     }
 
-    /// Reads the records of grants that were let go back from the segments.
+    /// Reads the records of grants that were let go back, and how often those were used, by the index: each
+    /// costs a lookup, however long the log is, and those that are not there cost one once.
     fn read_back(&mut self, grants: &[String], snapshot: &Snapshot) -> Result<(), Error> {
         if !self.let_go {
             return Ok(());
         }
-        let missing: BTreeSet<&String> = grants.iter().filter(|id| self.of(By::Grant, id).next().is_none()).collect();
+        let is_missing = |id: &&String| self.of(By::Grant, id).next().is_none() && !self.unknown.contains(*id);
+        let missing: BTreeSet<String> = grants.iter().filter(is_missing).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        for event in snapshot.events_where("grant_id", missing.into_iter().cloned(), AsOf::Now)? {
-            if GRANTS.contains(&event.kind.as_str()) && !is_aside(&event) {
+        let finder = Finder::new(snapshot, AsOf::Now)?;
+        let newest = self.events.last_key_value().map_or(0, |(seq, _)| *seq);
+        for id in missing {
+            let found = finder.find(Kind::Grant, &id)?;
+            let told = found.iter().filter(|posting| matches!(posting.role(), Role::Given | Role::Revoked));
+            let mut told: Vec<u64> = told.map(|posting| posting.seq()).filter(|seq| *seq <= newest).collect();
+            told.dedup();
+            let mut uses: Vec<u64> = found
+                .into_iter()
+                .filter(|p| p.role() == Role::Use)
+                .map(Posting::seq)
+                .filter(|s| *s <= newest)
+                .collect();
+            uses.dedup();
+            for (nth, seq) in (1..).zip(&uses) {
+                if let Some(known) = self.nth.get_mut(seq) {
+                    *known = nth;
+                }
+            }
+            if !uses.is_empty() {
+                self.uses.insert(id.clone(), uses.len() as u64);
+            }
+            let records = snapshot.few_events(&told, None)?;
+            let is_one = |event: &EventRow| GRANTS.contains(&event.kind.as_str()) && !is_aside(event);
+            for event in records.into_iter().filter(|event| event.grant_id.as_ref() == Some(&id) && is_one(event)) {
                 self.back.insert(event.seq);
                 self.insert(event);
+            }
+            if self.of(By::Grant, &id).next().is_none() {
+                if self.unknown.len() >= UNKNOWN_MAX {
+                    self.unknown.clear();
+                }
+                self.unknown.insert(id);
             }
         }
         Ok(())
     }
 
+    /// The records that gave the grant that a record ends, and those derived from it.
+    pub(crate) fn ended_by(&self, seq: u64) -> Vec<u64> {
+        let revokes = self.events.get(&seq).is_some_and(|event| event.kind == "grant_revoked");
+        let touched = if revokes { self.touched_by(seq) } else { BTreeSet::new() };
+        touched.into_iter().filter(|seq| self.events.get(seq).is_some_and(gives)).collect()
+    }
+
     /// The records that evidence may judge otherwise.
     pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
         let mut out = BTreeSet::new();
-        let Some(event) = self.events.get(&seq).filter(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
+        let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
         let take = |by: By, value: &Option<String>, out: &mut BTreeSet<u64>| {
             if let Some(value) = value {
                 out.extend(self.of(by, value).rev().take(AGAIN_MAX));
@@ -294,6 +414,11 @@ impl State {
         seqs.iter().filter_map(one).collect()
     }
 
+    /// What the calls before each call among some events had.
+    pub(crate) fn habits(&self, seqs: &BTreeSet<u64>) -> Vec<HabitRow> {
+        seqs.iter().filter_map(|seq| self.before.get(seq).cloned()).collect()
+    }
+
     /// The spans of the traces of some events.
     pub(crate) fn span_ids(&self, seqs: &BTreeSet<u64>) -> Vec<SpanIdRow> {
         let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.events.get(s)?.trace_id.as_ref()).collect();
@@ -312,60 +437,6 @@ impl State {
     }
 }
 
-/// What an event has in common with others.
-fn keys(event: &EventRow) -> Vec<Key> {
-    let mut out = Vec::new();
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Trace, event.trace_id.clone());
-    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
-    add(By::Child, event.parent_grant_id.clone());
-    add(By::Agent, event.agent_id.clone());
-    add(By::Call, event.tool_call_id.clone());
-    add(By::Conversation, event.conversation_id.clone());
-    let has = |name: &str| event.attributes.contains(name);
-    const NAMES: [&str; 6] = [
-        "authz.credential.id",
-        "service-account-id",
-        "schema_digest",
-        "schema.digest",
-        "sequence",
-        "authz.approval.by",
-    ];
-    if !NAMES.iter().any(|name| has(name)) {
-        return out;
-    }
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-    let text = |name: &str| match fields.get(name) {
-        Some(Json::String(text)) => Some(text.clone()),
-        Some(Json::Number(number)) => Some(number.to_string()),
-        _ => None,
-    };
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Credential, text("authz.credential.id").or_else(|| text("service-account-id")));
-    add(By::Approver, text("authz.approval.by"));
-    if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
-        add(By::Schema, event.tool.clone());
-    }
-    if text("event.sequence").or_else(|| text("metadata.sequence")).is_some() {
-        let session = event.conversation_id.as_deref().unwrap_or_default();
-        add(By::Source, Some(format!("{}\n{session}", event.service.as_deref().unwrap_or_default())));
-    }
-    out
-}
-
-/// When a grant's record need not be at hand any more: its end; without one, when room is needed.
-fn end_of(event: &EventRow) -> i64 {
-    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
-    let time = match fields.get("authz.grant.expires_at") {
-        Some(Json::String(text)) => parse_time(text),
-        Some(Json::Number(seconds)) => seconds.as_i64().and_then(|s| s.checked_mul(1_000_000_000)).map(Time),
-        _ => None,
-    };
-    // What ended before it came in is kept as long as any event.
-    time.map_or(i64::MAX, |end| end.0.max(event.ingest_time.0))
-}
-
-/// What an event takes in memory: the row, its texts, and its places in the index.
-fn size(event: &EventRow) -> usize {
-    size_of::<EventRow>() + event.text_bytes() + INDEX_BYTES
-}
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -132,3 +132,25 @@ async fn judged_one_by_one_is_judged_all_at_once() {
     }
     assert!(hits.len() >= 12, "the records meet in few ways: {hits:?}");
 }
+
+/// The window is shorter than the grace time: the record goes first, and what was found about it must not go with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_whose_record_goes_before_its_time_is_told_then() {
+    let rules = built_in();
+    let tuning = Tuning::parse(&rules, "window_seconds = 1\ngrace_seconds = 60").unwrap();
+    let checker = Checker::new(rules, tuning).await.unwrap();
+    let call = |at: u64, grant: Option<&str>| {
+        let mut attributes =
+            json!({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.agent.id": "a"});
+        if let Some(grant) = grant {
+            attributes["authz.grant.id"] = grant.into();
+        }
+        json!({"span": format!("{}", at + 1), "at": at, "trace": format!("{}", at + 1), "attributes": attributes})
+    };
+    let records = [call(0, Some("never")), call(5, None), call(10, None)];
+    let records: Vec<Sent> = records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect();
+    let (snapshot, ledger, end) = snapshot_of(&records);
+    let told = stepwise(&checker, &snapshot, &Entries::These(ledger), 1, Time(end + 1)).await.unwrap();
+    let told: Vec<_> = told.into_iter().map(|(seq, check, verdict, _)| (seq, check, verdict)).collect();
+    assert_eq!(told, [(0, "unknown_grant".to_owned(), "probable".to_owned())]);
+}

@@ -127,6 +127,11 @@ impl Tuning {
         list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     }
 
+    /// How long events are kept at hand, in ns.
+    pub(crate) fn window(&self) -> i64 {
+        (self.window_seconds * 1e9) as i64
+    }
+
     /// The grace time in ns.
     pub(crate) fn grace(&self) -> i64 {
         (self.grace_seconds * 1e9) as i64
@@ -158,7 +163,7 @@ mod tests {
 
     #[test]
     fn workspaces_win_over_everywhere_and_that_over_defaults() {
-        let text = "grace_seconds = 2\n[checks.expired_grant]\nclock_skew_seconds = 5\n[workspace.bank.no_grant]\nenabled = true\n\
+        let text = "grace_seconds = 2\n[checks.expired_grant]\nclock_skew_seconds = 5\n[workspace.bank.executor_bypass]\nenabled = true\n\
                     [workspace.bank.expired_grant]\nclock_skew_seconds = 0.5\nseverity = \"critical\"\n";
         let tuning = Tuning::parse(&built_in(), text).unwrap();
         assert_eq!(tuning.grace_seconds, 2.0);
@@ -166,9 +171,9 @@ mod tests {
         assert_eq!((skew(None), skew(Some("bank")), skew(Some("shop"))), (Some(5.0), Some(0.5), Some(5.0)));
         assert_eq!(tuning.severity(Some("bank"), "expired_grant"), "critical");
         assert!(
-            tuning.is_on(Some("bank"), "no_grant")
-                && !tuning.is_on(None, "no_grant")
-                && tuning.is_on_somewhere("no_grant")
+            tuning.is_on(Some("bank"), "executor_bypass")
+                && !tuning.is_on(None, "executor_bypass")
+                && tuning.is_on_somewhere("executor_bypass")
         );
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Finder<'a> {
     /// What fills gaps of the index, for this finder alone.
     filled: Vec<Run>,
     unread: Vec<Range<u64>>,
+    /// For a caller who may see some rows: one over all of them. What it finds is looked for among his.
+    beneath: Option<Box<Finder<'a>>>,
 }
 
 impl<'a> Finder<'a> {
@@ -27,6 +29,10 @@ impl<'a> Finder<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, as_of: AsOf) -> Result<Self, Error> {
         let end = snapshot.end_of(as_of)?;
         let (mut filled, mut unread) = (Vec::new(), Vec::new());
+        if let Some(beneath) = &snapshot.beneath {
+            let beneath = Some(Box::new(Finder::new(beneath, as_of)?));
+            return Ok(Self { snapshot, end, filled, unread, beneath });
+        }
         for gap in snapshot.ids.gaps(end) {
             if gap.end - gap.start <= FILL_RECORDS_MAX {
                 filled.push(Run::Memory(fill(snapshot, gap)?.into()));
@@ -34,7 +40,7 @@ impl<'a> Finder<'a> {
                 unread.push(gap);
             }
         }
-        Ok(Self { snapshot, end, filled, unread })
+        Ok(Self { snapshot, end, filled, unread, beneath: None })
     }
 
     /// Records below this seq were known.
@@ -44,6 +50,13 @@ impl<'a> Finder<'a> {
 
     /// The events of an id, in seq order.
     pub(crate) fn find(&self, kind: Kind, id: &str) -> Result<Vec<Posting>, Error> {
+        if let Some(beneath) = &self.beneath {
+            let mut found = beneath.find(kind, id)?;
+            let seqs = found.iter().map(|posting| posting.seq()).collect();
+            let shown = self.snapshot.shown_among(&[Table::Events], seqs)?;
+            found.retain(|posting| shown.contains(&posting.seq()));
+            return Ok(found);
+        }
         let key = kind.key(id);
         let mut found = Vec::new();
         for run in self.snapshot.ids.runs().iter().filter(|run| run.range().start < self.end) {
@@ -90,7 +103,8 @@ impl<'a> Finder<'a> {
 
     /// How many tool calls name each grant of the index, by key; `None` where that cannot be told at once.
     pub(crate) fn uses(&self, keys: &HashSet<u64>) -> Result<Option<std::collections::HashMap<u64, u64>>, Error> {
-        if !self.unread.is_empty() {
+        // The index does not say who may see what it counts.
+        if !self.unread.is_empty() || self.beneath.is_some() {
             return Ok(None);
         }
         let mut out = std::collections::HashMap::new();

@@ -137,7 +137,7 @@ fn fields(p: &Parts<'_>, w: &mut Writer<'_>) {
 }
 
 /// RFC 3339 with milliseconds, UTC. Every time of 64 bits in ns lies within four digits of a year.
-pub(super) fn rfc3339(time: Time) -> String {
+pub fn rfc3339(time: Time) -> String {
     let millis = millis(time);
     let (days, in_day) = (millis.div_euclid(86_400_000), millis.rem_euclid(86_400_000));
     // Days since 0000-03-01, in eras of 400 years.

@@ -15,6 +15,7 @@ mod schema;
 mod told;
 mod validate;
 
+pub use ecs::rfc3339;
 pub use entries::EntryHashes;
 pub use schema::Schema;
 pub use validate::{Fault, Report};

@@ -165,12 +165,19 @@ impl Teller<'_> {
 /// The refusals among the steps.
 #[derive(Default)]
 struct Refusals {
-    /// By call.
-    calls: HashMap<String, (u64, Time)>,
+    /// By trace and call: ids of calls need be unique in their trace only.
+    calls: HashMap<Call, (u64, Time)>,
     /// By agent: its id, or its name.
     agents: HashMap<String, Vec<Refusal>>,
     /// Calls that an executor allowed.
-    allowed: HashSet<String>,
+    allowed: HashSet<Call>,
+}
+
+/// A call, with its trace.
+type Call = (Option<String>, String);
+
+fn call_of(event: &EventRow) -> Option<Call> {
+    Some((event.trace_id.clone(), event.tool_call_id.clone()?))
 }
 
 struct Refusal {
@@ -197,13 +204,13 @@ impl Refusals {
     fn take(&mut self, event: &EventRow) {
         let by_executor = event.kind == "executor_decision";
         if event.decision.as_deref() == Some("allow") {
-            self.allowed.extend(event.tool_call_id.clone());
+            self.allowed.extend(call_of(event));
             return;
         }
         if event.decision.as_deref() != Some("deny") || !(by_executor || event.kind == "grant_denied") {
             return;
         }
-        if let Some(call) = event.tool_call_id.clone() {
+        if let Some(call) = call_of(event) {
             let refused = (event.seq, event.event_time);
             self.calls.entry(call).and_modify(|first| *first = refused.min(*first)).or_insert(refused);
         }
@@ -220,7 +227,7 @@ impl Refusals {
     /// Whether a call was refused before it was made: itself, or another of the same agent
     /// that did the same.
     fn of(&self, call: &EventRow, keys: &Keys) -> Option<String> {
-        if let Some((seq, at)) = call.tool_call_id.as_ref().and_then(|id| self.calls.get(id))
+        if let Some((seq, at)) = call_of(call).and_then(|id| self.calls.get(&id))
             && *at <= call.event_time
         {
             return Some(format!("executed although refused at seq {seq}"));
@@ -238,7 +245,7 @@ impl Refusals {
     fn covers(&self, refusal: &Refusal, call: &EventRow) -> bool {
         let said = &refusal.said;
         let action = call.action.as_ref().or(call.tool.as_ref());
-        let is_allowed = || call.tool_call_id.as_ref().is_some_and(|id| self.allowed.contains(id));
+        let is_allowed = || call_of(call).is_some_and(|id| self.allowed.contains(&id));
         let resource = match (&said.resources, &call.resource) {
             // An executor refuses one call: what is not known of it is no reason to see it again.
             (None, _) => !refusal.by_executor,

@@ -1,5 +1,5 @@
 -- title: Which alerts has nobody noticed?
--- shows: Alerts that no person has acknowledged, looked into or closed, the longest waiting first; what automation suppressed stays here.
+-- shows: Alerts that no person has acknowledged, looked into or closed, the longest waiting first; what automation suppressed stays here, what was taken back or replaced does not.
 -- column alert_id | The alert.
 -- column rule | The rule or check that fired.
 -- column title | What it says.
@@ -13,5 +13,5 @@
 SELECT alert_id, rule, title, severity, agent_id, raised_time,
        (CAST(now() AS BIGINT) - CAST(raised_time AS BIGINT)) / 1000000000 AS waiting_seconds, state, evidence, seq
 FROM alerts
-WHERE acknowledged_time IS NULL AND investigation_opened_time IS NULL AND closed_time IS NULL
+WHERE acknowledged_time IS NULL AND investigation_opened_time IS NULL AND closed_time IS NULL AND superseded_time IS NULL
 ORDER BY raised_time, seq

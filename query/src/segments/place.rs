@@ -128,10 +128,11 @@ impl Place {
         &self.footers
     }
 
-    /// Waits for work on the store. Not to be called in asynchronous code.
+    /// Waits for work on the store. In asynchronous code only where a runtime of several threads can spare this
+    /// one for it, as that of the checks.
     pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         match &self.io.0 {
-            Some(runtime) => runtime.handle().block_on(work),
+            Some(runtime) => tokio::task::block_in_place(|| runtime.handle().block_on(work)),
             None => unreachable!("the threads end with the last holder"),
         }
     }

@@ -301,6 +301,18 @@ impl Snapshot {
         self.events(&Wanted::all(Table::Events).known_by(as_of).only(column, values), as_of)
     }
 
+    /// The same, of those from a seq on.
+    pub(crate) fn events_since<S: Into<String>>(
+        &self,
+        column: &str,
+        values: impl IntoIterator<Item = S>,
+        from: u64,
+        as_of: AsOf,
+    ) -> Result<Vec<EventRow>, Error> {
+        let end = if let AsOf::Seq(last) = as_of { last.saturating_add(1) } else { u64::MAX };
+        self.events(&Wanted::all(Table::Events).only(column, values).seqs(from..end), as_of)
+    }
+
     /// The events of some seqs.
     pub(crate) fn events_at(&self, seqs: &BTreeSet<u64>) -> Result<Vec<EventRow>, Error> {
         self.events(&Wanted::all(Table::Events).at(seqs), AsOf::Now)

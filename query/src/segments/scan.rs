@@ -142,9 +142,7 @@ impl TableProvider for SealedTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.snapshot.visible();
-        if rows.is_open()
-            && let Some(rows) = lookup::few(&self.snapshot, self.table, filters).await?
-        {
+        if let Some(rows) = lookup::few(&self.snapshot, self.table, filters).await? {
             return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
         }
         let columns = if rows.is_open() { None } else { Some(widened(&self.schema(), projection)?) };

@@ -53,7 +53,7 @@ struct Listed {
 }
 
 /// The states that there are.
-const STATES: [&str; 6] = ["open", "acknowledged", "investigating", "closed", "suppressed", "merged"];
+const STATES: [&str; 7] = ["open", "acknowledged", "investigating", "closed", "suppressed", "merged", "superseded"];
 
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))

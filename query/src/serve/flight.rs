@@ -24,17 +24,16 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
-    FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc, Ticket,
+    FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::flight_about::{foreign_keys, primary_keys, sql_info, types, unmade};
+use super::flight_about::{foreign_keys, message, primary_keys, sql_info, types, unmade};
 use super::flight_running::Running;
 use super::flight_ticket::{Statement, cancelled, parameter, status};
 use super::observe::{self, Observer};
@@ -222,15 +221,15 @@ impl FlightSqlService for Flight {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let statement = Statement::of(query.query);
-        let schema = self.schema(&caller(&request)?, &statement).await?;
-        let message = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();
-        let IpcMessage(dataset_schema) =
-            message.map_err(|e: datafusion::arrow::error::ArrowError| Status::internal(e.to_string()))?;
+        let limits = self.limits.clone();
+        let prepared = self.engine.prepare(&caller(&request)?, &statement.sql, limits).await;
+        let (columns, parameters) = prepared.map_err(status)?;
         let prepared_statement_handle = statement.encode().into();
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle,
-            dataset_schema,
-            parameter_schema: bytes::Bytes::new(),
+            dataset_schema: message(&columns)?,
+            // JDBC counts the parameters by it; a query without any has an empty schema.
+            parameter_schema: message(&parameters)?,
         })
     }
 

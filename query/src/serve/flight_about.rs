@@ -7,7 +7,9 @@ use arrow_flight::sql::metadata::{
     SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
 };
 use arrow_flight::sql::{Nullable, Searchable, SqlInfo as I, XdbcDataType, XdbcDatetimeSubcode};
+use arrow_flight::{IpcMessage, SchemaAsIpc};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use tonic::Status;
 
 /// Words that a name must be quoted for, beside those of SQL:2003, which drivers know.
@@ -274,4 +276,12 @@ pub(super) fn foreign_keys() -> SchemaRef {
 /// What could not be made, as a status.
 pub(super) fn unmade(error: FlightError) -> Status {
     Status::internal(error.to_string())
+}
+
+/// A schema as the bytes of an IPC message.
+pub(super) fn message(schema: &Schema) -> Result<bytes::Bytes, Status> {
+    let message = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into();
+    let IpcMessage(bytes) =
+        message.map_err(|e: datafusion::arrow::error::ArrowError| Status::internal(e.to_string()))?;
+    Ok(bytes)
 }

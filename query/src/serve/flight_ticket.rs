@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
@@ -86,21 +87,53 @@ pub(super) fn parameter(value: &ScalarValue) -> Result<serde_json::Value, Status
         ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
             V::String(s.clone())
         }
-        ScalarValue::Float64(Some(f)) => V::from(*f),
-        ScalarValue::Float32(Some(f)) => V::from(*f),
-        other => {
-            let cast = other.cast_to(&datafusion::arrow::datatypes::DataType::Int64);
-            match cast {
-                Ok(ScalarValue::Int64(Some(i))) => V::from(i),
-                _ => return Err(Status::invalid_argument("parameters are texts, numbers, truth values or null")),
-            }
-        }
+        ScalarValue::UInt64(Some(n)) => V::from(*n),
+        other => return number_or_time(other),
     })
+}
+
+/// A number, or a time: that goes as text, which is compared with times as a time.
+fn number_or_time(value: &ScalarValue) -> Result<serde_json::Value, Status> {
+    let kind = value.data_type();
+    let to = match &kind {
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => DataType::Utf8,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
+        kind if kind.is_decimal() => DataType::Float64,
+        kind if kind.is_integer() => DataType::Int64,
+        _ => return Err(unbindable()),
+    };
+    match value.cast_to(&to) {
+        Ok(ScalarValue::Int64(Some(number))) => Ok(number.into()),
+        Ok(ScalarValue::Utf8(Some(time))) => Ok(time.into()),
+        // JSON has no other numbers, and nothing may become null on its way.
+        Ok(ScalarValue::Float64(Some(number))) if number.is_finite() => Ok(number.into()),
+        _ => Err(unbindable()),
+    }
+}
+
+fn unbindable() -> Status {
+    Status::invalid_argument("parameters are texts, finite numbers, times, truth values or null")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_bound_is_what_arrives() {
+        let bound = |value: ScalarValue| parameter(&value).map_err(|e| e.code());
+        assert_eq!(bound(ScalarValue::UInt64(Some(u64::MAX))).unwrap(), u64::MAX);
+        assert_eq!(bound(ScalarValue::Int8(Some(-3))).unwrap(), -3);
+        assert_eq!(bound(ScalarValue::Float32(Some(0.5))).unwrap(), 0.5);
+        assert_eq!(bound(ScalarValue::Decimal128(Some(125), 10, 2)).unwrap(), 1.25);
+        let time = ScalarValue::TimestampMillisecond(Some(1_795_165_200_123), Some("UTC".into()));
+        assert_eq!(bound(time).unwrap(), "2026-11-20T09:00:00.123Z");
+        assert_eq!(bound(ScalarValue::Date32(Some(20_777))).unwrap(), "2026-11-20");
+        assert_eq!(bound(ScalarValue::Float64(None)).unwrap(), serde_json::Value::Null);
+        for wrong in [ScalarValue::Float64(Some(f64::NAN)), ScalarValue::Binary(Some(vec![1]))] {
+            assert_eq!(bound(wrong), Err(tonic::Code::InvalidArgument));
+        }
+    }
 
     #[test]
     fn a_ticket_is_good_for_a_while_and_for_who_asked() {

@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod events;
+mod evidence;
 pub mod flight;
 mod flight_about;
 mod flight_running;
@@ -9,6 +10,7 @@ mod flight_ticket;
 pub mod observe;
 mod replay;
 mod sql;
+mod stream;
 pub mod tiles;
 
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use crate::authorize;
 use crate::caller::Caller;
 use crate::engine::{Engine, QueryLimits};
 use crate::error::{Error, ErrorKind};
-use crate::recorder::Recorder;
+use crate::recorder::{Exporter, Recorder};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -33,18 +35,25 @@ pub struct Served {
     limits: QueryLimits,
     observer: Arc<dyn observe::Observer>,
     recorder: Option<Arc<dyn Recorder>>,
+    exporter: Option<Arc<dyn Exporter>>,
     events: Arc<events::Events>,
 }
 
 impl Served {
     /// Serves an engine. The observer knows how the whole server is.
     pub fn new(engine: Engine, limits: QueryLimits, observer: Arc<dyn observe::Observer>) -> Self {
-        Self { engine, limits, observer, recorder: None, events: Arc::default() }
+        Self { engine, limits, observer, recorder: None, exporter: None, events: Arc::default() }
     }
 
     /// With a way to append what is said through this port.
     pub fn with_recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
         self.recorder = Some(recorder);
+        self
+    }
+
+    /// With a way to say in the log what is exported, and to sign it.
+    pub fn with_exporter(mut self, exporter: Arc<dyn Exporter>) -> Self {
+        self.exporter = Some(exporter);
         self
     }
 
@@ -66,6 +75,7 @@ pub fn router(served: Served) -> Router {
         .route("/", get(page))
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/queries", get(sql::queries))
+        .route("/api/v1/evidence", post(evidence::answer))
         .merge(events::routes(&served))
         .merge(alerts::routes())
         .route("/api/v1/replay", get(replay::answer))

@@ -74,9 +74,10 @@ pub(super) async fn metrics(State(served): State<Served>, headers: HeaderMap) ->
 
 /// The route of a path: few names, whatever is asked for.
 fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 9] = [
+    const ROUTES: [&str; 10] = [
         "/",
         "/api/v1/sql",
+        "/api/v1/evidence",
         "/api/v1/events",
         "/checkpoint",
         "/checkpoint/witnessed",

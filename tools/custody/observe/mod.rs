@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use custody_ingest::redact::Redactor;
-use custody_ingest::{Config, Gate, Receivers, Sequencer, Stats};
+use custody_ingest::{Config, Door, Gate, Receivers, Sequencer, Stats};
 use custody_query::serve::observe::{MetricsFormat, Observer};
 use custody_query::{Engine, Projection, QueryStats};
 use custody_store::measure::{Family, Value};
@@ -52,11 +52,20 @@ impl Watch {
     }
 
     /// Watches the parts of a server from now on.
-    pub fn begin(&self, receivers: &Receivers, engine: &Engine, witnesses: bool, guards: Guards) -> Arc<Observed> {
+    /// `api` is the door of the readers' listeners.
+    pub fn begin(
+        &self,
+        receivers: &Receivers,
+        engine: &Engine,
+        api: &Arc<Door>,
+        witnesses: bool,
+        guards: Guards,
+    ) -> Arc<Observed> {
         let reader = engine.projection().reader().clone();
         tokio::spawn(disk::guard(Arc::from(reader.dir()), self.disk_free_min, Arc::clone(&self.gate)));
         Arc::new(Observed {
             stats: receivers.stats(),
+            doors: [("otlp", receivers.door()), ("api", Arc::clone(api))],
             start_size: reader.head().size,
             redactor: receivers.redactor(),
             queries: Arc::clone(engine.stats()),
@@ -92,6 +101,8 @@ impl Watch {
 pub struct Observed {
     /// What the receivers and the sequencer count.
     stats: Arc<Stats>,
+    /// The doors of the OTLP ports, and of the HTTP API and Flight SQL.
+    doors: [(&'static str, Arc<Door>); 2],
     /// How many records there were at the start: with fewer, queries are not ready.
     start_size: u64,
     /// Counts what it replaces.
@@ -154,6 +165,7 @@ impl Observed {
         let ready = f64::from(u8::from(self.readiness().0));
         out.push(Family::gauge("custody_ready", "1 while /readyz answers 200", ready));
         out.extend(self.stats.families());
+        out.push(self.turned_away());
         out.extend(self.redactor.iter().flat_map(|redactor| redactor.families()));
         out.extend(self.log_families());
         out.extend(self.witness_families());
@@ -163,6 +175,17 @@ impl Observed {
         out.extend(self.guards.families());
         out.extend(process::families());
         out
+    }
+
+    fn turned_away(&self) -> Family {
+        let rows = self.doors.iter().flat_map(|(ports, door)| {
+            door.turned_away().map(move |(reason, count)| {
+                let labels = vec![("ports", (*ports).to_owned()), ("reason", reason.to_owned())];
+                (labels, Value::Counter(count as f64))
+            })
+        });
+        let help = "Connections turned away at the door, before anything was asked";
+        Family { name: "custody_turned_away_connections", help, rows: rows.collect() }
     }
 
     fn log_families(&self) -> Vec<Family> {

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, Request, Response, Uri};
@@ -64,6 +65,9 @@ pub fn settings(endpoint: Option<&str>, ratio: Option<f64>) -> Result<Option<Set
     let (all, traces) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     let off = variable("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"))
         || variable("OTEL_TRACES_EXPORTER").is_some_and(|v| v == "none");
+    if let Some(ratio) = ratio.filter(|ratio| !(0.0..=1.0).contains(ratio)) {
+        return Err(Failure::unable(format!("--trace-ratio {ratio} is not between 0 and 1")));
+    }
     let (source, url) = match (endpoint, variable(traces), variable(all)) {
         (Some(url), _, _) => ("--trace-endpoint", url.to_owned()),
         (None, _, _) if off => return Ok(None),
@@ -192,7 +196,9 @@ impl Settings {
     pub fn start(&self) -> Result<Exporting, Failure> {
         let endpoint = shown(&self.endpoint);
         let unable = |e: &dyn std::fmt::Display| Failure::unable(format!("{} {endpoint}: {e}", self.source));
-        let client = Client::new(&self.instance, self.endpoint.clone()).map_err(|e| unable(&e))?;
+        let failure = Failed::default();
+        let client =
+            Client::new(&self.instance, self.endpoint.clone(), Arc::clone(&failure)).map_err(|e| unable(&e))?;
         let exporter = Otlp::builder()
             .with_http()
             .with_http_client(client)
@@ -213,7 +219,7 @@ impl Settings {
             // What is not traced has no span to begin with.
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
-            .with_batch_exporter(Ours(exporter))
+            .with_batch_exporter(Ours { exporter, endpoint: endpoint.clone(), failure })
             .build();
         global::set_tracer_provider(provider.clone());
         let instance = self.instance.as_str();
@@ -246,22 +252,31 @@ fn is_local(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
+/// Why the last attempt to send came to nothing. The SDK's own error says "network error" only.
+type Failed = Arc<Mutex<Option<String>>>;
+
 /// Sends by ureq, from the exporter's own thread, with our mark.
 #[derive(Debug)]
 struct Client {
     agent: ureq::Agent,
     endpoint: Uri,
     mark: axum::http::HeaderValue,
+    failure: Failed,
 }
 
 impl Client {
-    fn new(instance: &str, endpoint: Uri) -> Result<Self, axum::http::header::InvalidHeaderValue> {
+    fn new(instance: &str, endpoint: Uri, failure: Failed) -> Result<Self, axum::http::header::InvalidHeaderValue> {
         let timeout = variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| variable("OTEL_EXPORTER_OTLP_TIMEOUT"));
         let timeout = timeout.and_then(|ms| ms.parse().ok()).map_or(Duration::from_secs(10), Duration::from_millis);
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout));
         // A redirection could lead anywhere, also here.
         let agent = config.max_redirects(0).max_redirects_will_error(false).build().new_agent();
-        Ok(Self { agent, endpoint, mark: instance.parse()? })
+        Ok(Self { agent, endpoint, mark: instance.parse()?, failure })
+    }
+
+    /// Keeps why it did not work.
+    fn failed(&self, why: impl std::fmt::Display) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
     }
 }
 
@@ -271,16 +286,24 @@ impl HttpClient for Client {
         request.headers_mut().insert(OWN, self.mark.clone());
         *request.uri_mut() = self.endpoint.clone();
         let (head, body) = request.into_parts();
-        let answer = self.agent.run(Request::from_parts(head, body.to_vec()))?;
+        let answer = self.agent.run(Request::from_parts(head, body.to_vec())).inspect_err(|e| self.failed(e))?;
+        if !answer.status().is_success() {
+            self.failed(format!("the answer is {}", answer.status()));
+        }
         let (head, body) = answer.into_parts();
         let body = body.into_with_config().limit(1 << 20).read_to_vec()?;
         Ok(Response::from_parts(head, body.into()))
     }
 }
 
-/// Leaves out spans about requests that carried spans of our own.
+/// Leaves out spans about requests that carried spans of our own, and says what was not exported.
 #[derive(Debug)]
-struct Ours(Otlp);
+struct Ours {
+    exporter: Otlp,
+    /// Where to, as it may be shown.
+    endpoint: String,
+    failure: Failed,
+}
 
 impl SpanExporter for Ours {
     async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
@@ -288,15 +311,23 @@ impl SpanExporter for Ours {
         if batch.is_empty() {
             return Ok(());
         }
-        self.0.export(batch).await
+        let spans = batch.len();
+        if let Err(error) = self.exporter.export(batch).await {
+            let known = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let error = known.unwrap_or_else(|| error.to_string());
+            let endpoint = self.endpoint.as_str();
+            tracing::warn!(endpoint, spans, %error, "traces of this server could not be exported, and are lost");
+        }
+        // The SDK would log the same once more, without saying where to or why.
+        Ok(())
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
+        self.exporter.shutdown_with_timeout(timeout)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.0.set_resource(resource);
+        self.exporter.set_resource(resource);
     }
 }
 

@@ -212,7 +212,8 @@ impl Api {
 
     /// The answer as CSV, and the size of the log that it is about.
     fn sql(&self, sql: &str) -> Result<(String, u64), String> {
-        let ask = json!({"sql": sql, "format": "csv", "max_rows": PAGE, "timeout_ms": 600_000}).to_string();
+        let ask =
+            json!({"sql": sql, "format": "csv", "max_rows": PAGE, "timeout_ms": 600_000, "stream": false}).to_string();
         let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
         let (text, headers) = self.read(request.send(ask.as_bytes()))?;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

@@ -279,3 +279,60 @@ fn the_id_of_a_checks_alert_cannot_be_taken_before_it() {
     let row = case.one();
     assert_eq!((row.seq, row.rule.as_deref(), row.raised_by.as_str()), (1, Some("r"), "system:checks"));
 }
+
+#[test]
+fn a_superseded_alert_says_by_what_and_dwells_no_more() {
+    let mut case = Case::default();
+    let replacing = [
+        ("security.alert.id", "b.2"),
+        ("security_rule.name", "r"),
+        ("security.alert.supersedes", "b"),
+        ("security.alert.title", "now proven"),
+    ];
+    for id in ["a", "b", "seen", "mine", "closed"] {
+        case.alert(0, id);
+    }
+    case.act(5, &ada(), &Ask { alert_id: "seen".into(), ..ask(Act::Acknowledge) }).unwrap();
+    let bulk = Ask { disposition: Some("benign".into()), bulk: true, ..ask(Act::Close) };
+    case.act(6, &ada(), &Ask { alert_id: "closed".into(), ..bulk }).unwrap();
+    for id in ["a", "seen", "closed"] {
+        case.add(10, "alert_superseded", "system:checks", None, &[("security.alert.id", id)]);
+    }
+    case.add(20, "alert", "system:checks", None, &replacing);
+    // Whoever did not raise an alert cannot supersede it, by neither way.
+    case.add(30, "alert_superseded", "cert:agent", None, &[("security.alert.id", "mine")]);
+    let theirs = [("security.alert.id", "x"), ("security_rule.name", "r"), ("security.alert.supersedes", "mine")];
+    case.add(31, "alert", "cert:agent", None, &theirs);
+
+    let snapshot = case.snapshot();
+    let folded = Folded::of(&snapshot).get().unwrap();
+    let of = |id: &str| folded.iter().find(|a| a.alert_id == id).unwrap().clone();
+    let state = |id| of(id).state;
+    assert_eq!(
+        ["a", "b", "b.2", "seen", "mine", "closed"].map(state),
+        ["superseded", "superseded", "open", "superseded", "open", "closed"]
+    );
+    assert_eq!((of("a").superseded_time, of("a").superseded_by), (Some(Time(10 * SECOND)), None));
+    assert_eq!((of("b").superseded_time, of("b").superseded_by.as_deref()), (Some(Time(20 * SECOND)), Some("b.2")));
+    // One alert alone tells the same as all of them.
+    for alert in folded.iter() {
+        let (one, _) = super::alert(&snapshot, &alert.alert_id, AsOf::Now).unwrap().unwrap();
+        assert_eq!((&one.state, &one.superseded_by), (&alert.state, &alert.superseded_by), "{}", alert.alert_id);
+    }
+    let steps = history(&snapshot, "b", AsOf::Now).unwrap();
+    let told: Vec<_> = steps.iter().map(|step| (step.act.as_str(), step.note.as_deref(), step.counts)).collect();
+    assert_eq!(told, [("raised", None, false), ("superseded", Some("alert b.2 takes its place"), false)]);
+    let before = alerts(&snapshot, AsOf::Seq(4)).unwrap();
+    assert!(before.iter().all(|alert| alert.state == "open"), "as it was known then");
+
+    let now = Time(1000 * SECOND);
+    let dwell = measures::dwell_time(&folded, now);
+    let row = dwell.iter().find(|r| r.rule.is_none() && r.measure == "acknowledge").unwrap();
+    // Noticed: seen. No more to be noticed: a, b, and closed in bulk. Open: b.2, mine, and theirs.
+    assert_eq!((row.ended, row.ended_otherwise, row.still_open), (1, 3, 3));
+    let row = measures::coverage(&folded).into_iter().find(|r| r.rule.is_none()).unwrap();
+    assert_eq!((row.raised, row.superseded, row.auto_closed, row.bulk_closed), (7, 2, 0, 1));
+    let outcomes = measures::outcomes(&folded, now);
+    let row = outcomes.iter().find(|r| r.rule.is_none() && r.outcome == "superseded").unwrap();
+    assert_eq!((row.alerts, row.ended), (7, 2));
+}

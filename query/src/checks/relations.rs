@@ -1,0 +1,91 @@
+//! What events have in common, and for how long they count.
+
+use serde_json::Value as Json;
+
+use crate::attributes::parse_time;
+use crate::event::EventRow;
+
+/// What an event takes in the lists of what it has in common with others, about.
+const INDEX_BYTES: usize = 1024;
+
+/// What events have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum By {
+    Trace,
+    Grant,
+    Child,
+    Use,
+    Agent,
+    Call,
+    Conversation,
+    Credential,
+    Schema,
+    Approver,
+}
+
+pub(super) type Key = (By, String);
+
+/// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
+pub(crate) fn is_aside(event: &EventRow) -> bool {
+    let kind = event.kind.as_str();
+    let answers = kind.starts_with("alert") || matches!(kind, "investigation" | "containment_decision" | "erasure");
+    answers || event.submitter.starts_with("system:")
+}
+
+/// What an event has in common with others.
+pub(super) fn keys(event: &EventRow) -> Vec<Key> {
+    let mut out = Vec::new();
+    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
+    add(By::Trace, event.trace_id.clone());
+    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
+    add(By::Child, event.parent_grant_id.clone());
+    add(By::Agent, event.agent_id.clone());
+    add(By::Call, event.tool_call_id.clone());
+    add(By::Conversation, event.conversation_id.clone());
+    let has = |name: &str| event.attributes.contains(name);
+    const NAMES: [&str; 5] =
+        ["authz.credential.id", "service-account-id", "schema_digest", "schema.digest", "authz.approval.by"];
+    if !NAMES.iter().any(|name| has(name)) {
+        return out;
+    }
+    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
+    let text = |name: &str| match fields.get(name) {
+        Some(Json::String(text)) => Some(text.clone()),
+        Some(Json::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
+    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
+    add(By::Credential, text("authz.credential.id").or_else(|| text("service-account-id")));
+    add(By::Approver, text("authz.approval.by"));
+    if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
+        add(By::Schema, event.tool.clone());
+    }
+    out
+}
+
+/// Whether an event gives a grant.
+pub(crate) fn gives(event: &EventRow) -> bool {
+    matches!(event.kind.as_str(), "grant_issued" | "grant_derived")
+}
+
+/// When the grant that an event tells of expires, if it does.
+pub(crate) fn expiry(event: &EventRow) -> Option<i64> {
+    let fields: Json = serde_json::from_str(&event.attributes).unwrap_or_default();
+    let time = match fields.get("authz.grant.expires_at")? {
+        Json::String(text) => parse_time(text),
+        Json::Number(number) => parse_time(&number.to_string()),
+        _ => None,
+    };
+    time.map(|time| time.0)
+}
+
+/// When a grant's record need not be at hand any more: its end; without one, when room is needed.
+pub(super) fn end_of(event: &EventRow) -> i64 {
+    // What ended before it came in is kept as long as any event.
+    expiry(event).map_or(i64::MAX, |end| end.max(event.ingest_time.0))
+}
+
+/// What an event takes in memory: the row, its texts, and its places in the index.
+pub(super) fn size(event: &EventRow) -> usize {
+    size_of::<EventRow>() + event.text_bytes() + INDEX_BYTES
+}

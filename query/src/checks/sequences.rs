@@ -1,0 +1,255 @@
+//! Sources that number their records: the table `numbered`. All records are looked at, not only those that
+//! became events, for a source counts those, too.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use datafusion::arrow::array::{Array as _, AsArray as _};
+use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::Value as Json;
+
+use crate::Error;
+use crate::projection::Snapshot;
+use crate::rows::{Cell, Time, table};
+use crate::segments::{Table, Wanted};
+
+table! {
+    /// A record that its source numbered, and what is known of the numbers before it.
+    NumberedRow, NumberedBuilder {
+        /// The record.
+        seq: u64,
+        /// Its trace.
+        trace_id: Option<String>,
+        /// Its span.
+        span_id: Option<String>,
+        /// The service that numbers.
+        service: Option<String>,
+        /// Its number.
+        number: i64,
+        /// The record with the number before; null if it never came.
+        previous_seq: Option<u64>,
+        /// The record with the next smaller number that came.
+        earlier_seq: Option<u64>,
+        /// That number.
+        earlier_number: Option<i64>,
+        /// Smaller numbers of the source that came, the newest 64 of them.
+        before: u64,
+        /// How many of those directly follow another.
+        following: u64,
+    }
+}
+
+/// The attributes that number records.
+const NUMBERS: [&str; 2] = ["event.sequence", "metadata.sequence"];
+/// The attributes that name what is numbered apart within a service.
+const SESSIONS: [&str; 4] = ["gen_ai.conversation.id", "session.id", "mcp.session.id", "conversation.id"];
+/// Smaller numbers that are looked at.
+const BEFORE_MAX: usize = 64;
+/// Numbers that are kept.
+const KEPT_MAX: usize = 200_000;
+
+/// A record with its number.
+#[derive(Clone, Debug)]
+pub(super) struct Numbered {
+    pub(super) seq: u64,
+    pub(super) time: i64,
+    source: String,
+    number: i64,
+    service: Option<String>,
+    trace_id: Option<String>,
+    span_id: Option<String>,
+}
+
+/// The numbers of each source.
+#[derive(Debug, Default)]
+pub(super) struct Sequences {
+    records: HashMap<u64, Numbered>,
+    sources: HashMap<String, BTreeMap<i64, u64>>,
+    order: VecDeque<(i64, u64)>,
+}
+
+impl Sequences {
+    /// Takes a record in. Of two with one number the first counts.
+    pub(super) fn take(&mut self, record: Numbered) {
+        if self.records.contains_key(&record.seq) {
+            return;
+        }
+        self.sources.entry(record.source.clone()).or_default().entry(record.number).or_insert(record.seq);
+        self.order.push_back((record.time, record.seq));
+        self.records.insert(record.seq, record);
+    }
+
+    /// Whether a record is at hand.
+    pub(super) fn has(&self, seq: u64) -> bool {
+        self.records.contains_key(&seq)
+    }
+
+    /// The record whose number follows directly on that of a record.
+    pub(super) fn after(&self, seq: u64) -> Option<u64> {
+        let record = self.records.get(&seq)?;
+        self.sources.get(&record.source)?.get(&record.number.checked_add(1)?).copied()
+    }
+
+    /// The rows of some records.
+    pub(super) fn rows<'a>(&self, seqs: impl Iterator<Item = &'a u64>) -> RecordBatch {
+        let rows: Vec<NumberedRow> = seqs.filter_map(|seq| self.row(*seq)).collect();
+        NumberedRow::batch(&rows)
+    }
+
+    fn row(&self, seq: u64) -> Option<NumberedRow> {
+        let record = self.records.get(&seq)?;
+        let numbers = self.sources.get(&record.source)?;
+        let before: Vec<(i64, u64)> =
+            numbers.range(..record.number).rev().take(BEFORE_MAX).map(|(number, seq)| (*number, *seq)).collect();
+        // The newest first.
+        let following = before.windows(2).filter(|two| two[1].0.checked_add(1) == Some(two[0].0)).count();
+        let previous = record.number.checked_sub(1).and_then(|number| numbers.get(&number));
+        Some(NumberedRow {
+            seq,
+            trace_id: record.trace_id.clone(),
+            span_id: record.span_id.clone(),
+            service: record.service.clone(),
+            number: record.number,
+            previous_seq: previous.copied(),
+            earlier_seq: before.first().map(|earlier| earlier.1),
+            earlier_number: before.first().map(|earlier| earlier.0),
+            before: before.len() as u64,
+            following: following as u64,
+        })
+    }
+
+    /// Lets go of what is older than `before`, and of the oldest beyond what is kept.
+    pub(super) fn let_go(&mut self, before: i64) {
+        while self.order.front().is_some_and(|(time, _)| *time < before) || self.order.len() > KEPT_MAX {
+            let Some((_, seq)) = self.order.pop_front() else { return };
+            let Some(record) = self.records.remove(&seq) else { continue };
+            if let Some(numbers) = self.sources.get_mut(&record.source) {
+                if numbers.get(&record.number) == Some(&seq) {
+                    numbers.remove(&record.number);
+                }
+                if numbers.is_empty() {
+                    self.sources.remove(&record.source);
+                }
+            }
+        }
+    }
+}
+
+/// The numbered records of a range, in seq order.
+pub(super) fn read(snapshot: &Snapshot, seqs: std::ops::Range<u64>) -> Result<Vec<Numbered>, Error> {
+    const LOGS: [&str; 7] = ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time"];
+    const EVENTS: [&str; 7] = ["seq", "ingest_time", "trace_id", "span_id", "service", "conversation_id", "attributes"];
+    let (mut out, mut known) = (Vec::new(), BTreeSet::new());
+    for table in [Table::Logs, Table::Spans] {
+        snapshot.read(&Wanted::all(table).columns(&LOGS).seqs(seqs.clone()), |batch| {
+            out.extend(of_batch(batch));
+            Ok(true)
+        })?;
+    }
+    known.extend(out.iter().map(|record| record.seq));
+    // The number may stand in a body that only a mapping reads.
+    snapshot.read(&Wanted::all(Table::Events).columns(&EVENTS).seqs(seqs), |batch| {
+        out.extend(of_batch(batch).into_iter().filter(|record| known.insert(record.seq)));
+        Ok(true)
+    })?;
+    out.sort_by_key(|record| record.seq);
+    Ok(out)
+}
+
+fn of_batch(batch: &RecordBatch) -> Vec<Numbered> {
+    let text = |name: &str, i: usize| {
+        batch
+            .column_by_name(name)
+            .and_then(|column| <Option<String> as Cell>::read(column, i))
+            .filter(|t| !t.is_empty())
+    };
+    let attributes = batch.column_by_name("attributes").and_then(|column| column.as_string_opt::<i32>());
+    let (Some(seqs), Some(times), Some(attributes)) =
+        (batch.column_by_name("seq"), batch.column_by_name("ingest_time"), attributes)
+    else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for i in (0..batch.num_rows()).filter(|i| attributes.is_valid(*i)) {
+        // Most records are not numbered, and their attributes are long.
+        let written = attributes.value(i);
+        if !written.contains(".sequence\"") {
+            continue;
+        }
+        let fields: Json = serde_json::from_str(written).unwrap_or_default();
+        let first = |names: &[&str]| names.iter().find_map(|name| plain(&fields, name));
+        let Some(number) = first(&NUMBERS).and_then(|number| number.parse().ok()) else { continue };
+        let service = text("service_name", i).or_else(|| text("service", i));
+        let resource: Json = serde_json::from_str(&text("resource", i).unwrap_or_default()).unwrap_or_default();
+        let instance = plain(&resource, "service.instance.id");
+        let session = first(&SESSIONS).or_else(|| text("conversation_id", i));
+        let source = [&service, &instance, &session].map(|part| part.as_deref().unwrap_or_default()).join("\n");
+        out.push(Numbered {
+            seq: u64::read(seqs, i),
+            time: Time::read(times, i).0,
+            source,
+            number,
+            service,
+            trace_id: text("trace_id", i),
+            span_id: text("span_id", i),
+        });
+    }
+    out
+}
+
+/// A text or a whole number.
+fn plain(fields: &Json, name: &str) -> Option<String> {
+    match fields.get(name)? {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// The numbered records of a whole snapshot.
+pub(super) fn of_all(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
+    let mut all = Sequences::default();
+    let records = read(snapshot, 0..u64::MAX)?;
+    let seqs: Vec<u64> = records.iter().map(|record| record.seq).collect();
+    records.into_iter().for_each(|record| all.take(record));
+    Ok(all.rows(seqs.iter()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: u64, source: &str, number: i64) -> Numbered {
+        let service = Some(source.to_owned());
+        Numbered { seq, time: seq as i64, source: source.into(), number, service, trace_id: None, span_id: None }
+    }
+
+    #[test]
+    fn a_gap_is_seen_from_the_record_after_it_and_closed_by_a_late_one() {
+        let mut all = Sequences::default();
+        for (seq, number) in [(0, 1), (1, 2), (2, 3), (3, 5), (4, 6)] {
+            all.take(record(seq, "a", number));
+        }
+        all.take(record(5, "b", 4));
+        let row = all.row(3).unwrap();
+        assert_eq!((row.previous_seq, row.earlier_seq, row.earlier_number), (None, Some(2), Some(3)));
+        assert_eq!((row.before, row.following), (3, 2));
+        assert_eq!((all.row(0).unwrap().before, all.row(5).unwrap().earlier_seq), (0, None));
+        all.take(record(6, "a", 4));
+        assert_eq!((all.after(6), all.row(3).unwrap().previous_seq), (Some(3), Some(6)));
+        all.take(record(7, "a", 4));
+        assert_eq!(all.row(3).unwrap().previous_seq, Some(6), "the first with a number counts");
+    }
+
+    #[test]
+    fn what_is_let_go_leaves_nothing_behind() {
+        let mut all = Sequences::default();
+        for seq in 0..10 {
+            all.take(record(seq, "a", i64::MAX - 9 + seq as i64));
+        }
+        all.let_go(9);
+        assert_eq!((all.records.len(), all.sources["a"].len()), (1, 1));
+        assert_eq!((all.after(9), all.row(9).unwrap().before), (None, 0));
+        all.let_go(10);
+        assert!(all.records.is_empty() && all.sources.is_empty() && all.order.is_empty());
+    }
+}

@@ -1,0 +1,70 @@
+//! What is at hand, what goes when there is no room, and what is found again.
+
+use super::*;
+use crate::rows::Time;
+
+fn event(seq: u64, kind: &str, grant: &str) -> EventRow {
+    EventRow {
+        seq,
+        kind: kind.into(),
+        grant_id: Some(grant.into()),
+        event_time: Time(seq as i64),
+        ingest_time: Time(seq as i64),
+        attributes: r#"{"authz.grant.expires_at":"1970-01-01T00:00:01Z"}"#.into(),
+        ..EventRow::default()
+    }
+}
+
+#[test]
+fn what_lasts_does_not_crowd_out_what_is_new() {
+    let mut state = State::new(1000);
+    state.room = (10, usize::MAX);
+    for seq in 0..20 {
+        let endless = EventRow { attributes: "{}".into(), ..event(seq, "grant_issued", &format!("g{seq}")) };
+        state.insert(endless);
+    }
+    for seq in 20..28 {
+        state.insert(event(seq, "tool_call", "g0"));
+    }
+    let gone = state.let_go(0);
+    let of = |kind: &str| state.events.values().filter(|e| e.kind == kind).map(|e| e.seq).collect::<Vec<_>>();
+    assert_eq!(of("tool_call"), [23, 24, 25, 26, 27], "the newest");
+    assert_eq!(of("grant_issued"), [15, 16, 17, 18, 19]);
+    assert_eq!(gone.len(), 18);
+}
+
+#[test]
+fn a_record_can_be_several_events_and_leaves_nothing_behind() {
+    let mut state = State::new(1000);
+    let output = EventRow { conversation_id: Some("c".into()), ..event(1, "output", "g") };
+    state.insert(event(1, "tool_call", "g"));
+    state.insert(output.clone());
+    state.insert(output);
+    assert_eq!(state.all(1).map(|e| e.kind.as_str()).collect::<Vec<_>>(), ["tool_call", "output"]);
+    let found = state.context(&BTreeSet::from([1]), &Snapshot::default()).unwrap();
+    assert_eq!(found, BTreeSet::from([1]));
+    assert_eq!(state.let_go(2), [1]);
+    assert!(state.index.is_empty() && state.more.is_empty() && state.uses.is_empty() && state.before.is_empty());
+    assert_eq!((state.bytes, state.held_bytes), (0, 0));
+}
+
+#[test]
+fn a_grant_that_went_is_found_again_with_its_uses_and_one_that_is_not_there_is_sought_once() {
+    let mut events = vec![event(0, "grant_issued", "g")];
+    events.extend((1..6).map(|seq| event(seq, "tool_call", "g")));
+    let mut state = State::new(1000);
+    events.iter().for_each(|event| state.insert(event.clone()));
+    assert_eq!(state.let_go(i64::MAX - 1).len(), 6);
+    let again = [event(6, "tool_call", "g"), event(7, "tool_call", "never")];
+    events.extend(again.clone());
+    again.into_iter().for_each(|event| state.insert(event));
+    let snapshot = Snapshot::of_events(vec![EventRow::batch(&events)], 8);
+    let judged = BTreeSet::from([6, 7]);
+    let found = state.context(&judged, &snapshot).unwrap();
+    assert_eq!(found, BTreeSet::from([0, 6, 7]), "its record is there again");
+    let uses: Vec<_> = state.uses(&found).into_iter().map(|row| (row.seq, row.nth)).collect();
+    assert_eq!(uses, [(6, 6), (7, 1)]);
+    assert!(state.unknown.contains("never") && !state.unknown.contains("g"));
+    state.insert(event(8, "grant_issued", "never"));
+    assert!(state.unknown.is_empty(), "its record came");
+}
