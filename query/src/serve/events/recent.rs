@@ -263,7 +263,7 @@ mod tests {
         let done = std::mem::take(&mut *done.lock().unwrap());
         let place = done.iter().position(|who| **who == *one).unwrap();
         assert!(place < 4 && done.len() == 51, "he came {place}.");
-        recent.turn(&one).await.unwrap();
+        drop(recent.turn(&one).await.unwrap());
         assert!(recent.waiting.lock().unwrap().len() <= 2, "who has gone is forgotten");
     }
 }
