@@ -1,17 +1,18 @@
 //! Grants: from their events to their present state, and the chains they form.
 
+mod fields;
+
 use std::collections::HashMap;
 
-use serde_json::Value as Json;
-
 use crate::Error;
-use crate::attributes::parse_time;
 use crate::authority::{Verdict, dimensions, narrowing};
 use crate::event::EventRow;
 use crate::ids::{Finder, Kind};
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
+
+use fields::Fields;
 
 table! {
     /// One grant, with its present state.
@@ -394,44 +395,6 @@ fn chain_row(row: &GrantRow, depth: u32, has_parent: bool) -> ChainRow {
         seq: Some(row.issued_seq),
         record_hash: Some(row.record_hash.clone()),
         note: (!notes.is_empty()).then(|| notes.join("; ")),
-    }
-}
-
-/// Attributes of an event, parsed from its JSON.
-struct Fields(Json);
-
-impl Fields {
-    fn of(event: &EventRow) -> Self {
-        Self(serde_json::from_str(&event.attributes).unwrap_or_default())
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        match self.0.get(name)? {
-            Json::String(s) if !s.is_empty() => Some(s.clone()),
-            Json::Number(n) => Some(n.to_string()),
-            Json::Object(o) => Some(Json::Object(o.clone()).to_string()),
-            _ => None,
-        }
-    }
-
-    fn list(&self, name: &str) -> Option<Vec<String>> {
-        match self.0.get(name)? {
-            Json::Array(items) => {
-                Some(items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect())
-            }
-            Json::String(one) => Some(vec![one.clone()]),
-            Json::Null => None,
-            // What is no list of patterns allows nothing; it must not read as "not limited".
-            _ => Some(Vec::new()),
-        }
-    }
-
-    fn number(&self, name: &str) -> Option<u32> {
-        self.text(name)?.parse().ok()
-    }
-
-    fn time(&self, name: &str) -> Option<Time> {
-        parse_time(&self.text(name)?)
     }
 }
 

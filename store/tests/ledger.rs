@@ -62,7 +62,10 @@ fn what_somebody_else_had_sent_is_counted_as_such() {
     let counts = |receipts: Vec<Receipt>| receipts.iter().map(|r| (r.duplicates, r.foreign)).collect::<Vec<_>>();
     assert_eq!(counts(writer.append(batch).unwrap()), [(0, 0), (2, 0), (2, 2), (1, 1)]);
     let batch = vec![by("peer:2", &[1, 2]), by("peer:2", &[3]), by("peer:1", &[2, 3]), by("peer:1", &[4])];
-    assert_eq!(counts(writer.append(batch).unwrap()), [(2, 2), (1, 0), (2, 1), (0, 0)]);
+    // The third is a request of peer:2 as a whole, though one of its spans had come from peer:1 before.
+    assert_eq!(counts(writer.append(batch).unwrap()), [(2, 2), (1, 0), (2, 2), (0, 0)]);
+    // In another batch it is its spans that count.
+    assert_eq!(counts(writer.append(vec![by("peer:1", &[3, 2])]).unwrap()), [(2, 1)]);
 }
 
 #[test]

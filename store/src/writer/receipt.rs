@@ -12,7 +12,7 @@ pub struct Receipt {
     pub appended: u64,
     /// How many were in the log already, with the same content.
     pub duplicates: u64,
-    /// How many of those were first sent under another identity, which alone the log names.
+    /// How many of those the log has from another identity: of the same request, or of the span.
     pub foreign: u64,
     /// How many of those appended have a span id that is in the log with other content.
     pub conflicts: u64,

@@ -1,0 +1,45 @@
+//! Attributes of an event that speaks of a grant, read out of their JSON.
+
+use serde_json::Value as Json;
+
+use crate::attributes::parse_time;
+use crate::event::EventRow;
+use crate::rows::Time;
+
+/// Attributes of an event, parsed from its JSON.
+pub(super) struct Fields(Json);
+
+impl Fields {
+    pub(super) fn of(event: &EventRow) -> Self {
+        Self(serde_json::from_str(&event.attributes).unwrap_or_default())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        match self.0.get(name)? {
+            Json::String(s) if !s.is_empty() => Some(s.clone()),
+            Json::Number(n) => Some(n.to_string()),
+            Json::Object(o) => Some(Json::Object(o.clone()).to_string()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
+        match self.0.get(name)? {
+            Json::Array(items) => {
+                Some(items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect())
+            }
+            Json::String(one) => Some(vec![one.clone()]),
+            Json::Null => None,
+            // What is no list of patterns allows nothing; it must not read as "not limited".
+            _ => Some(Vec::new()),
+        }
+    }
+
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    pub(super) fn time(&self, name: &str) -> Option<Time> {
+        parse_time(&self.text(name)?)
+    }
+}
