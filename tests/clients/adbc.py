@@ -65,8 +65,10 @@ with flight.connect(sys.argv[1]) as connection:
             ("SELECT ?", (), "has 1 parameters, and 0"),
         ]:
             try:
-                cursor.execute(sql, values or None)
-                cursor.fetchall()
+                # A cursor of its own: the driver keeps values that were bound before.
+                with connection.cursor() as own:
+                    own.execute(sql, values or None)
+                    own.fetchall()
             except Exception as error:
                 assert what in str(error), (sql, error)
             else:
