@@ -65,7 +65,12 @@ fn connections_that_are_turned_away_are_counted() {
         Metrics::of(&server).get(&name)
     };
     assert_eq!(away("otlp", "connections_per_peer_max"), 0.0);
-    let inside = [from_another_address(&server.grpc), from_another_address(&server.otlp_http)];
+    let mut inside = [&server.otlp_http; 2].map(|address| from_another_address(address));
+    for one in &mut inside {
+        // Once it is answered it is in.
+        one.write_all(b"GET /v1/traces HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        one.read_exact(&mut [0; 12]).unwrap();
+    }
     let mut told = String::new();
     from_another_address(&server.otlp_http).read_to_string(&mut told).unwrap();
     assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("--connections-per-peer-max 2"), "{told}");
