@@ -9,7 +9,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use super::write::Spot;
-use super::{Place, Segment, Table, Wanted};
+use super::{Place, Segment, Table, Unnamed, Wanted};
 use crate::{Error, ErrorKind};
 
 /// Neighbours are merged when there are this many, or when they make half a segment: each merging writes all of
@@ -52,7 +52,7 @@ pub(super) fn rewrite(
     erased: &SeqSet,
     stop: Option<&AtomicBool>,
 ) -> Result<Segment, Error> {
-    let mut files = Vec::new();
+    let mut files = Unnamed::default();
     for table in Table::ALL {
         let inputs: Vec<_> = segments.iter().filter_map(|s| Some((s.from..s.to, s.file(table)?))).collect();
         if inputs.is_empty() {
@@ -74,10 +74,10 @@ pub(super) fn rewrite(
             place.wait(file.read(&wanted, range, write))?;
         }
         if left > 0 {
-            files.push(place.wait(output.finish())?);
+            files.0.push(place.wait(output.finish())?);
         }
     }
-    Ok(spot.segment(files))
+    Ok(spot.segment(files.take()))
 }
 
 /// A batch without the rows of some records.

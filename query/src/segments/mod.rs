@@ -228,6 +228,23 @@ impl Drop for SegmentFile {
     }
 }
 
+/// Files that no manifest names yet: deleted if they are given up, so that who reads the folder as it is does not
+/// find their rows beside those that they were to replace.
+#[derive(Default)]
+struct Unnamed(Vec<Arc<SegmentFile>>);
+
+impl Unnamed {
+    fn take(mut self) -> Vec<Arc<SegmentFile>> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|file| file.replace());
+    }
+}
+
 /// The sealed rows of a range of the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::manifest::{FileEntry, key, schema_version};
 use super::place::failed;
-use super::{Place, Segment, SegmentFile, Table, Tail};
+use super::{Place, Segment, SegmentFile, Table, Tail, Unnamed};
 use crate::Error;
 use crate::mapping::MAPPING_VERSION;
 
@@ -156,7 +156,7 @@ impl Output {
 
 /// Writes the rows of a range that are in memory.
 pub(super) fn of_tail(spot: Spot, tail: &Tail) -> Result<Segment, Error> {
-    let mut files = Vec::new();
+    let mut files = Unnamed::default();
     for table in Table::ALL {
         let batches = tail.of(table);
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
@@ -164,7 +164,7 @@ pub(super) fn of_tail(spot: Spot, tail: &Tail) -> Result<Segment, Error> {
             continue;
         }
         let place = Arc::clone(&spot.place);
-        files.push(place.wait(async {
+        files.0.push(place.wait(async {
             let mut output = spot.file(table, rows)?;
             for batch in batches {
                 output.write(batch).await?;
@@ -172,7 +172,7 @@ pub(super) fn of_tail(spot: Spot, tail: &Tail) -> Result<Segment, Error> {
             output.finish().await
         })?);
     }
-    Ok(spot.segment(files))
+    Ok(spot.segment(files.take()))
 }
 
 /// What goes to the store, hashed on the way.
