@@ -164,7 +164,7 @@ fn the_same_act_at_the_same_time_is_one_record() {
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let url = url.clone();
-            std::thread::spawn(move || post(&url, "{}", None))
+            std::thread::Builder::new().spawn(move || post(&url, "{}", None)).unwrap()
         })
         .collect();
     let answers: Vec<(u16, Value)> = threads.into_iter().map(|t| t.join().unwrap()).collect();

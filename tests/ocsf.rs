@@ -178,7 +178,7 @@ fn another_validator_agrees_on_all_events_and_on_all_that_is_made_wrong() {
         if is_new {
             changes(&event, &mut cases);
         }
-        if is_new || cases.len() % 7 == 0 {
+        if is_new || cases.len().is_multiple_of(7) {
             cases.push(event);
         }
     }

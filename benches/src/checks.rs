@@ -120,7 +120,7 @@ impl Fed {
             self.writer.lock().expect("no panic before").append(requests).expect("it is appended");
             self.events += BATCH * TRACE;
             // A log that is fed faster than rows are made would be measured at another size than it says.
-            if self.events % (64 * BATCH * TRACE) == 0 {
+            if self.events.is_multiple_of(64 * BATCH * TRACE) {
                 self.settle();
             }
         }

@@ -127,8 +127,8 @@ fn grpc_streams_the_same_on_both_ports() {
         let mut pages = client.stream(ask).await.unwrap().into_inner();
         let first = pages.message().await.unwrap().unwrap();
         let grpc = server.grpc.clone();
-        let send =
-            std::thread::spawn(move || Sender(grpc).send(recorded_requests().into_iter().skip(100).take(60).collect()));
+        let send = move || Sender(grpc).send(recorded_requests().into_iter().skip(100).take(60).collect());
+        let send = std::thread::Builder::new().name("sender".into()).spawn(send).unwrap();
         let second = loop {
             let page = pages.message().await.unwrap().unwrap();
             if !page.events.is_empty() {

@@ -186,7 +186,7 @@ fn grants(numbers: std::ops::Range<u64>) -> Prepared {
             text("authz.grant.initiator.id", "emma"),
             list("authz.grant.actions", &actions),
         ];
-        let derived = n % CHAIN != 0;
+        let derived = !n.is_multiple_of(CHAIN);
         if derived {
             attributes.push(text("authz.grant.parent_id", grant_id(n - 1)));
         }

@@ -118,9 +118,12 @@ fn chill() -> bool {
     synced && std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }
 
+/// A kind of lookup: its name, how often it is asked, and the query and its least rows of a number.
+type Lookup<'a> = (&'a str, usize, &'a dyn Fn(u64) -> (String, usize));
+
 fn lookups(runtime: &Runtime, dir: &Path, shape: &generate::Shape, count: usize) {
     let few = (count / 10).max(3);
-    let kinds: [(&str, usize, &dyn Fn(u64) -> (String, usize)); 6] = [
+    let kinds: [Lookup<'_>; 6] = [
         ("trace by id", count, &|n| {
             (format!("SELECT * FROM spans WHERE trace_id = '{}'", shape.trace(n)), generate::TRACE_SPANS as usize)
         }),
