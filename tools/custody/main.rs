@@ -61,7 +61,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Sql(sql::Sql),
     Replay(replay::Replay),
-    Events(events::Events),
+    Events(Box<events::Events>),
     Alerts(alerts::Alerts),
     Verify(verify::Verify),
     Prove(evidence::Prove),

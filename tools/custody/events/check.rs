@@ -73,6 +73,9 @@ struct Stored {
 #[derive(Default)]
 pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
 
+/// The ledger's size, and what it commits to for some seqs.
+type Committed = (u64, HashMap<u64, Hash>);
+
 impl Findings {
     pub(super) fn add(&mut self, what: &'static str, which: String) {
         self.0.entry(what).or_default().push(which);
@@ -176,7 +179,7 @@ impl Check {
         source: &Source,
         stored: &HashMap<String, Stored>,
         findings: &mut Findings,
-    ) -> Result<Option<(u64, HashMap<u64, Hash>)>, Failure> {
+    ) -> Result<Option<Committed>, Failure> {
         let Some(path) = &self.checkpoint else { return Ok(None) };
         let note = text(path)?;
         let checkpoint = match &self.vkey {

@@ -152,7 +152,7 @@ impl Shell {
             .ok_or_else(|| Failure::wrong("ask something first; evidence is of the last statement"))?;
         let ask = self.asked(&statement, &params);
         match self.source.directory() {
-            Some(dir) => answer::write(&file, &dir.to_owned(), &ask),
+            Some(dir) => answer::write(&file, dir, &ask),
             None => answer::fetch(&file, &self.source, &ask),
         }
     }
