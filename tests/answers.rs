@@ -203,28 +203,6 @@ fn the_guards_hold_until_the_last_byte() {
     server.stop_and_verify();
 }
 
-/// A server with a policy of one rule, for whoever comes from this machine.
-fn under(rule: &str) -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("policy.toml");
-    std::fs::write(&path, format!("[[allow]]\nidentity = \"peer:127.0.0.1\"\n{rule}\n")).unwrap();
-    Server::start_in(folder, &["--policy", path.to_str().unwrap()])
-}
-
-/// One span of a tenant.
-fn send(server: &Server, tenant: &str) {
-    let span = json!({
-        "traceId": "5b8efff798038103d269b633813fc60c", "spanId": format!("{:016x}", tenant.len()),
-        "name": format!("of {tenant}"), "startTimeUnixNano": "1",
-    });
-    let attribute = json!({"key": "tenant.id", "value": {"stringValue": tenant}});
-    let spans =
-        json!({"resourceSpans": [{"resource": {"attributes": [attribute]}, "scopeSpans": [{"spans": [span]}]}]});
-    let url = format!("http://{}/v1/traces", server.otlp_http);
-    let sent = ureq::post(url).header("Content-Type", "application/json").send(spans.to_string()).unwrap();
-    assert_eq!(sent.status(), 200);
-}
-
 /// Whom the tests that have a policy ask as: rows are visible once one is.
 fn visible(server: &Server, rows: usize) {
     let count = || server.custody(&["sql", "SELECT count(*) AS n FROM spans", "--format", "csv"]);
@@ -239,9 +217,9 @@ fn check(file: &std::path::Path, vkey: &std::path::Path) -> (Option<i32>, String
 
 #[test]
 fn evidence_over_http_is_checked_like_the_local_one() {
-    let mut server = under("roles = [\"write\", \"read\", \"export\"]\ntenants = [\"*\"]");
-    send(&server, "acme");
-    send(&server, "globex");
+    let mut server = Server::under("roles = [\"write\", \"read\", \"export\"]\ntenants = [\"*\"]");
+    server.send_span_of("acme");
+    server.send_span_of("globex");
     visible(&server, 2);
     let (file, vkey) = (server.path().join("answer.custody"), server.data_dir().join("log.vkey"));
     let path = file.to_str().unwrap();
@@ -276,7 +254,7 @@ fn evidence_over_http_is_checked_like_the_local_one() {
 
 #[test]
 fn evidence_is_for_exporters_and_of_what_they_may_see() {
-    let readers = under("roles = [\"write\", \"read\"]\ntenants = [\"*\"]");
+    let readers = Server::under("roles = [\"write\", \"read\"]\ntenants = [\"*\"]");
     let file = readers.path().join("answer.custody");
     let path = file.to_str().unwrap();
     let refused = readers.custody_output(&["sql", "SELECT seq FROM ledger", "--evidence", path]);
@@ -284,9 +262,9 @@ fn evidence_is_for_exporters_and_of_what_they_may_see() {
     assert!(!file.exists());
     drop(readers);
 
-    let mut server = under("roles = [\"write\", \"read\", \"export\"]\ntenants = [\"acme\"]");
-    send(&server, "globex");
-    send(&server, "acme");
+    let mut server = Server::under("roles = [\"write\", \"read\", \"export\"]\ntenants = [\"acme\"]");
+    server.send_span_of("globex");
+    server.send_span_of("acme");
     visible(&server, 1);
     let file = server.path().join("answer.custody");
     let path = file.to_str().unwrap();

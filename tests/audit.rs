@@ -69,33 +69,11 @@ fn query_threads_give_way_to_others() {
     server.stop_and_verify();
 }
 
-/// A policy with one rule, for whoever comes from this machine.
-fn under(rule: &str) -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("policy.toml");
-    std::fs::write(&path, format!("[[allow]]\nidentity = \"peer:127.0.0.1\"\n{rule}\n")).unwrap();
-    Server::start_in(folder, &["--policy", path.to_str().unwrap()])
-}
-
-fn send(server: &Server, tenant: &str) {
-    let attributes = format!(r#"[{{"key":"tenant.id","value":{{"stringValue":"{tenant}"}}}}]"#);
-    let span = format!(
-        r#"{{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"{:016x}","name":"of {tenant}","startTimeUnixNano":"1"}}"#,
-        tenant.len()
-    );
-    let body = format!(
-        r#"{{"resourceSpans":[{{"resource":{{"attributes":{attributes}}},"scopeSpans":[{{"spans":[{span}]}}]}}]}}"#
-    );
-    let url = format!("http://{}/v1/traces", server.otlp_http);
-    let sent = ureq::post(url).header("Content-Type", "application/json").send(body).unwrap();
-    assert_eq!(sent.status(), 200);
-}
-
 #[test]
 fn a_policy_limits_rows_and_roles_and_has_all_questions_recorded() {
-    let mut server = under("roles = [\"write\", \"read\"]\ntenants = [\"acme\"]");
-    send(&server, "globex");
-    send(&server, "acme");
+    let mut server = Server::under("roles = [\"write\", \"read\"]\ntenants = [\"acme\"]");
+    server.send_span_of("globex");
+    server.send_span_of("acme");
     let ask = |sql: &str| server.custody(&["sql", sql, "--format", "json"]);
     support::until(|| ask("SELECT count(*) AS n FROM spans") == "{\"n\":1}\n");
     assert_eq!(ask("SELECT name, tenant FROM spans"), "{\"name\":\"of acme\",\"tenant\":\"acme\"}\n");

@@ -73,6 +73,14 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), &[])
     }
 
+    /// Starts with a policy of one rule, for whoever comes from this machine.
+    pub fn under(rule: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        std::fs::write(&path, format!("[[allow]]\nidentity = \"peer:127.0.0.1\"\n{rule}\n")).unwrap();
+        Self::start_in(folder, &["--policy", path.to_str().unwrap()])
+    }
+
     /// Starts on a folder that may hold a log already; on free ports, unless the flags name some.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
         Self::start_with(folder, flags, &[])
@@ -143,6 +151,21 @@ impl Server {
                 }
             }
         });
+    }
+
+    /// Sends one span of a tenant.
+    pub fn send_span_of(&self, tenant: &str) {
+        let span = serde_json::json!({
+            "traceId": "5b8efff798038103d269b633813fc60c", "spanId": format!("{:016x}", tenant.len()),
+            "name": format!("of {tenant}"), "startTimeUnixNano": "1",
+        });
+        let attribute = serde_json::json!({"key": "tenant.id", "value": {"stringValue": tenant}});
+        let spans = serde_json::json!({
+            "resourceSpans": [{"resource": {"attributes": [attribute]}, "scopeSpans": [{"spans": [span]}]}]
+        });
+        let url = format!("http://{}/v1/traces", self.otlp_http);
+        let sent = ureq::post(url).header("Content-Type", "application/json").send(spans.to_string()).unwrap();
+        assert_eq!(sent.status(), 200);
     }
 
     /// Runs a custody command against this server; it must succeed.
