@@ -91,7 +91,11 @@ pub fn reads_what_prost_reads(bytes: &[u8]) -> usize {
 
     let by_prost = common::InstrumentationScope::decode(bytes).ok();
     let scope = |of: &common::InstrumentationScope| {
-        told(&wire::InstrumentationScope { name: &of.name, version: &of.version, attributes: attributes(&of.attributes) })
+        told(&wire::InstrumentationScope {
+            name: &of.name,
+            version: &of.version,
+            attributes: attributes(&of.attributes),
+        })
     };
     let want = by_prost.as_ref().map(scope);
     assert_eq!(wire::InstrumentationScope::read(bytes).ok().map(|of| told(&of)), want, "{bytes:x?}");
@@ -109,7 +113,8 @@ fn pair(key: &str, value: Value) -> KeyValue {
 /// Values of every kind.
 fn values() -> Vec<KeyValue> {
     let list = ArrayValue { values: vec![any(Value::IntValue(-1)), AnyValue::default(), any(Value::BoolValue(true))] };
-    let map = KeyValueList { values: vec![pair("in", Value::ArrayValue(list.clone())), pair("in", Value::DoubleValue(0.5))] };
+    let map =
+        KeyValueList { values: vec![pair("in", Value::ArrayValue(list.clone())), pair("in", Value::DoubleValue(0.5))] };
     vec![
         pair("text", Value::StringValue("\u{1f600} text".into())),
         pair("list", Value::ArrayValue(list)),
@@ -175,8 +180,7 @@ fn seeds() -> Vec<Vec<u8>> {
         id_keys: vec!["a".into(), "b".into()],
         description_keys: vec!["c".into()],
     };
-    let resource =
-        resource::Resource { attributes: values(), dropped_attributes_count: 1, entity_refs: vec![entity] };
+    let resource = resource::Resource { attributes: values(), dropped_attributes_count: 1, entity_refs: vec![entity] };
     let scope = common::InstrumentationScope {
         name: "scope".into(),
         version: "1".into(),
@@ -244,8 +248,9 @@ fn pieces_are_merged_as_protobuf_merges_them() {
     let read = wire::LogRecord::read(&all).unwrap();
     let Some(wire::Value::ArrayValue(list)) = read.body.unwrap().value else { panic!("a list") };
     assert_eq!(list.values.len(), 2, "those behind the truth value");
-    let status = |message: &str, code| {
-        trace::Span { status: Some(trace::Status { message: message.into(), code }), ..Default::default() }
+    let status = |message: &str, code| trace::Span {
+        status: Some(trace::Status { message: message.into(), code }),
+        ..Default::default()
     };
     let both = [status("why", 0).encode_to_vec(), status("", 2).encode_to_vec()].concat();
     assert_eq!(wire::Span::read(&both).unwrap().status, Some(wire::Status { message: "why", code: 2 }));

@@ -1,9 +1,7 @@
 //! The tables that are records as they came: `spans`, `logs` and `ledger`.
 
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::{Span, span::SpanKind};
+use custody_proto::otlp::trace::span::SpanKind;
+use custody_proto::wire::{Event, InstrumentationScope, Link, LogRecord, Resource, Span};
 use datafusion::arrow::array::StringBuilder;
 use serde_json::{Value as Json, json};
 
@@ -157,7 +155,7 @@ pub(crate) struct SpanShared {
 }
 
 impl SpanShared {
-    pub(crate) fn of(resource: &Resource) -> Self {
+    pub(crate) fn of(resource: &Resource<'_>) -> Self {
         let attributes = Attributes(&resource.attributes);
         Self {
             resource: attributes_json(&resource.attributes),
@@ -183,31 +181,31 @@ impl SpanBuilder {
         context: &RecordContext<'_>,
         shared: &SpanShared,
         owner: SpanOwner<'_>,
-        span: &Span,
+        span: &Span<'_>,
     ) {
         let start = otlp_time(span.start_time_unix_nano).unwrap_or_default();
         let end = otlp_time(span.end_time_unix_nano);
         self.seq.append_value(context.seq);
         self.record_hash.append_value(context.record_hash);
-        append_hex(&mut self.trace_id, &span.trace_id);
-        append_hex(&mut self.span_id, &span.span_id);
-        match is_id(&span.parent_span_id) {
-            true => append_hex(&mut self.parent_span_id, &span.parent_span_id),
+        append_hex(&mut self.trace_id, span.trace_id);
+        append_hex(&mut self.span_id, span.span_id);
+        match is_id(span.parent_span_id) {
+            true => append_hex(&mut self.parent_span_id, span.parent_span_id),
             false => self.parent_span_id.append_null(),
         }
-        self.trace_state.append_option(filled(&span.trace_state));
+        self.trace_state.append_option(filled(span.trace_state));
         self.flags.append_value(span.flags);
-        self.name.append_value(&span.name);
+        self.name.append_value(span.name);
         self.kind.append_value(kind_name(span.kind()));
         start.append(&mut self.start_time);
         end.append(&mut self.end_time);
         self.duration_ns.append_option(end.map(|end| end.0.saturating_sub(start.0)));
         self.status_code.append_value(span_status(span));
-        self.status_message.append_option(span.status.as_ref().and_then(|status| filled(&status.message)));
+        self.status_message.append_option(span.status.as_ref().and_then(|status| filled(status.message)));
         self.service_name.append_option(shared.service_name.as_deref());
         self.service_instance_id.append_option(shared.service_instance_id.as_deref());
-        self.scope_name.append_option(filled(&context.scope.name));
-        self.scope_version.append_option(filled(&context.scope.version));
+        self.scope_name.append_option(filled(context.scope.name));
+        self.scope_version.append_option(filled(context.scope.version));
         self.resource.append_value(&shared.resource);
         self.attributes.append_value(attributes_json(&span.attributes));
         match span.events.is_empty() {
@@ -241,7 +239,7 @@ fn append_hex(column: &mut StringBuilder, id: &[u8]) {
 }
 
 /// The row of one span by itself.
-pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span) -> SpanRow {
+pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span<'_>) -> SpanRow {
     let mut one = SpanBuilder::default();
     one.append(context, &SpanShared::of(context.resource), SpanOwner::default(), span);
     SpanRow::read(&one.finish()).pop().unwrap_or_default()
@@ -258,42 +256,42 @@ fn kind_name(kind: SpanKind) -> &'static str {
     }
 }
 
-fn span_events(span: &Span) -> Json {
-    let event = |e: &custody_proto::otlp::trace::span::Event| {
+fn span_events(span: &Span<'_>) -> Json {
+    let event = |e: &Event<'_>| {
         let attributes = attributes_object(&e.attributes);
         json!({"name": e.name, "time_unix_nano": e.time_unix_nano.to_string(), "attributes": attributes})
     };
     span.events.iter().map(event).collect()
 }
 
-fn span_links(span: &Span) -> Json {
-    let link = |l: &custody_proto::otlp::trace::span::Link| {
+fn span_links(span: &Span<'_>) -> Json {
+    let link = |l: &Link<'_>| {
         let attributes = attributes_object(&l.attributes);
-        json!({"trace_id": const_hex::encode(&l.trace_id), "span_id": const_hex::encode(&l.span_id), "attributes": attributes})
+        json!({"trace_id": const_hex::encode(l.trace_id), "span_id": const_hex::encode(l.span_id), "attributes": attributes})
     };
     span.links.iter().map(link).collect()
 }
 
 /// The row of a log record.
-pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &LogRecord) -> LogRow {
-    let scope: &InstrumentationScope = context.scope;
+pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &LogRecord<'_>) -> LogRow {
+    let scope: &InstrumentationScope<'_> = context.scope;
     LogRow {
         seq: context.seq,
         record_hash: context.record_hash.to_owned(),
         time: otlp_time(log.time_unix_nano),
         observed_time: otlp_time(log.observed_time_unix_nano),
         severity_number: u32::try_from(log.severity_number).unwrap_or(0),
-        severity_text: some(&log.severity_text),
-        event_name: some(&log.event_name).or_else(|| Attributes(&log.attributes).text("event.name")),
+        severity_text: some(log.severity_text),
+        event_name: some(log.event_name).or_else(|| Attributes(&log.attributes).text("event.name")),
         body: log.body.as_ref().and_then(|body| match any_value_json(body) {
             Json::Null => None,
             Json::String(text) => Some(text),
             other => Some(other.to_string()),
         }),
-        trace_id: hex_id(&log.trace_id),
-        span_id: hex_id(&log.span_id),
+        trace_id: hex_id(log.trace_id),
+        span_id: hex_id(log.span_id),
         service_name: Attributes(&context.resource.attributes).text("service.name"),
-        scope_name: some(&scope.name),
+        scope_name: some(scope.name),
         resource: resource_json.to_owned(),
         attributes: attributes_json(&log.attributes),
         ingest_time: context.ingest_time,

@@ -18,10 +18,10 @@ mod pomerium;
 mod security;
 mod token;
 
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::{Span, span::Link, status::StatusCode};
+use std::borrow::Cow;
+
+use custody_proto::otlp::trace::status::StatusCode;
+use custody_proto::wire::{InstrumentationScope, KeyValue, Link, LogRecord, Resource, Span};
 
 use crate::attributes::{Attributes, attributes_json, hex_id};
 use crate::event::EventRow;
@@ -41,15 +41,15 @@ pub struct RecordContext<'a> {
     /// Who sent it, as authenticated.
     pub submitter: &'a str,
     /// Its resource.
-    pub resource: &'a Resource,
+    pub resource: &'a Resource<'a>,
     /// Its instrumentation scope.
-    pub scope: &'a InstrumentationScope,
+    pub scope: &'a InstrumentationScope<'a>,
 }
 
 /// The events of a span; none if no mapping knows it. A span that speaks several
 /// conventions is one event, by OpenTelemetry's own where it is spoken; what it tells
 /// of in span events (`authz.output` and the like) are events of their own.
-pub fn map_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
+pub fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
     let row = claude_platform::map_span(context, span)
         .or_else(|| genai::map(context, span))
         .or_else(|| openinference::map(context, span))
@@ -63,7 +63,7 @@ pub fn map_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
 }
 
 /// The events of a log record; none if no mapping knows it.
-pub fn map_log(context: &RecordContext<'_>, log: &LogRecord) -> Vec<EventRow> {
+pub fn map_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> {
     let name = event_name(context, log);
     let row = match name.split_once('.') {
         Some(("authz", _)) => authz::map(context, log, &name),
@@ -78,7 +78,7 @@ pub fn map_log(context: &RecordContext<'_>, log: &LogRecord) -> Vec<EventRow> {
 }
 
 /// The event of a record that is a JSON document of a known shape.
-fn document(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
+fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow> {
     // Members that were made attributes, by what each shape cannot do without.
     let known = ["class_uid", "decision_id", "tuple_key", "processed_at", token::CLAIMS];
     let is_document = |attributes: &Attributes<'_>| {
@@ -88,7 +88,9 @@ fn document(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
     };
     let said = document::Document::of(log, is_document)?;
     if said.is_body() && matches!(said.text("/message").as_deref(), Some("authorize check" | "http-request")) {
-        return pomerium::map(context, &said.as_attributes(log));
+        let members = said.members();
+        let attributes = log.attributes.iter().cloned().chain(members.iter().map(KeyValue::from)).collect();
+        return pomerium::map(context, &LogRecord { body: None, attributes, ..log.clone() });
     }
     if said.at("/class_uid").is_some() {
         return ocsf::map(context, log, &said);
@@ -102,7 +104,7 @@ fn document(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
     policy::map(context, log, &said).or_else(|| token::map(context, log, &said))
 }
 
-fn gateway_span(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+fn gateway_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
     let attributes = Attributes(&span.attributes);
     let (kind, source) = gateway::kind(attributes)?;
     let mut row = base_span(context, span, source, kind);
@@ -110,7 +112,7 @@ fn gateway_span(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
     Some(row)
 }
 
-fn gateway_log(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
+fn gateway_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow> {
     let attributes = Attributes(&log.attributes);
     let (kind, source) = gateway::kind(attributes)?;
     let mut row = base_log(context, log, source, kind);
@@ -119,22 +121,22 @@ fn gateway_log(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow>
 }
 
 /// A span of no convention that acted under a grant.
-fn grant_used(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
-    Attributes(&span.attributes).text("authz.grant.id")?;
+fn grant_used(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
+    Attributes(&span.attributes).lent("authz.grant.id")?;
     let mut row = base_span(context, span, "authz", "grant_used");
-    row.action = row.action.or_else(|| row.tool.clone()).or_else(|| Some(span.name.clone()));
+    row.action = row.action.or_else(|| row.tool.clone()).or_else(|| Some(span.name.to_owned()));
     Some(row)
 }
 
 /// The name of a log event: its field, or the attribute that older SDKs use. Codex fills the
 /// field with a line of its source, and Claude Code's attribute leaves out its prefix.
-fn event_name(context: &RecordContext<'_>, log: &LogRecord) -> String {
-    let attribute = Attributes(&log.attributes).text("event.name").unwrap_or_default();
+fn event_name<'a>(context: &RecordContext<'_>, log: &'a LogRecord<'a>) -> Cow<'a, str> {
+    let attribute = Attributes(&log.attributes).lent("event.name").unwrap_or_default();
     let claude_code = context.scope.name.starts_with("com.anthropic.claude_code");
     if claude_code && !attribute.is_empty() && !attribute.contains('.') {
-        return format!("claude_code.{attribute}");
+        return format!("claude_code.{attribute}").into();
     }
-    if log.event_name.is_empty() || attribute.starts_with("codex.") { attribute } else { log.event_name.clone() }
+    if log.event_name.is_empty() || attribute.starts_with("codex.") { attribute } else { log.event_name.into() }
 }
 
 /// A time of OTLP, where 0 stands for none.
@@ -190,20 +192,20 @@ fn base(context: &RecordContext<'_>, attributes: Attributes<'_>, source: &str) -
 }
 
 /// The columns that every log record has.
-fn base_log(context: &RecordContext<'_>, log: &LogRecord, source: &str, kind: &str) -> EventRow {
+fn base_log(context: &RecordContext<'_>, log: &LogRecord<'_>, source: &str, kind: &str) -> EventRow {
     let time = otlp_time(log.time_unix_nano).or_else(|| otlp_time(log.observed_time_unix_nano));
     EventRow {
         kind: kind.to_owned(),
         event_time: time.unwrap_or(context.ingest_time),
         observed_time: otlp_time(log.observed_time_unix_nano),
-        trace_id: hex_id(&log.trace_id),
-        span_id: hex_id(&log.span_id),
+        trace_id: hex_id(log.trace_id),
+        span_id: hex_id(log.span_id),
         ..base(context, Attributes(&log.attributes), source)
     }
 }
 
 /// The columns that every span has.
-fn base_span(context: &RecordContext<'_>, span: &Span, source: &str, kind: &str) -> EventRow {
+fn base_span(context: &RecordContext<'_>, span: &Span<'_>, source: &str, kind: &str) -> EventRow {
     let attributes = Attributes(&span.attributes);
     let initiator_id = attributes.first(&["authz.initiator.id", "enduser.id", "user.id"]);
     let initiator_type = attributes.text("authz.initiator.type").or_else(|| Some("user".into()));
@@ -211,9 +213,9 @@ fn base_span(context: &RecordContext<'_>, span: &Span, source: &str, kind: &str)
         kind: kind.to_owned(),
         event_time: otlp_time(span.start_time_unix_nano).unwrap_or(context.ingest_time),
         end_time: otlp_time(span.end_time_unix_nano),
-        trace_id: hex_id(&span.trace_id),
-        span_id: hex_id(&span.span_id),
-        parent_span_id: hex_id(&span.parent_span_id),
+        trace_id: hex_id(span.trace_id),
+        span_id: hex_id(span.span_id),
+        parent_span_id: hex_id(span.parent_span_id),
         links: span.links.iter().map(link).collect(),
         initiator_type: initiator_type.filter(|_| initiator_id.is_some()),
         initiator_id,
@@ -257,12 +259,12 @@ fn effect(attributes: Attributes<'_>) -> Option<String> {
     said.filter(|effect| matches!(effect.as_str(), "read" | "write" | "external_send")).or_else(tier)
 }
 
-fn link(link: &Link) -> String {
-    format!("{}:{}", const_hex::encode(&link.trace_id), const_hex::encode(&link.span_id))
+fn link(link: &Link<'_>) -> String {
+    format!("{}:{}", const_hex::encode(link.trace_id), const_hex::encode(link.span_id))
 }
 
 /// A span's status in one word.
-pub(crate) fn span_status(span: &Span) -> &'static str {
+pub(crate) fn span_status(span: &Span<'_>) -> &'static str {
     match span.status.as_ref().map(|s| s.code()) {
         Some(StatusCode::Ok) => "ok",
         Some(StatusCode::Error) => "error",

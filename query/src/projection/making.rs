@@ -2,11 +2,8 @@
 //! What the records of one group share is read once, and columns have room for what the step before had.
 
 use custody_proto::Signal;
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::metrics::Metric;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::Span;
+use custody_proto::wire::{InstrumentationScope, KeyValue, LogRecord, Resource, Span};
 use custody_store::{Block, Content};
 use datafusion::arrow::record_batch::RecordBatch;
 use prost::Message as _;
@@ -37,23 +34,30 @@ pub(crate) struct Rows {
     only: Option<Table>,
 }
 
-/// What the records of one group share, decoded once.
-struct Shared {
+/// What the records of one group share, read once.
+struct Shared<'a> {
     group: usize,
-    resource: Resource,
+    resource: Resource<'a>,
     texts: SpanShared,
     tenancy: Tenancy,
-    scope: InstrumentationScope,
+    scope: InstrumentationScope<'a>,
 }
 
-impl Shared {
-    fn of(content: &Content, i: usize) -> Self {
-        // What the scanner let in, the decoder reads; a damaged log shows as empty fields and in `verify`.
-        let resource = Resource::decode(content.resource(i)).unwrap_or_default();
-        let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
+impl<'a> Shared<'a> {
+    fn of(content: &'a Content, i: usize) -> Self {
+        // What the scanner let in can be read; a damaged log shows as empty fields and in `verify`.
+        let resource = Resource::read(content.resource(i)).unwrap_or_default();
+        let scope = InstrumentationScope::read(content.scope(i)).unwrap_or_default();
         let tenancy = Tenancy::of_resource(&resource);
         Self { group: content.group(i), texts: SpanShared::of(&resource), tenancy, resource, scope }
     }
+}
+
+/// What the records of a block are read into, one after the other.
+#[derive(Default)]
+struct Read<'a> {
+    span: Span<'a>,
+    log: LogRecord<'a>,
 }
 
 impl Rows {
@@ -118,7 +122,8 @@ impl Rows {
     /// Adds the rows of some records of a block.
     pub(crate) fn records(&mut self, block: &Block, wanted: impl Iterator<Item = usize>) {
         let Some(content) = &block.content else { return };
-        let mut shared: Option<Shared> = None;
+        let mut shared: Option<Shared<'_>> = None;
+        let mut read = Read::default();
         for i in wanted.filter(|&i| i < content.records() && !content.is_erased(i)) {
             let fits = shared.as_ref().is_some_and(|s| s.group == content.group(i));
             let shared = if fits { shared.as_ref() } else { Some(&*shared.insert(Shared::of(content, i))) };
@@ -132,54 +137,47 @@ impl Rows {
                 resource: &shared.resource,
                 scope: &shared.scope,
             };
-            self.record(block.commitments.signal, &context, shared, content.record(i));
+            let record = content.record(i);
+            match block.commitments.signal {
+                Signal::Traces if read.span.refill(record).is_ok() => self.span(&context, shared, &read.span),
+                Signal::Logs if read.log.refill(record).is_ok() => self.log(&context, shared, &read.log),
+                Signal::Metrics if self.makes(Table::Metrics) => self.metric(&context, shared, record),
+                _ => {}
+            }
         }
     }
 
-    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, shared: &Shared, bytes: &[u8]) {
-        let events = match signal {
-            Signal::Traces => {
-                let Ok(span) = Span::decode(bytes) else { return };
-                let mut events = map_span(context, &span);
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
-                if self.makes(Table::Spans) {
-                    let source = events.first().map(|event| event.source.as_str());
-                    let owner = SpanOwner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
-                    self.spans.append(context, &shared.texts, owner, &span);
-                }
-                events
-            }
-            Signal::Logs => {
-                let Ok(log) = LogRecord::decode(bytes) else { return };
-                let mut events = map_log(context, &log);
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
-                let source = source(&events);
-                if self.makes(Table::Logs) {
-                    self.logs.push(&LogRow {
-                        tenant,
-                        workspace,
-                        source,
-                        ..log_row(context, &shared.texts.resource, &log)
-                    });
-                }
-                events
-            }
-            Signal::Metrics => {
-                let Some(metric) = self.makes(Table::Metrics).then(|| Metric::decode(bytes).ok()).flatten() else {
-                    return;
-                };
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&metric.metadata, &mut []);
-                self.metrics.push(&MetricRow { tenant, workspace, ..metric_row(context, &metric) });
-                return;
-            }
-        };
+    fn span(&mut self, context: &RecordContext<'_>, shared: &Shared<'_>, span: &Span<'_>) {
+        let mut events = map_span(context, span);
+        let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
+        if self.makes(Table::Spans) {
+            let source = events.first().map(|event| event.source.as_str());
+            let owner = SpanOwner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
+            self.spans.append(context, &shared.texts, owner, span);
+        }
+        self.events(&events);
+    }
+
+    fn log(&mut self, context: &RecordContext<'_>, shared: &Shared<'_>, log: &LogRecord<'_>) {
+        let mut events = map_log(context, log);
+        let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
+        if self.makes(Table::Logs) {
+            let source = events.first().map(|event| event.source.clone());
+            self.logs.push(&LogRow { tenant, workspace, source, ..log_row(context, &shared.texts.resource, log) });
+        }
+        self.events(&events);
+    }
+
+    fn events(&mut self, events: &[EventRow]) {
         if self.makes(Table::Events) {
             events.iter().for_each(|event| self.events.push(event));
         }
     }
-}
 
-/// Which mapping made events of a record.
-fn source(events: &[EventRow]) -> Option<String> {
-    events.first().map(|event| event.source.clone())
+    fn metric(&mut self, context: &RecordContext<'_>, shared: &Shared<'_>, record: &[u8]) {
+        let Ok(metric) = Metric::decode(record) else { return };
+        let metadata: Vec<KeyValue<'_>> = metric.metadata.iter().map(KeyValue::from).collect();
+        let Tenancy { tenant, workspace } = shared.tenancy.of_record(&metadata, &mut []);
+        self.metrics.push(&MetricRow { tenant, workspace, ..metric_row(context, &metric) });
+    }
 }
