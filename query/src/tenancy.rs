@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use crate::attributes::Attributes;
 use crate::event::EventRow;
-use crate::mapping::{RecordContext, map_log, map_span};
+use crate::mapping::{RecordContext, bare_log, bare_span};
 use crate::rows::Time;
 
 /// Attributes that name a tenant, of a record or of a resource; the first wins.
@@ -74,11 +74,11 @@ impl Tenancy {
         match signal {
             Signal::Traces => {
                 let span = Span::read(content.record(i)).unwrap_or_default();
-                shared.of_record(&span.attributes, &mut map_span(&context, &span))
+                shared.of_record(&span.attributes, &mut bare_span(&context, &span))
             }
             Signal::Logs => {
                 let log = LogRecord::read(content.record(i)).unwrap_or_default();
-                shared.of_record(&log.attributes, &mut map_log(&context, &log))
+                shared.of_record(&log.attributes, &mut bare_log(&context, &log))
             }
             Signal::Metrics => {
                 let metric = Metric::decode(content.record(i)).unwrap_or_default();

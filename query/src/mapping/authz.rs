@@ -4,7 +4,7 @@
 use custody_proto::wire::{Event, LogRecord, Span};
 
 use super::{RecordContext, base_log};
-use crate::attributes::{Attributes, attributes_map};
+use crate::attributes::{Attributes, attributes_json, attributes_map};
 use crate::event::EventRow;
 use crate::issuers;
 
@@ -94,7 +94,11 @@ pub(super) fn of_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<Event
             attributes: event.attributes.clone(),
             ..LogRecord::default()
         })?;
-        map(context, &log, event.name)
+        let mut row = map(context, &log, event.name)?;
+        if row.attributes.is_empty() {
+            row.attributes = attributes_json(&event.attributes);
+        }
+        Some(row)
     };
     span.events.iter().filter_map(read).collect()
 }

@@ -50,6 +50,25 @@ pub struct RecordContext<'a> {
 /// conventions is one event, by OpenTelemetry's own where it is spoken; what it tells
 /// of in span events (`authz.output` and the like) are events of their own.
 pub fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
+    complete(bare_span(context, span), &span.attributes)
+}
+
+/// The events of a log record; none if no mapping knows it.
+pub fn map_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> {
+    complete(bare_log(context, log), &log.attributes)
+}
+
+/// Gives events that lack attributes those of the record.
+fn complete(mut rows: Vec<EventRow>, attributes: &[KeyValue<'_>]) -> Vec<EventRow> {
+    for row in rows.iter_mut().filter(|row| row.attributes.is_empty()) {
+        row.attributes = attributes_json(attributes);
+    }
+    rows
+}
+
+/// [`map_span`], but where an event's attributes are those of the record they are empty: who has
+/// them as JSON already need not write them once more.
+pub(crate) fn bare_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
     let row = claude_platform::map_span(context, span)
         .or_else(|| genai::map(context, span))
         .or_else(|| openinference::map(context, span))
@@ -62,8 +81,8 @@ pub fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
     rows
 }
 
-/// The events of a log record; none if no mapping knows it.
-pub fn map_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> {
+/// [`map_log`], as [`bare_span`] is [`map_span`].
+pub(crate) fn bare_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> {
     let name = event_name(context, log);
     let row = match name.split_once('.') {
         Some(("authz", _)) => authz::map(context, log, &name),
@@ -90,7 +109,9 @@ fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow
     if said.is_body() && matches!(said.text("/message").as_deref(), Some("authorize check" | "http-request")) {
         let members = said.members();
         let attributes = log.attributes.iter().cloned().chain(members.iter().map(KeyValue::from)).collect();
-        return pomerium::map(context, &LogRecord { body: None, attributes, ..log.clone() });
+        let whole = LogRecord { body: None, attributes, ..log.clone() };
+        return pomerium::map(context, &whole)
+            .map(|row| EventRow { attributes: attributes_json(&whole.attributes), ..row });
     }
     if said.at("/class_uid").is_some() {
         return ocsf::map(context, log, &said);
@@ -144,7 +165,7 @@ pub(crate) fn otlp_time(nanos: u64) -> Option<Time> {
     (nanos != 0).then(|| Time(i64::try_from(nanos).unwrap_or(i64::MAX)))
 }
 
-/// The columns that every record has.
+/// The columns that every record has, but for its attributes: see [`complete`].
 fn base(context: &RecordContext<'_>, attributes: Attributes<'_>, source: &str) -> EventRow {
     let resource = Attributes(&context.resource.attributes);
     EventRow {
@@ -184,7 +205,6 @@ fn base(context: &RecordContext<'_>, attributes: Attributes<'_>, source: &str) -
         task_id: attributes.first(&["authz.grant.task.id", "authz.task.id"]),
         process_id: attributes.first(&["authz.grant.process.id", "authz.process.id"]),
         correlation_id: attributes.first(&["authz.grant.correlation_id", "authz.correlation_id"]),
-        attributes: attributes_json(attributes.0),
         source: source.to_owned(),
         mapping_version: MAPPING_VERSION,
         ..EventRow::default()

@@ -1,6 +1,8 @@
 //! Rows in the making: of each record of a block its row of `spans`, `logs` or `metrics`, and its events.
 //! What the records of one group share is read once, and columns have room for what the step before had.
 
+use std::mem::swap;
+
 use custody_proto::Signal;
 use custody_proto::otlp::metrics::Metric;
 use custody_proto::wire::{InstrumentationScope, KeyValue, LogRecord, Resource, Span};
@@ -8,12 +10,13 @@ use custody_store::{Block, Content};
 use datafusion::arrow::record_batch::RecordBatch;
 use prost::Message as _;
 
+use crate::attributes::write_attributes;
 use crate::event::{EventBuilder, EventRow};
-use crate::mapping::{RecordContext, map_log, map_span};
+use crate::mapping::{RecordContext, bare_log, bare_span};
 use crate::metrics::{MetricBuilder, MetricRow, metric_row};
 use crate::rows::{Extent, Roomy, Time};
 use crate::segments::{Table, Tail};
-use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanOwner, SpanShared, log_row};
+use crate::tables::{LogBuilder, Owner, SpanBuilder, Texts};
 use crate::tenancy::Tenancy;
 
 /// How many rows some records gave, and of what size, by table.
@@ -30,6 +33,8 @@ pub(crate) struct Rows {
     logs: LogBuilder,
     metrics: MetricBuilder,
     events: EventBuilder,
+    /// The attributes of one record as JSON, for its row and for its events.
+    json: String,
     /// Only the rows of this table; of all, if none is named.
     only: Option<Table>,
 }
@@ -38,7 +43,7 @@ pub(crate) struct Rows {
 struct Shared<'a> {
     group: usize,
     resource: Resource<'a>,
-    texts: SpanShared,
+    texts: Texts,
     tenancy: Tenancy,
     scope: InstrumentationScope<'a>,
 }
@@ -49,7 +54,7 @@ impl<'a> Shared<'a> {
         let resource = Resource::read(content.resource(i)).unwrap_or_default();
         let scope = InstrumentationScope::read(content.scope(i)).unwrap_or_default();
         let tenancy = Tenancy::of_resource(&resource);
-        Self { group: content.group(i), texts: SpanShared::of(&resource), tenancy, resource, scope }
+        Self { group: content.group(i), texts: Texts::of(&resource), tenancy, resource, scope }
     }
 }
 
@@ -83,6 +88,7 @@ impl Rows {
             logs: room(records, like, Table::Logs),
             metrics: room(records, like, Table::Metrics),
             events: room(records, like, Table::Events),
+            json: String::new(),
             only: None,
         }
     }
@@ -148,29 +154,53 @@ impl Rows {
     }
 
     fn span(&mut self, context: &RecordContext<'_>, shared: &Shared<'_>, span: &Span<'_>) {
-        let mut events = map_span(context, span);
+        let mut events = bare_span(context, span);
         let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
+        self.write(Table::Spans, &events, &span.attributes);
         if self.makes(Table::Spans) {
             let source = events.first().map(|event| event.source.as_str());
-            let owner = SpanOwner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
-            self.spans.append(context, &shared.texts, owner, span);
+            let owner = Owner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
+            self.spans.append(context, &shared.texts, owner, span, &self.json);
         }
-        self.events(&events);
+        self.push(events);
     }
 
     fn log(&mut self, context: &RecordContext<'_>, shared: &Shared<'_>, log: &LogRecord<'_>) {
-        let mut events = map_log(context, log);
+        let mut events = bare_log(context, log);
         let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
+        self.write(Table::Logs, &events, &log.attributes);
         if self.makes(Table::Logs) {
-            let source = events.first().map(|event| event.source.clone());
-            self.logs.push(&LogRow { tenant, workspace, source, ..log_row(context, &shared.texts.resource, log) });
+            let source = events.first().map(|event| event.source.as_str());
+            let owner = Owner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
+            self.logs.append(context, &shared.texts, owner, log, &self.json);
         }
-        self.events(&events);
+        self.push(events);
     }
 
-    fn events(&mut self, events: &[EventRow]) {
-        if self.makes(Table::Events) {
-            events.iter().for_each(|event| self.events.push(event));
+    /// Writes the JSON of a record's attributes, if a row of it will have them.
+    fn write(&mut self, own: Table, events: &[EventRow], attributes: &[KeyValue<'_>]) {
+        self.json.clear();
+        let is_bare = |event: &EventRow| event.attributes.is_empty();
+        if self.makes(own) || (self.makes(Table::Events) && events.iter().any(is_bare)) {
+            write_attributes(&mut self.json, attributes);
+        }
+    }
+
+    /// Adds events; those without attributes have the record's, which were just written.
+    fn push(&mut self, events: Vec<EventRow>) {
+        if !self.makes(Table::Events) {
+            return;
+        }
+        for mut event in events {
+            // Lent to the row for as long as it is read.
+            let is_bare = event.attributes.is_empty();
+            if is_bare {
+                swap(&mut event.attributes, &mut self.json);
+            }
+            self.events.push(&event);
+            if is_bare {
+                swap(&mut event.attributes, &mut self.json);
+            }
         }
     }
 
