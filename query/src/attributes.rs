@@ -166,9 +166,9 @@ fn write_json(out: &mut String, value: &impl std::fmt::Display) {
     debug_assert!(written.is_ok());
 }
 
-/// A non-empty text, or a number or truth value as text.
-fn as_text<'a>(value: &Value<'a>) -> Option<Cow<'a, str>> {
-    Some(match value {
+/// An attribute's non-empty text, or its number or truth value as text.
+pub(crate) fn text_of<'a>(attribute: &KeyValue<'a>) -> Option<Cow<'a, str>> {
+    Some(match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) if text.is_empty() => return None,
         Value::StringValue(text) => Cow::Borrowed(*text),
         Value::IntValue(i) => i.to_string().into(),
@@ -178,19 +178,32 @@ fn as_text<'a>(value: &Value<'a>) -> Option<Cow<'a, str>> {
     })
 }
 
+/// An attribute's list of texts; a single text is a list of one.
+pub(crate) fn list_of(attribute: &KeyValue<'_>) -> Vec<String> {
+    match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::ArrayValue(list)) => {
+            let text = |v: &AnyValue<'_>| match json(v, DEPTH_MAX) {
+                Json::String(s) => s,
+                other => other.to_string(),
+            };
+            list.values.iter().map(text).collect()
+        }
+        _ => text_of(attribute).map(Cow::into_owned).into_iter().collect(),
+    }
+}
+
 /// Attributes, looked up by name. The first of a name wins.
 #[derive(Clone, Copy)]
 pub(crate) struct Attributes<'a>(pub &'a [KeyValue<'a>]);
 
 impl<'a> Attributes<'a> {
-    fn value(&self, name: &str) -> Option<&'a Value<'a>> {
-        let found = self.0.iter().find(|a| a.key == name)?;
-        found.value.as_ref()?.value.as_ref()
+    fn find(&self, name: &str) -> Option<&'a KeyValue<'a>> {
+        self.0.iter().find(|attribute| attribute.key == name)
     }
 
     /// Whether there is such an attribute.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|attribute| attribute.key == name)
+        self.find(name).is_some()
     }
 
     /// A non-empty text, or a number or truth value as text.
@@ -200,7 +213,7 @@ impl<'a> Attributes<'a> {
 
     /// The same, for who only looks at it.
     pub(crate) fn lent(&self, name: &str) -> Option<Cow<'a, str>> {
-        as_text(self.value(name)?)
+        text_of(self.find(name)?)
     }
 
     /// Whether there is such a text.
@@ -215,16 +228,7 @@ impl<'a> Attributes<'a> {
 
     /// A list of texts; a single text is a list of one.
     pub(crate) fn list(&self, name: &str) -> Vec<String> {
-        match self.value(name) {
-            Some(Value::ArrayValue(list)) => {
-                let text = |v: &AnyValue<'_>| match json(v, DEPTH_MAX) {
-                    Json::String(s) => s,
-                    other => other.to_string(),
-                };
-                list.values.iter().map(text).collect()
-            }
-            _ => self.text(name).into_iter().collect(),
-        }
+        self.find(name).map_or_else(Vec::new, list_of)
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u32> {
@@ -233,7 +237,7 @@ impl<'a> Attributes<'a> {
 
     /// A time: RFC 3339 text, or an integer in seconds since the epoch.
     pub(crate) fn time(&self, name: &str) -> Option<Time> {
-        match self.value(name)? {
+        match self.find(name)?.value.as_ref()?.value.as_ref()? {
             Value::StringValue(s) => parse_time(s),
             Value::IntValue(i) => i.checked_mul(1_000_000_000).map(Time),
             Value::DoubleValue(d) => seconds_time(*d),

@@ -366,7 +366,7 @@ mod tests {
         assert_eq!((numbers.text_bytes(), Sample::default().text_bytes()), (24, 0));
         // Columns that a list by hand once left out.
         let row = crate::event::EventRow {
-            root_grant_id: Some("r".into()),
+            agent_version: Some("2".into()),
             policy_version: Some("v".into()),
             trust: Some("t".into()),
             ..Default::default()

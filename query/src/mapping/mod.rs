@@ -2,10 +2,12 @@
 //! whole log whenever it changes. docs/semantic-conventions.md is its contract.
 
 mod authz;
+mod base;
 mod claude_code;
 mod claude_platform;
 mod codex;
 mod document;
+mod found;
 mod gateway;
 mod gemini;
 mod genai;
@@ -21,9 +23,11 @@ mod token;
 use std::borrow::Cow;
 
 use custody_proto::otlp::trace::status::StatusCode;
-use custody_proto::wire::{InstrumentationScope, KeyValue, Link, LogRecord, Resource, Span};
+use custody_proto::wire::{InstrumentationScope, KeyValue, LogRecord, Resource, Span};
 
-use crate::attributes::{Attributes, attributes_json, hex_id};
+use base::{base_log, base_span};
+
+use crate::attributes::{Attributes, attributes_json};
 use crate::event::EventRow;
 use crate::rows::Time;
 
@@ -163,124 +167,6 @@ fn event_name<'a>(context: &RecordContext<'_>, log: &'a LogRecord<'a>) -> Cow<'a
 /// A time of OTLP, where 0 stands for none.
 pub(crate) fn otlp_time(nanos: u64) -> Option<Time> {
     (nanos != 0).then(|| Time(i64::try_from(nanos).unwrap_or(i64::MAX)))
-}
-
-/// The columns that every record has, but for its attributes: see [`complete`].
-fn base(context: &RecordContext<'_>, attributes: Attributes<'_>, source: &str) -> EventRow {
-    let resource = Attributes(&context.resource.attributes);
-    EventRow {
-        seq: context.seq,
-        record_hash: context.record_hash.to_owned(),
-        ingest_time: context.ingest_time,
-        submitter: context.submitter.to_owned(),
-        service: resource.text("service.name"),
-        tenant: attributes.first(&["tenant.id", "custody.tenant"]).or_else(|| resource.text("tenant.id")),
-        agent_id: attributes.text("gen_ai.agent.id"),
-        agent_name: attributes.text("gen_ai.agent.name"),
-        agent_version: attributes.text("gen_ai.agent.version"),
-        actor_chain: actor_chain(attributes),
-        actor_type: attributes.first(&["authz.actor.type", "authz.approval.by_type", "security.actor.type"]),
-        workload_id: workload(attributes).or_else(|| workload(resource)),
-        effect: effect(attributes),
-        trust: attributes.text("authz.context.trust"),
-        evaluation_id: attributes.text("authz.evaluation.id"),
-        arguments_digest: attributes.text("authz.arguments.digest"),
-        shown_digest: attributes.text("authz.approval.shown_digest"),
-        schema_digest: attributes.text("authz.tool.schema_digest"),
-        parent_hash: attributes.text("authz.grant.parent_hash"),
-        conversation_id: attributes.first(&["gen_ai.conversation.id", "session.id", "mcp.session.id"]),
-        grant_id: attributes.text("authz.grant.id"),
-        action: attributes.text("authz.action"),
-        resource: attributes.text("authz.resource"),
-        tool: attributes.text("gen_ai.tool.name"),
-        tool_call_id: attributes.text("gen_ai.tool.call.id"),
-        decision: attributes.text("authz.decision"),
-        reasons: attributes.list("authz.reasons"),
-        policy_id: attributes.text("authz.policy.id"),
-        policy_version: attributes.text("authz.policy.version"),
-        skill_id: attributes.text("skill.id"),
-        skill_version: attributes.text("skill.version"),
-        classification: attributes.text("data.classification"),
-        workspace: attributes.first(&["authz.grant.workspace", "authz.workspace"]),
-        task_id: attributes.first(&["authz.grant.task.id", "authz.task.id"]),
-        process_id: attributes.first(&["authz.grant.process.id", "authz.process.id"]),
-        correlation_id: attributes.first(&["authz.grant.correlation_id", "authz.correlation_id"]),
-        source: source.to_owned(),
-        mapping_version: MAPPING_VERSION,
-        ..EventRow::default()
-    }
-}
-
-/// The columns that every log record has.
-fn base_log(context: &RecordContext<'_>, log: &LogRecord<'_>, source: &str, kind: &str) -> EventRow {
-    let time = otlp_time(log.time_unix_nano).or_else(|| otlp_time(log.observed_time_unix_nano));
-    EventRow {
-        kind: kind.to_owned(),
-        event_time: time.unwrap_or(context.ingest_time),
-        observed_time: otlp_time(log.observed_time_unix_nano),
-        trace_id: hex_id(log.trace_id),
-        span_id: hex_id(log.span_id),
-        ..base(context, Attributes(&log.attributes), source)
-    }
-}
-
-/// The columns that every span has.
-fn base_span(context: &RecordContext<'_>, span: &Span<'_>, source: &str, kind: &str) -> EventRow {
-    let attributes = Attributes(&span.attributes);
-    let initiator_id = attributes.first(&["authz.initiator.id", "enduser.id", "user.id"]);
-    let initiator_type = attributes.text("authz.initiator.type").or_else(|| Some("user".into()));
-    let mut row = EventRow {
-        kind: kind.to_owned(),
-        event_time: otlp_time(span.start_time_unix_nano).unwrap_or(context.ingest_time),
-        end_time: otlp_time(span.end_time_unix_nano),
-        trace_id: hex_id(span.trace_id),
-        span_id: hex_id(span.span_id),
-        parent_span_id: hex_id(span.parent_span_id),
-        links: span.links.iter().map(link).collect(),
-        initiator_type: initiator_type.filter(|_| initiator_id.is_some()),
-        initiator_id,
-        status: Some(span_status(span).to_owned()),
-        ..base(context, attributes, source)
-    };
-    if row.parent_span_id.is_some() && row.parent_span_id == row.span_id {
-        row.invalid_reasons.push("the span is its own parent".into());
-    }
-    if row.end_time.is_some_and(|end| end < row.event_time) {
-        let what = if kind == "tool_call" { "a result before its call" } else { "it ends before it begins" };
-        row.invalid_reasons.push(what.into());
-    }
-    row
-}
-
-/// Who acted for whom: as the record says, else by the claims of the token that it carries.
-fn actor_chain(attributes: Attributes<'_>) -> Vec<String> {
-    let said = attributes.list("authz.actor_chain");
-    if !said.is_empty() {
-        return said;
-    }
-    let claims = attributes.text(token::CLAIMS).and_then(|text| document::Document::parse(&text));
-    claims.map_or_else(Vec::new, |claims| token::actors(claims.at("/act")))
-}
-
-/// A SPIFFE id (spiffe.io): of a span, a log or its resource.
-fn workload(attributes: Attributes<'_>) -> Option<String> {
-    let said = attributes.first(&["spiffe.id", "workload.spiffe_id", "service.spiffe_id"]);
-    said.filter(|id| id.starts_with("spiffe://"))
-}
-
-/// What a call does to the world, by our name for it or by the action gate's tier.
-fn effect(attributes: Attributes<'_>) -> Option<String> {
-    let said = attributes.text("authz.effect");
-    let tier = || match attributes.text("gen_ai.agent.tool.tier")?.as_str() {
-        "read" => Some("read".to_owned()),
-        "write" | "destructive" | "provision" | "decommission" => Some("write".to_owned()),
-        _ => None,
-    };
-    said.filter(|effect| matches!(effect.as_str(), "read" | "write" | "external_send")).or_else(tier)
-}
-
-fn link(link: &Link<'_>) -> String {
-    format!("{}:{}", const_hex::encode(link.trace_id), const_hex::encode(link.span_id))
 }
 
 /// A span's status in one word.
