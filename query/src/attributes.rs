@@ -102,7 +102,7 @@ pub(crate) fn write_attributes(out: &mut String, attributes: &[KeyValue<'_>]) {
 
 fn write_object(out: &mut String, attributes: &[KeyValue<'_>], depth: usize) {
     if attributes.len() > FEW || has_twins(attributes) {
-        // Names that came twice get others, and many are not compared each with each.
+        // Names that came twice get others, and very many are not compared with each other.
         return write_json(out, &object(attributes, depth));
     }
     out.push('{');
@@ -120,11 +120,19 @@ fn write_object(out: &mut String, attributes: &[KeyValue<'_>], depth: usize) {
     out.push('}');
 }
 
-/// Attributes up to this many are compared each with each.
-const FEW: usize = 24;
+/// The keys of up to this many attributes are compared, those that look alike with each other.
+const FEW: usize = 64;
 
 fn has_twins(attributes: &[KeyValue<'_>]) -> bool {
-    attributes.iter().enumerate().any(|(i, a)| attributes[..i].iter().any(|b| a.key == b.key))
+    let mut seen = 0u64;
+    attributes.iter().enumerate().any(|(i, one)| {
+        // Keys of one length with one last letter share a bit, and few others do.
+        let last = one.key.as_bytes().last().copied().unwrap_or_default();
+        let bit = 1 << ((one.key.len() * 7 + usize::from(last)) % 64);
+        let is_alike = seen & bit != 0;
+        seen |= bit;
+        is_alike && attributes[..i].iter().any(|other| one.key == other.key)
+    })
 }
 
 fn write_value(out: &mut String, value: &AnyValue<'_>, depth: usize) {
@@ -336,6 +344,37 @@ mod tests {
         let token = [text("token", "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJnIn0.c2ln")];
         assert_eq!(attributes_json(&token), object(&token, DEPTH_MAX).to_string());
         assert_eq!(attributes_json(&[]), "{}");
+    }
+
+    /// The texts that a JSON writer treats in its own way, each alone and among others.
+    #[test]
+    fn texts_are_written_as_json_has_them() {
+        let every = (0..0x180).chain([0x2028, 0x2029, 0xffff, 0x1f600]).filter_map(char::from_u32);
+        let texts = every.flat_map(|c| [c.to_string(), format!("some text {c} and some more")]);
+        for one in texts.chain([String::new(), "x".repeat(1000), "\\".repeat(40)]) {
+            let mut out = String::from("before");
+            write_text(&mut out, &one);
+            assert_eq!(out, format!("before{}", serde_json::to_string(&one).unwrap()));
+        }
+    }
+
+    /// Where no two keys are alike, and where only the last two are, whatever the keys look like.
+    #[test]
+    fn keys_that_come_twice_are_seen() {
+        for n in [1, 2, 23, 24, 25, 63, 64, 65, 200] {
+            for key in [|i: usize| format!("key.{i}"), |i| "k".repeat(i + 1), |i| format!("{i:08}")] {
+                let mut keys: Vec<String> = (0..n).map(key).collect();
+                let json = |keys: &[String]| {
+                    let all: Vec<_> = keys.iter().map(|key| text(key, "v")).collect();
+                    assert_eq!(attributes_json(&all), object(&all, DEPTH_MAX).to_string());
+                    serde_json::from_str::<Map<String, Json>>(&attributes_json(&all)).unwrap()
+                };
+                assert_eq!(json(&keys).len(), n);
+                keys.push(keys[n / 2].clone());
+                let twice = json(&keys);
+                assert_eq!((twice.len(), twice.keys().next_back().unwrap()), (n + 1, &format!("{}#2", keys[n / 2])));
+            }
+        }
     }
 
     #[test]

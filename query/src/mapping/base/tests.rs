@@ -19,7 +19,7 @@ fn any(value: Value<'_>) -> Option<AnyValue<'_>> {
 /// An attribute of this name, with a value of this kind.
 fn attribute(name: usize, kind: usize) -> KeyValue<'static> {
     let names = Found::default().each();
-    let key = names.get(name).map_or_else(|| NEAR[(name - names.len()) % NEAR.len()], |(name, _)| name);
+    let key = names.get(name).map_or_else(|| NEAR[(name - names.len()) % NEAR.len()], |(name, _)| *name);
     let value = match kind {
         0 => None,
         1 => Some(AnyValue::default()),
