@@ -37,11 +37,6 @@ fn json(value: &AnyValue<'_>, depth: usize) -> Json {
     }
 }
 
-/// Attributes as a JSON object.
-pub(crate) fn attributes_object(attributes: &[KeyValue<'_>]) -> Json {
-    object(attributes, DEPTH_MAX)
-}
-
 fn object(attributes: &[KeyValue<'_>], depth: usize) -> Json {
     Json::Object(members(attributes, depth))
 }
@@ -156,7 +151,7 @@ fn write_value(out: &mut String, value: &AnyValue<'_>, depth: usize) {
 }
 
 /// A text of JSON (RFC 8259, section 7). Nearly none has anything to escape.
-fn write_text(out: &mut String, text: &str) {
+pub(crate) fn write_text(out: &mut String, text: &str) {
     let escaped = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
     // All bytes are looked at, without a branch: many at once.
     if text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {

@@ -3,9 +3,9 @@
 use custody_proto::otlp::trace::span::SpanKind;
 use custody_proto::wire::{AnyValue, Event, Link, LogRecord, Resource, Span, Value};
 use datafusion::arrow::array::StringBuilder;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use crate::attributes::{Attributes, any_value_json, attributes_json, attributes_object, conceal, is_id};
+use crate::attributes::{Attributes, any_value_json, attributes_json, conceal, is_id, write_attributes, write_text};
 use crate::mapping::{RecordContext, otlp_time, span_status};
 use crate::rows::{Cell as _, Time, table};
 
@@ -205,11 +205,11 @@ impl SpanBuilder {
         self.attributes.append_value(attributes);
         match span.events.is_empty() {
             true => self.events.append_value("[]"),
-            false => self.events.append_value(span_events(span).to_string()),
+            false => self.events.append_value(events_json(&span.events)),
         }
         match span.links.is_empty() {
             true => self.links.append_value("[]"),
-            false => self.links.append_value(span_links(span).to_string()),
+            false => self.links.append_value(links_json(&span.links)),
         }
         context.ingest_time.append(&mut self.ingest_time);
         self.submitter.append_value(context.submitter);
@@ -309,18 +309,65 @@ fn kind_name(kind: SpanKind) -> &'static str {
     }
 }
 
-fn span_events(span: &Span<'_>) -> Json {
-    let event = |e: &Event<'_>| {
-        let attributes = attributes_object(&e.attributes);
-        json!({"name": e.name, "time_unix_nano": e.time_unix_nano.to_string(), "attributes": attributes})
-    };
-    span.events.iter().map(event).collect()
+/// A span's events as a JSON list.
+fn events_json(events: &[Event<'_>]) -> String {
+    json_list(events, |out, event| {
+        out.push_str("{\"name\":");
+        write_text(out, event.name);
+        out.push_str(&format!(",\"time_unix_nano\":\"{}\",\"attributes\":", event.time_unix_nano));
+        write_attributes(out, &event.attributes);
+        out.push('}');
+    })
 }
 
-fn span_links(span: &Span<'_>) -> Json {
-    let link = |l: &Link<'_>| {
-        let attributes = attributes_object(&l.attributes);
-        json!({"trace_id": const_hex::encode(l.trace_id), "span_id": const_hex::encode(l.span_id), "attributes": attributes})
-    };
-    span.links.iter().map(link).collect()
+/// A span's links as a JSON list.
+fn links_json(links: &[Link<'_>]) -> String {
+    json_list(links, |out, link| {
+        let (trace, span) = (const_hex::encode(link.trace_id), const_hex::encode(link.span_id));
+        out.push_str(&format!("{{\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",\"attributes\":"));
+        write_attributes(out, &link.attributes);
+        out.push('}');
+    })
+}
+
+fn json_list<T>(items: &[T], write: impl Fn(&mut String, &T)) -> String {
+    let mut out = String::from("[");
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        write(&mut out, item);
+    }
+    out.push(']');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use custody_proto::wire::KeyValue;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_and_links_are_json() {
+        let attributes = vec![
+            KeyValue { key: "\"quoted\"", value: Some(AnyValue { value: Some(Value::StringValue("a\nb")) }) },
+            KeyValue { key: "n", value: Some(AnyValue { value: Some(Value::IntValue(-1)) }) },
+        ];
+        let one = Event { time_unix_nano: u64::MAX, name: "its \"name\"", attributes: attributes.clone() };
+        let said = json!({"\"quoted\"": "a\nb", "n": -1});
+        let want = json!([
+            {"name": "its \"name\"", "time_unix_nano": u64::MAX.to_string(), "attributes": said},
+            {"name": "", "time_unix_nano": "0", "attributes": {}},
+        ]);
+        assert_eq!(events_json(&[one, Event::default()]), want.to_string());
+        let one = Link { trace_id: &[10; 16], span_id: &[11; 8], attributes };
+        let want = json!([
+            {"trace_id": "0a".repeat(16), "span_id": "0b".repeat(8), "attributes": said},
+            {"trace_id": "", "span_id": "", "attributes": {}},
+        ]);
+        assert_eq!(links_json(&[one, Link::default()]), want.to_string());
+        assert_eq!((events_json(&[]).as_str(), links_json(&[]).as_str()), ("[]", "[]"));
+    }
 }
