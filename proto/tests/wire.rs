@@ -215,7 +215,7 @@ fn seeds() -> Vec<Vec<u8>> {
 fn the_same_is_read_of_changed_messages() {
     let mut taken = 0;
     dice::fuzz(ROUNDS, &seeds(), |bytes, _| taken += reads_what_prost_reads(bytes));
-    assert!(taken > ROUNDS as usize / 4, "much of it still is a message: {taken}");
+    assert!(taken > 1000, "much of it still is a message: {taken}");
 }
 
 #[test]
