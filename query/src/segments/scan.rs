@@ -45,7 +45,11 @@ impl SealedTable {
     /// looks at them as they are.
     pub(crate) fn as_views(&self) -> Option<Self> {
         let schema = text_views::viewed(&self.schema);
-        self.snapshot.visible().is_open().then(|| Self { snapshot: Arc::clone(&self.snapshot), table: self.table, schema })
+        self.snapshot.visible().is_open().then(|| Self {
+            snapshot: Arc::clone(&self.snapshot),
+            table: self.table,
+            schema,
+        })
     }
 
     /// Rows that are in memory.
