@@ -146,6 +146,8 @@ fn lookups(runtime: &Runtime, dir: &Path, shape: &generate::Shape, count: usize)
     for (name, _, query) in &kinds {
         chill();
         let (engine, follower) = engine(dir);
+        // As a server does when it starts.
+        runtime.block_on(engine.warm().expect("there are threads")).expect("it ends");
         chill();
         let (sql, rows) = query(7);
         let (found, took) = ask(runtime, &engine, &sql);
