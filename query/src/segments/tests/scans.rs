@@ -12,25 +12,31 @@ const GROUPING: [&str; 22] = [
     "SELECT trace_id, service_name, max(name) AS name FROM spans GROUP BY 1, 2 HAVING max(name) LIKE 'secret-%-4'",
     "SELECT g.agent_id, count(*) AS n FROM events c JOIN events g ON g.grant_id = c.grant_id \
      WHERE c.kind = 'tool_call' AND g.kind IN ('grant_issued', 'grant_derived') GROUP BY g.agent_id",
-    "SELECT s.name, count(e.tool) FROM spans s LEFT JOIN events e ON s.span_id = e.span_id AND e.kind = 'tool_call' GROUP BY 1",
-    "SELECT t, count(*) FROM (SELECT name AS t FROM spans UNION ALL SELECT name FROM metrics UNION ALL SELECT 'x') GROUP BY t",
+    "SELECT s.name, count(e.tool) FROM spans s LEFT JOIN events e ON s.span_id = e.span_id AND e.kind = 'tool_call' \
+     GROUP BY 1",
+    "SELECT t, count(*) FROM (SELECT name AS t FROM spans UNION ALL SELECT name FROM metrics UNION ALL SELECT 'x') \
+     GROUP BY t",
     "SELECT name FROM metrics UNION SELECT event_name FROM logs UNION SELECT grant_id FROM grants",
-    "WITH c AS (SELECT grant_id, count(*) AS n FROM events GROUP BY 1) SELECT a.grant_id, b.n FROM c a JOIN c b USING (grant_id)",
-    "SELECT upper(coalesce(grant_id, 'none')) AS g, CASE WHEN kind = 'tool_call' THEN tool ELSE kind END AS k, count(*) \
-     FROM events GROUP BY 1, 2",
+    "WITH c AS (SELECT grant_id, count(*) AS n FROM events GROUP BY 1) \
+     SELECT a.grant_id, b.n FROM c a JOIN c b USING (grant_id)",
+    "SELECT upper(coalesce(grant_id, 'none')) AS g, CASE WHEN kind = 'tool_call' THEN tool ELSE kind END AS k, \
+     count(*) FROM events GROUP BY 1, 2",
     "SELECT concat(kind, '-', source) AS what, string_to_array(max(trace_id), '0') AS parts FROM events GROUP BY 1",
     "SELECT json_get_str(attributes, 'gen_ai.tool.name') AS tool, attributes->>'authz.grant.id' AS g, count(*) \
      FROM spans GROUP BY 1, 2",
-    "SELECT kind, first_value(grant_id ORDER BY seq) AS first, last_value(tool ORDER BY seq) AS last FROM events GROUP BY 1",
-    "SELECT grant_id, n, rank() OVER (ORDER BY n DESC, grant_id) FROM (SELECT grant_id, count(*) AS n FROM events GROUP BY 1)",
+    "SELECT kind, first_value(grant_id ORDER BY seq) AS first, last_value(tool ORDER BY seq) AS last FROM events \
+     GROUP BY 1",
+    "SELECT grant_id, n, rank() OVER (ORDER BY n DESC, grant_id) \
+     FROM (SELECT grant_id, count(*) AS n FROM events GROUP BY 1)",
     "SELECT count(*) FROM events WHERE grant_id IN (SELECT grant_id FROM events WHERE kind = 'grant_issued')",
-    "SELECT kind, count(*) FROM events WHERE seq < (SELECT avg(seq) FROM events WHERE grant_id = 'grant-1') GROUP BY kind",
+    "SELECT kind, count(*) FROM events WHERE seq < (SELECT avg(seq) FROM events WHERE grant_id = 'grant-1') \
+     GROUP BY kind",
     "SELECT grant_id, count(*) FROM events WHERE trace_id = repeat_('0a') GROUP BY 1",
     "SELECT tool, arguments, count(*) FROM tool_calls GROUP BY 1, 2",
     "SELECT date_trunc('hour', event_time) AS hour, authority_covers(make_array('pa*'), tool) AS covered, count(*) \
      FROM events GROUP BY 1, 2",
-    "SELECT CAST(name AS VARCHAR) AS name, submitter = 'peer:test' AS own, md FROM (SELECT name, submitter, max(kind) AS md \
-     FROM spans GROUP BY 1, 2)",
+    "SELECT CAST(name AS VARCHAR) AS name, submitter = 'peer:test' AS own, kind \
+     FROM (SELECT name, submitter, max(kind) AS kind FROM spans GROUP BY 1, 2)",
     "SELECT e.grant_id, g.state, count(*) FROM events e JOIN grants g ON e.grant_id = g.grant_id GROUP BY 1, 2",
 ];
 
