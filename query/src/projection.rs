@@ -211,7 +211,10 @@ impl Projection {
     pub(crate) fn caches(&self) -> CacheManagerConfig {
         let footers =
             self.snapshot().segments.iter().flat_map(|s| &s.files).map(|f| Arc::clone(f.place.footers())).next();
-        CacheManagerConfig::default().with_file_metadata_cache(footers)
+        let limit = footers.as_ref().map(|footers| footers.cache_limit());
+        let config = CacheManagerConfig::default().with_file_metadata_cache(footers);
+        // Each session sets the limit of the cache that it is given: to that of DataFusion, if nothing is said.
+        limit.into_iter().fold(config, CacheManagerConfig::with_metadata_cache_limit)
     }
 
     /// Tells up to which size the log is visible.
