@@ -257,3 +257,41 @@ fn consumers_lease_commit_and_survive_a_kill() {
     assert_eq!(next(&server, "limit=1"), ("leased".into(), all[..1].to_vec()), "a name may be used again");
     server.stop_and_verify();
 }
+
+#[test]
+fn what_cannot_be_asked_for_is_said_by_its_name() {
+    let server = filled(20, &[]);
+    for (query, name, mend) in [
+        ("kind=nope", "kind \"nope\"", "grant_denied"),
+        ("kind=alert,Tool_Call", "kind \"Tool_Call\"", "tool_call"),
+        ("severity=severe", "severity \"severe\"", "critical"),
+        ("limit=many", "the parameter limit must be a whole number", "limit"),
+        ("limit=-1", "the parameter limit must be a whole number", "limit"),
+        ("limit=0", "limit must be between 1 and 10000", "limit"),
+        ("kinds=alert", "there is no parameter \"kinds\"", "kind, severity"),
+        ("kind=alert&kind=output", "the parameter kind is there twice", "kind"),
+        ("format=xml", "format must be one of", "ocsf"),
+        ("wait=soon", "wait must be seconds", "30s"),
+        ("since=yesterday", "since must be a time", "2026"),
+    ] {
+        for (method, path) in [("GET", "/api/v1/events"), ("POST", "/api/v1/consumers/x/next")] {
+            let (status, _, body) = call(&server, method, &format!("{path}?{query}"), &[]);
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let message = body["message"].as_str().unwrap();
+            assert!(status == 400 && message.starts_with(name) && message.contains(mend), "{path}?{query}: {message}");
+            assert!(!message.contains("deserialize"), "{message}");
+        }
+    }
+    let (status, _, body) = get(&server, "/api/v1/alerts?limit=x", &[]);
+    assert!(status == 400 && body.contains("the parameter limit must be a whole number"), "{body}");
+    // The command says the same, and does not end as if nothing had happened.
+    let command = |from: [&str; 2]| {
+        let output = Command::new(crate::support::CUSTODY).args(["events", "--kind", "nope"]).args(from).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (url, dir) = (format!("http://{}", server.http), server.data_dir());
+    for from in [["--url", &url], ["--data-dir", dir.to_str().unwrap()]] {
+        let (worked, told) = command(from);
+        assert!(!worked && told.contains("kind \"nope\" is none of agent_invocation, alert"), "{told}");
+    }
+}

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::lines::Line;
+use super::lines::{Line, SEVERITIES};
 use crate::caller::RowFilter;
+use crate::mapping::KINDS;
 
 /// Which events are wanted; an empty list is no restriction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,19 @@ impl Filter {
             ("service", &self.services),
             ("workspace", &self.workspaces),
         ]
+    }
+
+    /// Whether there is such a kind and severity: of one that there is not no event would ever come, and who asks
+    /// would take that for peace. Other values are the senders'.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let known: [(&str, &[String], &[&str]); 2] =
+            [("kind", &self.kinds, &KINDS), ("severity", &self.severities, &SEVERITIES)];
+        for (name, wanted, there_are) in known {
+            if let Some(wrong) = wanted.iter().find(|wanted| !there_are.contains(&wanted.as_str())) {
+                return Err(format!("{name} {wrong:?} is none of {}", there_are.join(", ")));
+            }
+        }
+        Ok(())
     }
 
     /// Text that is the same for the same filter, and for no other. Not who asks.
@@ -149,6 +163,19 @@ mod tests {
             }
             prop_assert!(cursors.decode(&text).is_err());
         }
+    }
+
+    #[test]
+    fn what_no_event_is_cannot_be_asked_for() {
+        let of = |kind: &str, severity: &str| Filter {
+            kinds: words(Some(kind)),
+            severities: words(Some(severity)),
+            ..Filter::default()
+        };
+        assert_eq!(of("alert,grant_denied", "high").check(), Ok(()));
+        let told = of("alert,nope", "").check().unwrap_err();
+        assert!(told.starts_with("kind \"nope\" is none of agent_invocation, alert, "), "{told}");
+        assert!(of("", "severe").check().unwrap_err().starts_with("severity \"severe\" is none of unknown, "));
     }
 
     #[test]

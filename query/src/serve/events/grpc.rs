@@ -85,9 +85,6 @@ fn gone() -> Status {
 fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> Result<super::Request, Status> {
     let plain = Asked { format: Some(asked.format.clone()), ..Asked::default() };
     let mut understood = plain.read(served, caller).map_err(Status::invalid_argument)?;
-    if let Some(wrong) = asked.severities.iter().find(|s| !super::lines::SEVERITIES.contains(&s.as_str())) {
-        return Err(Status::invalid_argument(format!("severity {wrong:?} is not one")));
-    }
     let wanted = Filter {
         kinds: filter::tidy(asked.kinds.clone()),
         severities: filter::tidy(asked.severities.clone()),
@@ -97,6 +94,7 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
         rows: caller.rows.clone(),
         who: Arc::clone(&caller.identity),
     };
+    wanted.check().map_err(Status::invalid_argument)?;
     let reader = served.engine.projection().reader();
     understood.cursors = Cursors::of(reader.origin(), &wanted);
     understood.filter = Arc::new(wanted);

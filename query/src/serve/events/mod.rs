@@ -44,7 +44,7 @@ pub(crate) use sealed::Seals;
 pub use sealed::Signer;
 pub use shelf::{Directory, Put, Shelf};
 
-use super::{Served, problem};
+use super::{Served, parameters, problem};
 use crate::attributes::parse_time;
 use crate::caller::{Caller, Role};
 use crate::error::{Error, ErrorKind};
@@ -173,9 +173,7 @@ impl Asked {
             rows: caller.rows.clone(),
             who: Arc::clone(&caller.identity),
         };
-        if let Some(wrong) = filter.severities.iter().find(|s| !lines::SEVERITIES.contains(&s.as_str())) {
-            return Err(format!("severity {wrong:?} is none of {}", lines::SEVERITIES.join(", ")));
-        }
+        filter.check()?;
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err("limit must be between 1 and 10000".into());
@@ -272,7 +270,7 @@ async fn events(
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "invalid_request", message, None);
     let asked = match asked {
         Ok(Query(asked)) => asked,
-        Err(error) => return Ok(bad(&format!("{}; the parameters are {PARAMETERS}", error.body_text()))),
+        Err(error) => return Ok(bad(&parameters::wrong(&error, PARAMETERS))),
     };
     let request = match asked.read(served, caller) {
         Ok(request) => request,
