@@ -60,9 +60,8 @@ impl Events for Grpc {
         };
         let position = start(&self.0, &understood, position).map_err(status)?;
         let position = position.map_err(|_| gone())?;
-        let permit = Arc::clone(&self.0.events.waiting).try_acquire_owned();
-        let permit = permit.map_err(|_| Status::unavailable("too many readers wait for events already"))?;
-        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, permit);
+        let place = self.0.events.waiting.enter(&caller.identity).map_err(Status::unavailable)?;
+        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, place);
         let following = following.await.map_err(status)?;
         let served = self.0.clone();
         let pages =
