@@ -295,3 +295,39 @@ fn what_cannot_be_asked_for_is_said_by_its_name() {
         assert!(!worked && told.contains("kind \"nope\" is none of agent_invocation, alert"), "{told}");
     }
 }
+
+/// Whoever went on from there would wait until the log has grown as far, and miss what came until then.
+#[test]
+fn a_place_beyond_the_end_of_a_restored_log_is_refused() {
+    let server = filled(20, &[]);
+    let data = server.data_dir();
+    let (dir, backups) = (data.to_str().unwrap(), server.path().join("backups"));
+    let backups = backups.to_str().unwrap().to_owned();
+    server.custody(&["backup", "--to", &backups, "--with-keys", "--data-dir", dir]);
+    for tenant in ["a", "b", "c"] {
+        server.send_span_of(tenant);
+    }
+    server.wait_until_visible();
+    let cursor = json_of(&server, "/api/v1/events?limit=10000")["next_cursor"].as_str().unwrap().to_owned();
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next?limit=10000", &[]).0, 200);
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next?limit=10000", &[]).0, 200);
+    let folder = server.kill();
+    let lost = folder.path().join("lost");
+    std::fs::rename(&data, &lost).unwrap();
+    let restored = Command::new(crate::support::CUSTODY).args(["restore", "--from", &backups, "--data-dir", dir]).output();
+    assert!(restored.unwrap().status.success());
+    std::fs::copy(lost.join("consumers.json"), data.join("consumers.json")).unwrap();
+    let server = Server::start_in(folder, &[]);
+    server.wait_until_visible();
+    let refused = |(status, _, body): (u16, ureq::http::HeaderMap, String)| {
+        assert!(status == 400 && body.contains("is beyond the end of this log, which has "), "{status} {body}");
+    };
+    refused(get(&server, &format!("/api/v1/events?after={cursor}"), &[]));
+    refused(get(&server, &format!("/api/v1/events?wait=30s&after={cursor}"), JSON));
+    let streams = [("Accept", "text/event-stream"), ("Last-Event-ID", cursor.as_str())];
+    refused(get(&server, "/api/v1/events", &streams));
+    refused(get(&server, "/api/v1/events?from_seq=18446744073709551615", &[]));
+    refused(call(&server, "POST", "/api/v1/consumers/siem/next", &[]));
+    assert_eq!(call(&server, "DELETE", "/api/v1/consumers/siem", &[]).0, 200);
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next", &[]).0, 200, "it begins again");
+}
