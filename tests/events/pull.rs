@@ -303,7 +303,8 @@ fn a_place_beyond_the_end_of_a_restored_log_is_refused() {
     let data = server.data_dir();
     let (dir, backups) = (data.to_str().unwrap(), server.path().join("backups"));
     let backups = backups.to_str().unwrap().to_owned();
-    server.custody(&["backup", "--to", &backups, "--with-keys", "--data-dir", dir]);
+    let backup = ["backup", "--to", &backups, "--with-keys", "--data-dir", dir];
+    assert!(Command::new(crate::support::CUSTODY).args(backup).status().unwrap().success());
     for tenant in ["a", "b", "c"] {
         server.send_span_of(tenant);
     }
