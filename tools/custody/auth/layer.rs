@@ -19,7 +19,7 @@ use bytes::Bytes;
 use custody_ingest::{Peer, Refusal, Tongue};
 use custody_query::{Caller, Roles, RowFilter};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
