@@ -186,7 +186,8 @@ fn an_alert_about_a_record_that_is_no_event_has_the_tenant_of_that_record() {
     let send = |name: &str, id: &str, resource: Value| {
         let span = json!({"traceId": "00000000000000000000000000000a01", "spanId": id, "name": name,
             "startTimeUnixNano": "1795165200000000000", "endTimeUnixNano": "1795165201000000000"});
-        let request = json!({"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [{"spans": [span]}]}]});
+        let request =
+            json!({"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [{"spans": [span]}]}]});
         let url = format!("http://{}/v1/traces", server.otlp_http);
         let agent = ureq::Agent::new_with_defaults();
         agent.post(&url).header("Content-Type", "application/json").send(request.to_string().as_bytes()).unwrap();

@@ -286,7 +286,8 @@ fn what_cannot_be_asked_for_is_said_by_its_name() {
     assert!(status == 400 && body.contains("the parameter limit must be a whole number"), "{body}");
     // The command says the same, and does not end as if nothing had happened.
     let command = |from: [&str; 2]| {
-        let output = Command::new(crate::support::CUSTODY).args(["events", "--kind", "nope"]).args(from).output().unwrap();
+        let output =
+            Command::new(crate::support::CUSTODY).args(["events", "--kind", "nope"]).args(from).output().unwrap();
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
     };
     let (url, dir) = (format!("http://{}", server.http), server.data_dir());
@@ -315,7 +316,8 @@ fn a_place_beyond_the_end_of_a_restored_log_is_refused() {
     let folder = server.kill();
     let lost = folder.path().join("lost");
     std::fs::rename(&data, &lost).unwrap();
-    let restored = Command::new(crate::support::CUSTODY).args(["restore", "--from", &backups, "--data-dir", dir]).output();
+    let restored =
+        Command::new(crate::support::CUSTODY).args(["restore", "--from", &backups, "--data-dir", dir]).output();
     assert!(restored.unwrap().status.success());
     std::fs::copy(lost.join("consumers.json"), data.join("consumers.json")).unwrap();
     let server = Server::start_in(folder, &[]);

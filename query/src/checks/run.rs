@@ -38,9 +38,9 @@ use crate::event::EventRow;
 use crate::grants::{DenialRow, GrantRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::Time;
-use crate::tenancy::Tenancy;
 use crate::segments::{SealedTable, Table, Wanted};
 use crate::tables::{LedgerRow, SpanRow};
+use crate::tenancy::Tenancy;
 
 /// Memory of one run's sorts and joins.
 const MEMORY_BYTES: usize = 256 << 20;

@@ -291,12 +291,19 @@ fn decisions_are_activity_and_changes_of_authority_are_management() {
         assert_eq!(event["api"]["request"]["uid"], "call_1", "{kind}: of the same call");
         assert!(event.get("finding_info").is_none() && event.get("is_alert").is_none(), "{kind}");
     }
-    let row = EventRow { decision: Some("bypassPermissions".into()), action: Some("mode".into()), ..full("authority_change") };
+    let row = EventRow {
+        decision: Some("bypassPermissions".into()),
+        action: Some("mode".into()),
+        ..full("authority_change")
+    };
     let change = ocsf(&row);
     assert_eq!((&change["class_uid"], &change["activity_name"]), (&json!(3004), &json!("Update")));
     let of = json!({"name": "mcp:bank", "type_id": 99, "type": "mode"});
     assert_eq!(change["entity"], of);
-    assert_eq!(change["entity_result"], json!({"name": "mcp:bank", "type_id": 99, "type": "mode", "data": "bypassPermissions"}));
+    assert_eq!(
+        change["entity_result"],
+        json!({"name": "mcp:bank", "type_id": 99, "type": "mode", "data": "bypassPermissions"})
+    );
     assert_eq!(change["actor"]["user"]["uid"], "ada@example.org");
 }
 

@@ -53,7 +53,8 @@ impl Truth {
         }
         let begun = position - position % BLOCK;
         let differs = trail.sums.of(position) != self.begun[i];
-        differs.then(|| format!("saw other events than the ledger has from seq {begun} to {}", position.saturating_sub(1)))
+        differs
+            .then(|| format!("saw other events than the ledger has from seq {begun} to {}", position.saturating_sub(1)))
     }
 }
 

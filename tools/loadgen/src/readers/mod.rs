@@ -80,7 +80,8 @@ impl Readers {
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(|e| e.to_string())?.block_on(async {
-                let one = |manner| tokio::spawn(Reader::new(Arc::clone(&at), manner, ending.clone(), begun.clone()).run());
+                let one =
+                    |manner| tokio::spawn(Reader::new(Arc::clone(&at), manner, ending.clone(), begun.clone()).run());
                 let readers: Vec<_> = manners.into_iter().map(one).collect();
                 drop(begun);
                 let mut seen = Vec::with_capacity(readers.len());

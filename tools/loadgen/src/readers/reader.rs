@@ -250,7 +250,8 @@ impl Reader {
         self.timed += 1;
         if !self.seen.manner.slow && self.timed.is_multiple_of(TIMED) {
             let taken = trail::ingest_ns(line);
-            let taken = taken.ok_or_else(|| Trouble::Wrong(format!("this has no ingest_time: {}", trail::clip(line))))?;
+            let taken =
+                taken.ok_or_else(|| Trouble::Wrong(format!("this has no ingest_time: {}", trail::clip(line))))?;
             if taken >= self.place.since_ns {
                 let mut lag = self.place.lag.lock().unwrap_or_else(PoisonError::into_inner);
                 lag.saturating_record((now.saturating_sub(taken) / 1000).max(1));

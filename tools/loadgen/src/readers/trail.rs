@@ -144,7 +144,9 @@ mod tests {
     use super::*;
 
     fn line(seq: u64, kind: &str, more: &str) -> String {
-        format!("{{\"metadata\":{{\"uid\":\"custody.local/ab:{seq}:{kind}{more}\",\"sequence\":{seq}}},\"severity\":\"low\"}}")
+        format!(
+            "{{\"metadata\":{{\"uid\":\"custody.local/ab:{seq}:{kind}{more}\",\"sequence\":{seq}}},\"severity\":\"low\"}}"
+        )
     }
 
     #[test]
@@ -171,7 +173,12 @@ mod tests {
         let whole = trail(&all);
         assert_eq!((whole.events, whole.position), (4, 5000));
         assert_eq!(trail(&[all[1], all[0], all[2], all[3]]).sums, whole.sums, "one record's events have no order");
-        for other in [&all[1..], &all[..3], &[all[0], all[0], all[1], all[2], all[3]], &[all[0], all[1], all[2], (3000, "output")]] {
+        for other in [
+            &all[1..],
+            &all[..3],
+            &[all[0], all[0], all[1], all[2], all[3]],
+            &[all[0], all[1], all[2], (3000, "output")],
+        ] {
             assert_ne!(trail(other).sums, whole.sums, "{other:?}");
         }
         assert_eq!(whole.sums.blocks(5000).collect::<Vec<_>>(), [0, 1024, 2048, 3072]);
