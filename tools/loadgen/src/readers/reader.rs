@@ -172,6 +172,7 @@ impl Reader {
     }
 
     async fn page(&mut self, limit: u32, wait: u32) -> Result<(), Trouble> {
+        let size = *self.end.borrow();
         let answer = self.ask(&format!("&limit={limit}&wait={wait}s"), "application/x-ndjson").await?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let cursor = header("x-next-cursor").ok_or_else(|| Trouble::Wrong("a page has no X-Next-Cursor".into()))?;
@@ -183,16 +184,18 @@ impl Reader {
             let now = now_ns();
             lines.take(&data, |line| self.event(line, now))?;
         }
-        self.ends(range.as_deref())?;
+        self.ends(range.as_deref(), size)?;
         (self.cursor, self.from_page) = (cursor, true);
         Ok(())
     }
 
-    /// The page covers these records: no more than the events say, and where the one before ended.
-    fn ends(&mut self, range: Option<&str>) -> Result<(), Trouble> {
+    /// The page covers these records: no more than the events say, and where the one before ended. `size` records
+    /// were visible when it was asked for, if that was known.
+    fn ends(&mut self, range: Option<&str>, size: Option<u64>) -> Result<(), Trouble> {
         let Some(range) = range else {
+            // It covers none, so its cursor is at the end; a stream's may have come there without an event.
             let trail = &mut self.seen.trail;
-            return trail.commit(trail.position).map_err(Trouble::Wrong);
+            return trail.commit(trail.position.max(size.unwrap_or(0))).map_err(Trouble::Wrong);
         };
         let read = range.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
         let (first, last): (u64, u64) = read.ok_or_else(|| Trouble::Wrong(format!("X-Seq-Range is {range}")))?;
