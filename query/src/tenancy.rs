@@ -9,7 +9,7 @@ use std::sync::Arc;
 use custody_proto::Signal;
 use custody_proto::otlp::metrics::Metric;
 use custody_proto::wire::{InstrumentationScope, KeyValue, LogRecord, Resource, Span};
-use custody_store::{Block, Content};
+use custody_store::{Block, Content, Reader};
 use prost::Message as _;
 
 use crate::attributes::Attributes;
@@ -63,6 +63,14 @@ impl Tenancy {
         let content = block.content.as_ref().filter(|content| !content.is_erased(i))?;
         let resource = Resource::read(content.resource(i)).unwrap_or_default();
         Some(Self::decoded(block.commitments.signal, content, i, &resource))
+    }
+
+    /// Of any record of a log. Nobody's where that cannot be told, so that it is hidden from callers who see some rows:
+    /// its content is erased or cannot be read.
+    pub(crate) fn of_seq(reader: &Reader, seq: u64) -> Self {
+        let block = reader.block_at(seq).ok().flatten();
+        let of = block.and_then(|block| Self::of_block(&block, (seq - block.commitments.first_seq) as usize));
+        of.unwrap_or_default()
     }
 
     fn decoded(signal: Signal, content: &Content, i: usize, resource: &Resource<'_>) -> Self {

@@ -34,6 +34,35 @@ use crate::rows::Time;
 /// The version of this mapping; it stands in every row.
 pub const MAPPING_VERSION: u32 = 3;
 
+/// Every kind of event that a mapping makes.
+pub const KINDS: [&str; 25] = [
+    "agent_invocation",
+    "alert",
+    "alert_acknowledged",
+    "alert_superseded",
+    "approval",
+    "authority_change",
+    "containment_decision",
+    "context_retrieval",
+    "erasure",
+    "executor_decision",
+    "grant_denied",
+    "grant_derived",
+    "grant_issued",
+    "grant_revoked",
+    "grant_used",
+    "guardrail",
+    "investigation",
+    "model_call",
+    "output",
+    "policy_evaluation",
+    "request",
+    "skill_invocation",
+    "system_update",
+    "tool_call",
+    "tool_result",
+];
+
 /// What is known of a record besides itself.
 pub struct RecordContext<'a> {
     /// Its place in the log.
