@@ -324,6 +324,9 @@ impl Serve {
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
+        if let Some(within) = self.limits.freshness()? {
+            receivers.sequencer().keep_pace(projection.visible(), within);
+        }
         let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;

@@ -40,6 +40,7 @@ use crate::projection::{AsOf, Snapshot};
 use crate::rows::Time;
 use crate::segments::{SealedTable, Table, Wanted};
 use crate::tables::{LedgerRow, SpanRow};
+use crate::tenancy::Tenancy;
 
 /// Memory of one run's sorts and joins.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -81,6 +82,17 @@ pub(crate) enum Entries {
     Log(Reader),
     /// These, of examples.
     These(RecordBatch),
+}
+
+impl Entries {
+    /// Whose a record is: its event says so, and the log where it gave none.
+    pub(crate) fn tenancy(&self, seq: u64, event: Option<&EventRow>) -> Tenancy {
+        match (event, self) {
+            (Some(event), _) => Tenancy { tenant: event.tenant.clone(), workspace: event.workspace.clone() },
+            (None, Self::Log(reader)) => Tenancy::of_seq(reader, seq),
+            (None, Self::These(_)) => Tenancy::default(),
+        }
+    }
 }
 
 /// The rows of one run.
@@ -359,12 +371,10 @@ impl Checker {
         Ok(out)
     }
 
-    /// Puts in what the event says of a hit; none if the check is off for its workspace.
-    pub(crate) fn describe(&self, mut hit: HitRow, event: Option<&EventRow>, now: Time) -> Option<HitRow> {
-        if let Some(event) = event {
-            hit.workspace = hit.workspace.or_else(|| event.workspace.clone());
-            hit.tenant.clone_from(&event.tenant);
-        }
+    /// Puts in whose the record is that a hit is about; none if the check is off for its workspace.
+    pub(crate) fn describe(&self, mut hit: HitRow, of: Tenancy, now: Time) -> Option<HitRow> {
+        hit.workspace = hit.workspace.or(of.workspace);
+        hit.tenant = of.tenant;
         let workspace = hit.workspace.as_deref();
         if !self.tuning.is_on(workspace, &hit.check_id) {
             return None;
@@ -408,7 +418,8 @@ impl Checker {
             {
                 hit.verdict = "probable".into();
             }
-            out.extend(self.describe(hit, event, now));
+            let of = entries.tenancy(hit.seq, event);
+            out.extend(self.describe(hit, of, now));
         }
         Ok(once(out))
     }

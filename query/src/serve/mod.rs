@@ -8,6 +8,7 @@ mod flight_about;
 mod flight_running;
 mod flight_ticket;
 pub mod observe;
+mod parameters;
 mod replay;
 mod sql;
 mod stream;
