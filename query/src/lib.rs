@@ -53,6 +53,7 @@ mod streamed;
 pub mod survival;
 pub mod tables;
 mod tenancy;
+mod text_views;
 pub mod tree;
 mod views;
 

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use crate::attributes::parse_time;
 use crate::event::EventRow;
+use crate::rows::Weighed as _;
 
 /// What an event takes in the lists of what it has in common with others, about.
 const INDEX_BYTES: usize = 1024;

@@ -7,6 +7,7 @@
 
 mod bounded;
 mod planner;
+mod truncated;
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,6 +17,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use planner::BoundedPlanner;
+use truncated::Truncated;
 
 /// Functions of values whose results are about as large as their arguments, at most.
 #[rustfmt::skip]
@@ -128,6 +130,9 @@ pub(crate) fn session() -> SessionStateBuilder {
 
 /// A function as a session has it: as it is, bounded, or not at all.
 fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
+    if inner.name() == "date_trunc" {
+        return Some(Arc::new(ScalarUDF::from(Truncated { inner })));
+    }
     if SCALAR.contains(&inner.name()) {
         return Some(inner);
     }
