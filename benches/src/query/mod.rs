@@ -193,8 +193,7 @@ fn scans(dir: &Path, python: Option<&str>) {
             let between = cpu_ms();
             let (plain_rows, plain_took) = plain.ask(sql);
             assert_eq!(rows, plain_rows, "{name}");
-            let all =
-                [took.as_secs_f64() * 1e3, between - before, plain_took.as_secs_f64() * 1e3, cpu_ms() - between];
+            let all = [took.as_secs_f64() * 1e3, between - before, plain_took.as_secs_f64() * 1e3, cpu_ms() - between];
             times.iter_mut().zip(all).for_each(|(times, ms)| times.push(ms));
         }
         // The first round warms both.
