@@ -320,7 +320,7 @@ fn a_place_beyond_the_end_of_a_restored_log_is_refused() {
         Command::new(crate::support::CUSTODY).args(["restore", "--from", &backups, "--data-dir", dir]).output();
     assert!(restored.unwrap().status.success());
     std::fs::copy(lost.join("consumers.json"), data.join("consumers.json")).unwrap();
-    let server = Server::start_in(folder, &[]);
+    let server = Server::start_in(folder, &["--after-restore"]);
     server.wait_until_visible();
     let refused = |(status, _, body): (u16, ureq::http::HeaderMap, String)| {
         assert!(status == 400 && body.contains("is beyond the end of this log, which has "), "{status} {body}");

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Prints the software bill of materials of the `custody` command, as CycloneDX 1.6.
 
-What is built in is what `cargo metadata` resolves for the release from Cargo.lock: normal and build
-dependencies, for one target, without what only tests need. The same lock file gives the same bill.
+What is built in is what `cargo tree` resolves for the release from Cargo.lock: normal and build
+dependencies, for one target, with the features that are on, without what only tests need. (`cargo metadata`
+alone names optional dependencies, too, that nothing turns on.) The same lock file gives the same bill.
 """
 
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import uuid
@@ -15,15 +17,24 @@ import uuid
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def metadata():
-    rustc = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
-    host = next(line.split(": ")[1] for line in rustc.splitlines() if line.startswith("host: "))
-    target = sys.argv[1] if len(sys.argv) > 1 else host
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", target]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def cargo(*args):
+    done = subprocess.run(["cargo", *args, "--locked", "--offline"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def target():
+    if len(sys.argv) > 1:
+        return sys.argv[1]
+    rustc = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
+    return next(line.split(": ")[1] for line in rustc.splitlines() if line.startswith("host: "))
+
+
+def packages():
+    """Name and version of a package to what its manifest says."""
+    meta = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", target()))
+    return {(package["name"], package["version"]): package for package in meta["packages"]}
 
 
 def checksums(lock):
@@ -40,18 +51,18 @@ def checksums(lock):
     return found
 
 
-def built_in(meta, root):
-    """Every package that the root's build pulls in, and its own direct ones."""
-    nodes = {node["id"]: node for node in meta["resolve"]["nodes"]}
-    edges, todo = {}, [root]
-    while todo:
-        one = todo.pop()
-        if one in edges:
-            continue
-        kinds = lambda dep: {kind["kind"] for kind in dep["dep_kinds"]}
-        edges[one] = sorted({dep["pkg"] for dep in nodes[one]["deps"] if kinds(dep) & {None, "build"}})
-        todo += edges[one]
-    return edges
+def built_in():
+    """Every package that the command is built of, by name and version, to its own direct ones; the command first."""
+    edges, path = {}, []
+    tree = cargo("tree", "--package", "custody", "--edges", "normal,build", "--target", target(), "--prefix", "depth")
+    for line in tree.splitlines():
+        depth, name, version = re.match(r"(\d+)(\S+) v(\S+)", line).groups()
+        one = (name, version)
+        edges.setdefault(one, set())
+        path[int(depth) :] = [one]
+        if len(path) > 1:
+            edges[path[-2]].add(one)
+    return {one: sorted(others) for one, others in edges.items()}
 
 
 def component(package, sums):
@@ -76,15 +87,13 @@ def component(package, sums):
 
 
 def main():
-    meta = metadata()
     lock = (ROOT / "Cargo.lock").read_text(encoding="utf-8")
-    packages = {package["id"]: package for package in meta["packages"]}
-    root = next(p["id"] for p in meta["packages"] if p["name"] == "custody" and p["source"] is None)
-    edges, sums = built_in(meta, root), checksums(lock)
-    parts = {one: component(packages[one], sums) for one in edges}
+    edges, manifests, sums = built_in(), packages(), checksums(lock)
+    parts = {one: component(manifests[one], sums) for one in edges}
+    root = next(iter(edges))
+    refs = {one: part["bom-ref"] for one, part in parts.items()}
     main_part = parts.pop(root) | {"type": "application"}
     serial = uuid.UUID(bytes=hashlib.sha256(lock.encode()).digest()[:16], version=4)
-    refs = {one: main_part["bom-ref"] if one == root else parts[one]["bom-ref"] for one in edges}
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -1,7 +1,7 @@
 //! The borrowed reading of records and prost read the same.
 #![no_main]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the module is a test, too, and each target takes only some of it")]
 #[path = "../../../proto/tests/wire.rs"]
 mod checks;
 
