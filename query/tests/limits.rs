@@ -164,6 +164,39 @@ async fn a_deadline_holds_while_planning_and_the_place_is_kept_until_planning_en
     until(|| engine.stats().running() == 0, "planning").await;
 }
 
+/// What is above a join asks for its next batch at once, and a join has no end of them: each of these kept its thread
+/// for ever, whoever had gone, and two of them all threads of a small machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_give_way_to_deadlines_and_to_other_queries() {
+    let (engine, _dir) = engine();
+    let million = million();
+    let few = "(SELECT unnest([1, 2, 3, 4, 5, 6, 7, 8]) AS n)";
+    for sql in [
+        format!("SELECT a.n FROM {million} a, {million} b, {few} c ORDER BY a.n + b.n + c.n LIMIT 3"),
+        format!("SELECT a.m, count(*) FROM {million} a CROSS JOIN {million} b GROUP BY a.m"),
+        format!("SELECT sum(a.m + b.m) FROM {million} a JOIN {million} b ON a.n % 2 = b.n % 2"),
+        format!("SELECT sum(a.m + b.m) FROM {million} a JOIN {million} b ON a.n + b.n > a.m"),
+        format!(
+            "SELECT count(DISTINCT a.m + b.m) FROM {million} a JOIN {few} c ON c.n > 0 JOIN {million} b ON b.n < a.n"
+        ),
+    ] {
+        let run = || {
+            let (engine, sql) = (engine.clone(), sql.clone());
+            tokio::spawn(
+                async move { engine.sql(&Caller::local(None), &sql, vec![], limits(400)).await.map(|a| a.rows) },
+            )
+        };
+        // As many as there are threads, and one more.
+        let all: Vec<_> = (0..=std::thread::available_parallelism().unwrap().get()).map(|_| run()).collect();
+        for one in all {
+            let error = one.await.unwrap().expect_err(&sql);
+            assert!(matches!(error.kind, ErrorKind::Timeout | ErrorKind::Resources), "{sql:.150}: {error}");
+        }
+        until(|| engine.stats().running() == 0, &sql).await;
+        engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(5000)).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_queries_are_refused_and_nobody_has_all_places() {
     let (engine, _dir) = engine();

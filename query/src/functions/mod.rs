@@ -6,6 +6,7 @@
 //! docs/sql.md has the same list; a test compares the three.
 
 mod bounded;
+mod elements;
 mod planner;
 
 use std::sync::{Arc, LazyLock};
@@ -124,10 +125,14 @@ pub(crate) fn session() -> SessionStateBuilder {
         .with_scalar_functions(LISTED.0.clone())
         .with_aggregate_functions(LISTED.1.clone())
         .with_window_functions(LISTED.2.clone())
+        .with_physical_optimizer_rule(Arc::new(crate::yielding::GiveWay))
 }
 
 /// A function as a session has it: as it is, bounded, or not at all.
 fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
+    if elements::NAMES.contains(&inner.name()) {
+        return Some(Arc::new(ScalarUDF::from(elements::OfElements::new(inner))));
+    }
     if SCALAR.contains(&inner.name()) {
         return Some(inner);
     }
