@@ -28,6 +28,7 @@ use super::ends::{self, EndedRow};
 use super::habits::{self, HabitRow};
 use super::hit::HitRow;
 use super::judged::Judged;
+use super::relations::{is_not_aside, without_asides};
 use super::sequences::{self, NumberedRow};
 use super::tuning::Tuning;
 use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
@@ -164,6 +165,7 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
         bytes += batch.get_array_memory_size();
         // Files carry more about their columns than the rows' own schema says.
         let batch = RecordBatch::try_new(EventRow::schema(), batch.columns().to_vec());
+        let batch = batch.and_then(|batch| without_asides(&batch));
         batches.push(batch.map_err(|e| Error::internal(format!("events cannot be held: {e}")))?);
         Ok(bytes <= EVENTS_BYTES_MAX)
     })?;
@@ -391,9 +393,17 @@ impl Checker {
         let mut tables = Tables::whole(snapshot, entries, now, &self.tuning).map_err(wrong)?;
         let of = Arc::clone(snapshot);
         let few = tokio::task::spawn_blocking(move || few_events(&of)).await;
-        if let Some(few) = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
-            tables.0.insert("events", Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?));
-        }
+        // As where checks follow the log, no rule sees the ledger's own alerts: they name the spans that they are about.
+        let events: Arc<dyn TableProvider> =
+            match few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
+                Some(few) => Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?),
+                None => {
+                    let all = tables.0.get("events").cloned().ok_or_else(|| Error::internal("there are no events"))?;
+                    let all = SessionContext::new().read_table(all).and_then(|all| all.filter(is_not_aside()));
+                    all.map_err(wrong)?.into_view()
+                }
+            };
+        tables.0.insert("events", events);
         let found = self.found(tables, snapshot, None).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
         let of = Arc::clone(snapshot);
