@@ -98,6 +98,7 @@ impl Asked {
     ) -> Result<SendableRecordBatchStream, Error> {
         let (state, plan) = self.frame(context).await?.into_parts();
         is_small_enough(&plan)?;
+        compiles_few_patterns(&plan)?;
         tells_nothing_hidden(&plan, snapshot)?;
         let wrong = |e: datafusion::error::DataFusionError| hinted(&self.text, Error::query(&e));
         let plan = adapt::ids_in_any_spelling(plan).map_err(wrong)?;
@@ -204,6 +205,31 @@ fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
     if walked.is_err() || nodes > NODES_MAX {
         let message = format!("the plan of this query has more than {NODES_MAX} steps; ask for less at once");
         return Err(Error::new(ErrorKind::Resources, message));
+    }
+    Ok(())
+}
+
+/// A regular expression takes up to a tenth of a second to compile, and a batch has thousands of rows: one that is another in
+/// each row keeps its thread for minutes, in which nobody can interrupt it.
+fn compiles_few_patterns(plan: &LogicalPlan) -> Result<(), Error> {
+    let of_a_row = |pattern: &Expr| !pattern.column_refs().is_empty();
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                found |= match expr {
+                    Expr::ScalarFunction(call) if call.func.name().starts_with("regexp_") => {
+                        call.args.get(1).is_some_and(of_a_row)
+                    }
+                    Expr::BinaryExpr(binary) if binary.op.to_string().contains('~') => of_a_row(&binary.right),
+                    _ => false,
+                };
+                Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    });
+    if walked.is_err() || found {
+        return Err(Error::invalid("a regular expression is the same for all rows: write it as a text or a parameter"));
     }
     Ok(())
 }

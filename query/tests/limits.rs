@@ -197,6 +197,45 @@ async fn joins_give_way_to_deadlines_and_to_other_queries() {
     }
 }
 
+/// What takes long over one batch of rows is not interrupted: it is not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_take_minutes_for_a_batch_is_refused() {
+    let (engine, _dir) = engine();
+    let million = million();
+    let start = Instant::now();
+    for (sql, kind) in [
+        ("SELECT levenshtein(repeat('a', 100000), repeat('b', 100000))".to_owned(), ErrorKind::Resources),
+        (
+            format!("SELECT max(levenshtein(repeat('a', 900 + n), repeat('b', 900 + m))) FROM {million}"),
+            ErrorKind::Resources,
+        ),
+        (
+            format!("SELECT count(*) FROM {million} WHERE regexp_like('a', concat(n, '-', m, '(a{{500}}){{500}}'))"),
+            ErrorKind::Invalid,
+        ),
+        (
+            format!("SELECT count(*) FROM {million} WHERE 'a' ~ concat(n, '-', m, '(a{{500}}){{500}}')"),
+            ErrorKind::Invalid,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM (SELECT concat(n, '-', m) AS p FROM {million}) WHERE regexp_count('a', p) > 0"
+            ),
+            ErrorKind::Invalid,
+        ),
+    ] {
+        let error = engine.sql(&Caller::local(None), &sql, vec![], limits(20_000)).await.expect_err(&sql);
+        assert_eq!(error.kind, kind, "{sql:.100}: {error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let params = vec![datafusion::scalar::ScalarValue::from("^b.*")];
+    let sql =
+        "SELECT levenshtein('kitten', 'sitting') AS d, regexp_like('abc', $1) AS l, 'abc' ~ concat('b', '$') AS m";
+    let answer = engine.sql(&Caller::local(None), sql, params, limits(5000)).await.unwrap();
+    let rows = custody_query::format::rows(&answer.batches).unwrap();
+    assert_eq!(serde_json::Value::Object(rows[0].clone()), serde_json::json!({"d": 3, "l": false, "m": false}));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_queries_are_refused_and_nobody_has_all_places() {
     let (engine, _dir) = engine();
