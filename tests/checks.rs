@@ -178,3 +178,34 @@ fn the_checks_go_on_over_sealed_rows_and_after_a_restart() {
     well(&server);
     server.stop_and_verify();
 }
+
+/// A span that gives no event, twice with the same id and other content: the alert is its tenant's, as it is.
+#[test]
+fn an_alert_about_a_record_that_is_no_event_has_the_tenant_of_that_record() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &["--checks", "on"]);
+    let send = |name: &str, id: &str, resource: Value| {
+        let span = json!({"traceId": "00000000000000000000000000000a01", "spanId": id, "name": name,
+            "startTimeUnixNano": "1795165200000000000", "endTimeUnixNano": "1795165201000000000"});
+        let request =
+            json!({"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [{"spans": [span]}]}]});
+        let url = format!("http://{}/v1/traces", server.otlp_http);
+        let agent = ureq::Agent::new_with_defaults();
+        agent.post(&url).header("Content-Type", "application/json").send(request.to_string().as_bytes()).unwrap();
+    };
+    let of = json!([attribute("tenant.id", "acme"), attribute("workspace.id", "payments")]);
+    for (id, resource) in [("00000000000000b1", of), ("00000000000000b2", json!([]))] {
+        send("what it was", id, resource.clone());
+        send("what it is said to have been", id, resource);
+    }
+    until(|| number(&server, ALERTS) == 2);
+    let rows = server.sql(
+        "SELECT tenant, workspace, span_id FROM events WHERE kind = 'alert' AND action = 'conflicting_span' ORDER BY span_id",
+    );
+    let want = [("acme".into(), "payments".into(), "00000000000000b1"), (Value::Null, Value::Null, "00000000000000b2")];
+    for (row, (tenant, workspace, span)) in rows.iter().zip(want) {
+        assert_eq!((&row["tenant"], &row["workspace"], &row["span_id"]), (&tenant, &workspace, &json!(span)));
+    }
+    assert_eq!(rows.len(), 2);
+    let told = "SELECT count(*) AS n FROM violations WHERE check_id = 'conflicting_span' AND tenant = 'acme'";
+    assert_eq!(number(&server, told), 1);
+}

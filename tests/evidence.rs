@@ -190,7 +190,7 @@ fn erased_content_is_gone_from_files_and_answers_and_the_log_says_why() {
     assert!(status == 1 && text.contains("legal hold \"suit\""), "{text}");
     custody(&dir, &with(&["hold", "release", "--id", "suit"]));
     let told = custody(&dir, &with(&["erase", "--sql", "SELECT seq FROM spans WHERE name LIKE 'secret-of-3-%'"]));
-    assert!(told.starts_with("erased 1 records"), "{told}");
+    assert!(told.starts_with("erased 1 record ("), "{told}");
     custody(&dir, &with(&["erase", "--seq", "7-9"]));
     assert_eq!(names(&server), 5, "the rows are gone at once");
     assert_eq!(server.sql("SELECT seq FROM ledger WHERE seq = 3").len(), 1, "the entry stays");

@@ -205,3 +205,84 @@ fn a_record_that_is_there_twice_is_found_out() {
     let rows = server.sql(&format!("SELECT count(*) AS n FROM spans WHERE span_id = '{span}'"));
     assert_eq!(rows[0]["n"], 2, "{named}");
 }
+
+#[test]
+fn readers_beside_the_load_are_each_held_against_the_ledger() {
+    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &["--event-requests-per-minute", "1000000"]);
+    let (grpc, api) = (url(&server.grpc), url(&server.http));
+    let args = ["--target", &grpc, "--check", &api, "--count", "2000", "--batch", "50", "--readers", "0,8"];
+    let (json, told) = {
+        let output = loadgen(&args).output().unwrap();
+        let (json, told) = result(&output);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        (json, told)
+    };
+    assert_eq!(json["steps"][0]["readers"], serde_json::json!({"readers": 0}));
+    let readers = &json["steps"][1]["readers"];
+    let counts = ["readers", "slow", "wrong", "behind"].map(|name| readers[name].as_u64().unwrap());
+    assert_eq!(counts, [8, 4, 0, 0], "{json}");
+    // The four fast ones have each seen all events of the second step, and those are in the ledger.
+    let events = readers["events"].as_u64().unwrap();
+    assert!(events > 1000 && readers["delivered_events"].as_u64().unwrap() >= 4 * events, "{json}");
+    assert!(readers["lag_us"]["p99"].as_u64() > Some(0), "{json}");
+    assert_eq!(json["records_per_second_with_readers"][0]["readers"], 8, "{json}");
+    assert!(told.contains("8 readers, 4 slow: ") && told.contains("with 8 readers: "), "{told}");
+    // Of some kinds only, and after the first run: what came before is not theirs.
+    let more = ["--seed", "2", "--reader-kinds", "grant_denied,grant_issued", "--slow", "0"];
+    let output = loadgen(&[&args[..8], &["--readers", "2"], &more[..]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let readers = &json["steps"][0]["readers"];
+    let few = readers["events"].as_u64().unwrap();
+    assert!(few > 0 && few < events / 2, "{json}");
+    server.stop_and_verify();
+}
+
+/// Passes requests on to a server, and leaves the second event out of each answer.
+async fn leave_out(api: String, request: axum::extract::Request) -> axum::response::Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let answer = tokio::task::spawn_blocking(move || {
+        let to = format!("{api}{}", parts.uri);
+        let agent = ureq::Agent::new_with_defaults();
+        let (answer, body) = match parts.method == "POST" {
+            true => agent.post(to).header("Content-Type", "application/json").send(&body[..]),
+            false => agent.get(to).call(),
+        }
+        .unwrap()
+        .into_parts();
+        let text = body.into_with_config().limit(1 << 30).read_to_string().unwrap();
+        let is_page = parts.uri.path() == "/api/v1/events";
+        let lines = text.split_inclusive('\n').enumerate();
+        let text: String = lines.filter(|(i, _)| !is_page || *i != 1).map(|(_, line)| line).collect();
+        (answer.headers, text)
+    });
+    let (headers, text) = answer.await.unwrap();
+    let mut answer = axum::response::Response::new(text.into());
+    for name in ["x-next-cursor", "x-seq-range", "x-truncated", "x-log-size"] {
+        if let Some(value) = headers.get(name) {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    answer
+}
+
+#[test]
+fn a_reader_who_is_not_told_all_is_found_out() {
+    let server = Server::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let liar = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let api = url(&server.http);
+        let app = axum::Router::new().fallback(move |request| leave_out(api.clone(), request));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        url(&address.to_string())
+    });
+    let args = ["--target", &url(&server.grpc), "--count", "200", "--batch", "50", "--readers", "1", "--slow", "0"];
+    let output = loadgen(&[&args[..], &["--events", &liar]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!(json["steps"][0]["readers"]["wrong"], 1, "{json}");
+    assert!(told.contains("reader 0 (fast, pages): saw other events than the ledger has from seq "), "{told}");
+}

@@ -8,11 +8,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
-use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::{Signal, json};
+use custody_proto::scan::Range;
+use custody_proto::wire::{InstrumentationScope, LogRecord, Resource, Span};
+use custody_proto::{Limits, Signal, json, scan};
 use custody_query::event::EventRow;
 use custody_query::mapping::{RecordContext, map_log, map_span};
 use custody_query::ocsf::{Context, Format, Schema, encode};
@@ -23,43 +21,27 @@ use support::{Request, Server, python, recorded_requests};
 
 /// The rows of all records of a request.
 fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
-    let (none, no_scope) = (Resource::default(), InstrumentationScope::default());
     let hash = "5a".repeat(32);
+    let found = scan(signal, bytes, &Limits::default()).unwrap();
+    let at = |range: Range| {
+        let (at, len) = (range.at as usize, range.len as usize);
+        at.checked_sub(bytes.len()).map_or_else(|| &bytes[at..at + len], |at| &found.annex[at..at + len])
+    };
     let mut out: Vec<EventRow> = Vec::new();
-    let context = |resource: &Option<Resource>, scope: &Option<InstrumentationScope>, seq: usize| {
-        (resource.clone().unwrap_or(none.clone()), scope.clone().unwrap_or(no_scope.clone()), seq as u64)
-    };
-    let mut map = |(resource, scope, seq): (Resource, InstrumentationScope, u64),
-                   map: &dyn Fn(&RecordContext<'_>) -> Vec<EventRow>| {
-        let ingest_time = Time(1_795_165_203_000_000_001);
-        out.extend(map(&RecordContext {
-            seq,
+    for (seq, record) in found.records.iter().enumerate() {
+        let group = &found.groups[record.group as usize];
+        let context = RecordContext {
+            seq: seq as u64,
             record_hash: &hash,
-            ingest_time,
+            ingest_time: Time(1_795_165_203_000_000_001),
             submitter: "test",
-            resource: &resource,
-            scope: &scope,
-        }));
-    };
-    let mut seq = 0;
-    if signal == Signal::Traces {
-        for group in ExportTraceServiceRequest::decode(bytes).unwrap().resource_spans {
-            for scope in &group.scope_spans {
-                for span in &scope.spans {
-                    map(context(&group.resource, &scope.scope, seq), &|context| map_span(context, span));
-                    seq += 1;
-                }
-            }
-        }
-    } else {
-        for group in ExportLogsServiceRequest::decode(bytes).unwrap().resource_logs {
-            for scope in &group.scope_logs {
-                for log in &scope.log_records {
-                    map(context(&group.resource, &scope.scope, seq), &|context| map_log(context, log));
-                    seq += 1;
-                }
-            }
-        }
+            resource: &Resource::read(at(group.resource)).unwrap(),
+            scope: &InstrumentationScope::read(at(group.scope)).unwrap(),
+        };
+        out.extend(match signal {
+            Signal::Traces => map_span(&context, &Span::read(at(record.range)).unwrap()),
+            _ => map_log(&context, &LogRecord::read(at(record.range)).unwrap()),
+        });
     }
     out
 }

@@ -33,6 +33,10 @@ mod verify;
 
 use std::process::ExitCode;
 
+/// What the `custody` command has: another allocator would measure another server.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -17,6 +17,7 @@ mod gate;
 mod grpc;
 mod http;
 mod identity;
+mod pace;
 mod pulse;
 mod receive;
 pub mod redact;

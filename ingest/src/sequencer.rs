@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +15,7 @@ use custody_store::{Error, ErrorKind, Prepared, Receipt, Writer};
 use opentelemetry::trace::SpanContext;
 use tokio::sync::{oneshot, watch};
 
+use crate::pace::{Follow, Pace};
 use crate::stats::{Committed, Queued, Stats};
 use crate::trace;
 
@@ -105,6 +106,7 @@ pub struct Sequencer {
     finishing: Arc<AtomicBool>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     stats: Arc<Stats>,
+    follow: Arc<OnceLock<Follow>>,
 }
 
 impl Sequencer {
@@ -112,9 +114,10 @@ impl Sequencer {
     pub fn start(log: impl Log, settings: Settings, stats: Arc<Stats>) -> std::io::Result<Self> {
         let (queue, jobs) = channel();
         let (failure, failed) = watch::channel(None);
-        let own_stats = Arc::clone(&stats);
+        let (own_stats, follow) = (Arc::clone(&stats), Arc::<OnceLock<Follow>>::default());
         let pause = settings.checkpoint_interval;
-        let commit = Commit { log, settings, stats, unsigned_since: None, signed_at: None, pause };
+        let (followed, pace) = (Arc::clone(&follow), Pace::default());
+        let commit = Commit { log, settings, stats, unsigned_since: None, signed_at: None, pause, followed, pace };
         let run = move || {
             if let Err(error) = commit.run(&jobs) {
                 tracing::error!(%error, "the log failed; the server stops so that a restart can recover it");
@@ -133,7 +136,14 @@ impl Sequencer {
             finishing: Arc::default(),
             thread,
             stats: own_stats,
+            follow,
         })
+    }
+
+    /// Takes requests more slowly, by at most five times, while readers see records later than `within` after
+    /// their acknowledgement. `visible` tells them: all records below it are seen. Only the first call counts.
+    pub fn keep_pace(&self, visible: watch::Receiver<u64>, within: Duration) {
+        let _ = self.follow.set(Follow { visible, within });
     }
 
     /// Appends a request; resolves when it is durable. `hold` is dropped when the
@@ -220,6 +230,9 @@ struct Commit<L> {
     signed_at: Option<Instant>,
     /// How long until the next checkpoint is signed.
     pause: Duration,
+    /// Readers that shall keep up, if there are any.
+    followed: Arc<OnceLock<Follow>>,
+    pace: Pace,
 }
 
 impl<L: Log> Commit<L> {
@@ -315,7 +328,8 @@ impl<L: Log> Commit<L> {
         self.stats.committed(commit);
         trace::committed(&traced, begun, &commit);
         assert_eq!(receipts.len(), replies.len(), "every request has its receipt");
-        if receipts.iter().any(|r| r.appended > 0) {
+        let size = receipts.iter().filter(|r| r.appended > 0).map(|r| r.first_seq + r.appended).max();
+        if size.is_some() {
             self.unsigned_since.get_or_insert_with(Instant::now);
         }
         for ((reply, _), receipt) in replies.into_iter().zip(receipts) {
@@ -324,6 +338,13 @@ impl<L: Log> Commit<L> {
         }
         if let Some(work) = command {
             self.command(work);
+        }
+        if let (Some(size), Some(follow)) = (size, self.followed.get()) {
+            let rest = self.pace.rest(follow, size, Duration::from_nanos(nanos), Instant::now());
+            if !rest.is_zero() {
+                self.stats.rested(rest);
+                std::thread::sleep(rest);
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use custody_proto::Signal;
 use custody_store::measure::{COUNTS, Family, Histogram, TIMES, Value};
@@ -78,6 +78,8 @@ pub struct Stats {
     group_records: Histogram,
     sign_failures: AtomicU64,
     sign_failing: AtomicBool,
+    /// Ns.
+    rested: AtomicU64,
 }
 
 impl Default for Stats {
@@ -100,6 +102,7 @@ impl Default for Stats {
             group_records: Histogram::new(COUNTS),
             sign_failures: AtomicU64::new(0),
             sign_failing: AtomicBool::new(false),
+            rested: AtomicU64::new(0),
         }
     }
 }
@@ -212,6 +215,11 @@ impl Stats {
         if let Some(nanos) = what.write_nanos {
             self.write_seconds.observe(nanos);
         }
+    }
+
+    /// Requests waited so long for readers to keep up.
+    pub(crate) fn rested(&self, time: Duration) {
+        self.rested.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
     /// Records that somebody else had sent before, byte for byte: they are acknowledged, and
@@ -342,6 +350,11 @@ impl Stats {
                 "custody_log_fsync_duration_seconds",
                 "Time of the one write and fsync that makes a group durable",
                 self.write_seconds.read(SECONDS),
+            ),
+            one(
+                "custody_ingest_paced_seconds",
+                "Time that requests waited for rows to keep up (--freshness)",
+                Value::Counter(self.rested.load(Relaxed) as f64 * SECONDS),
             ),
             one("custody_log_commit_requests", "Requests in a group commit", self.group_requests.read(1.0)),
             one("custody_log_commit_records", "Records appended by a group commit", self.group_records.read(1.0)),

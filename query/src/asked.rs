@@ -28,6 +28,7 @@ use crate::hints;
 use crate::named;
 use crate::projection::Snapshot;
 use crate::statement;
+use crate::text_views::{self, Viewed};
 
 /// What is asked.
 pub(crate) struct Asked {
@@ -102,14 +103,21 @@ impl Asked {
         tells_nothing_hidden(&plan, snapshot)?;
         let wrong = |e: datafusion::error::DataFusionError| hinted(&self.text, Error::query(&e));
         let plan = adapt::ids_in_any_spelling(plan).map_err(wrong)?;
-        let plan = state.optimize(&plan).map_err(wrong)?;
+        let (plan, promised) = match text_views::of_plan(&state, &plan) {
+            Some(Viewed { plan, promised }) => (plan, Some(promised)),
+            None => (state.optimize(&plan).map_err(wrong)?, None),
+        };
         let rows_max = batch_rows(&plan);
         let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(wrong)?;
         let task = TaskContext::from(&state);
         let config = task.session_config().clone();
         let rows_max = rows_max.min(config.batch_size());
         let task = task.with_session_config(config.with_batch_size(rows_max));
-        execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))
+        let rows = execute_stream(plan, Arc::new(task)).map_err(|e| Error::query(&e))?;
+        Ok(match promised {
+            Some(promised) => text_views::as_promised(rows, &promised),
+            None => rows,
+        })
     }
 }
 

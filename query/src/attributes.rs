@@ -1,10 +1,11 @@
 //! OTLP attributes: as JSON for people, and looked up by name for the mapping.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use custody_proto::otlp::common::{AnyValue, KeyValue, any_value::Value};
+use custody_proto::wire::{AnyValue, KeyValue, Value};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
 use serde_json::{Map, Value as Json};
@@ -15,15 +16,15 @@ use crate::rows::Time;
 const DEPTH_MAX: usize = 100;
 
 /// A value as JSON: bytes as base64, and numbers that JSON lacks as text.
-pub fn any_value_json(value: &AnyValue) -> Json {
+pub fn any_value_json(value: &AnyValue<'_>) -> Json {
     json(value, DEPTH_MAX)
 }
 
-fn json(value: &AnyValue, depth: usize) -> Json {
+fn json(value: &AnyValue<'_>, depth: usize) -> Json {
     match &value.value {
         _ if depth == 0 => Json::Null,
         None => Json::Null,
-        Some(Value::StringValue(s)) => Json::String(conceal(s).unwrap_or_else(|| s.clone())),
+        Some(Value::StringValue(s)) => Json::String(conceal(s).unwrap_or_else(|| (*s).to_owned())),
         Some(Value::BoolValue(b)) => Json::Bool(*b),
         Some(Value::IntValue(i)) => Json::from(*i),
         Some(Value::DoubleValue(d)) => {
@@ -36,25 +37,20 @@ fn json(value: &AnyValue, depth: usize) -> Json {
     }
 }
 
-/// Attributes as a JSON object.
-pub(crate) fn attributes_object(attributes: &[KeyValue]) -> Json {
-    object(attributes, DEPTH_MAX)
-}
-
-fn object(attributes: &[KeyValue], depth: usize) -> Json {
+fn object(attributes: &[KeyValue<'_>], depth: usize) -> Json {
     Json::Object(members(attributes, depth))
 }
 
-fn members(attributes: &[KeyValue], depth: usize) -> Map<String, Json> {
+fn members(attributes: &[KeyValue<'_>], depth: usize) -> Map<String, Json> {
     let mut out = Map::new();
     // How often a key came that came twice: thousands of one key must not take their square.
     let mut times: HashMap<&str, u64> = HashMap::new();
     for attribute in attributes {
         let value = attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth));
-        let mut key = attribute.key.clone();
+        let mut key = attribute.key.to_owned();
         // A key that comes twice keeps both values: the second as `key#2`.
         while out.contains_key(&key) {
-            let times = times.entry(&attribute.key).or_insert(1);
+            let times = times.entry(attribute.key).or_insert(1);
             *times += 1;
             key = format!("{}#{times}", attribute.key);
         }
@@ -83,96 +79,149 @@ pub(crate) fn conceal(text: &str) -> Option<String> {
 }
 
 /// Attributes as the members of a JSON object.
-pub(crate) fn attributes_map(attributes: &[KeyValue]) -> Map<String, Json> {
+pub(crate) fn attributes_map(attributes: &[KeyValue<'_>]) -> Map<String, Json> {
     members(attributes, DEPTH_MAX)
 }
 
 /// Attributes as one JSON object: the same text as that of [`any_value_json`], without the values between.
-pub fn attributes_json(attributes: &[KeyValue]) -> String {
-    let mut out = Vec::with_capacity(2 + attributes.iter().map(|a| a.key.len() + 24).sum::<usize>());
-    write_object(&mut out, attributes, DEPTH_MAX);
-    // Only texts and JSON's own signs were written.
-    String::from_utf8(out).unwrap_or_default()
+pub fn attributes_json(attributes: &[KeyValue<'_>]) -> String {
+    let mut out = String::with_capacity(2 + attributes.iter().map(|a| a.key.len() + 24).sum::<usize>());
+    write_attributes(&mut out, attributes);
+    out
 }
 
-fn write_object(out: &mut Vec<u8>, attributes: &[KeyValue], depth: usize) {
+/// Writes [`attributes_json`] behind what is there.
+pub(crate) fn write_attributes(out: &mut String, attributes: &[KeyValue<'_>]) {
+    write_object(out, attributes, DEPTH_MAX);
+}
+
+fn write_object(out: &mut String, attributes: &[KeyValue<'_>], depth: usize) {
     if attributes.len() > FEW || has_twins(attributes) {
-        // Names that came twice get others, and many are not compared each with each.
-        return write_text(out, &object(attributes, depth));
+        // Names that came twice get others, and very many are not compared with each other.
+        return write_json(out, &object(attributes, depth));
     }
-    out.push(b'{');
+    out.push('{');
     for (i, attribute) in attributes.iter().enumerate() {
         if i > 0 {
-            out.push(b',');
+            out.push(',');
         }
-        write_text(out, &attribute.key);
-        out.push(b':');
+        write_text(out, attribute.key);
+        out.push(':');
         match &attribute.value {
             Some(value) => write_value(out, value, depth),
-            None => out.extend_from_slice(b"null"),
+            None => out.push_str("null"),
         }
     }
-    out.push(b'}');
+    out.push('}');
 }
 
-/// Attributes up to this many are compared each with each.
-const FEW: usize = 24;
+/// The keys of up to this many attributes are compared, those that look alike with each other.
+const FEW: usize = 64;
 
-fn has_twins(attributes: &[KeyValue]) -> bool {
-    attributes.iter().enumerate().any(|(i, a)| attributes[..i].iter().any(|b| a.key == b.key))
+fn has_twins(attributes: &[KeyValue<'_>]) -> bool {
+    let mut seen = 0u64;
+    attributes.iter().enumerate().any(|(i, one)| {
+        // Keys of one length with one last letter share a bit, and few others do.
+        let last = one.key.as_bytes().last().copied().unwrap_or_default();
+        let bit = 1 << ((one.key.len() * 7 + usize::from(last)) % 64);
+        let is_alike = seen & bit != 0;
+        seen |= bit;
+        is_alike && attributes[..i].iter().any(|other| one.key == other.key)
+    })
 }
 
-fn write_value(out: &mut Vec<u8>, value: &AnyValue, depth: usize) {
+fn write_value(out: &mut String, value: &AnyValue<'_>, depth: usize) {
     match &value.value {
         // A token is written as `json` writes it: without what makes it usable.
         Some(Value::StringValue(text)) if depth > 0 && conceal(text).is_none() => write_text(out, text),
-        Some(Value::IntValue(number)) if depth > 0 => write_text(out, number),
+        Some(Value::IntValue(number)) if depth > 0 => write_json(out, number),
         Some(Value::KvlistValue(list)) if depth > 0 => write_object(out, &list.values, depth - 1),
         Some(Value::ArrayValue(list)) if depth > 0 => {
-            out.push(b'[');
+            out.push('[');
             for (i, item) in list.values.iter().enumerate() {
                 if i > 0 {
-                    out.push(b',');
+                    out.push(',');
                 }
                 write_value(out, item, depth - 1);
             }
-            out.push(b']');
+            out.push(']');
         }
-        _ => write_text(out, &json(value, depth)),
+        _ => write_json(out, &json(value, depth)),
     }
 }
 
-fn write_text(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+/// A text of JSON (RFC 8259, section 7). Nearly none has anything to escape.
+pub(crate) fn write_text(out: &mut String, text: &str) {
+    let escaped = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    // All bytes are looked at, without a branch: many at once.
+    if text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {
+        return out.push_str(&Json::from(text).to_string());
+    }
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
+}
+
+fn write_json(out: &mut String, value: &impl std::fmt::Display) {
+    use std::fmt::Write as _;
     // Writing to memory does not fail, and none of these values refuses to be JSON.
-    let written = serde_json::to_writer(out, value);
+    let written = write!(out, "{value}");
     debug_assert!(written.is_ok());
+}
+
+/// An attribute's non-empty text, or its number or truth value as text.
+pub(crate) fn text_of<'a>(attribute: &KeyValue<'a>) -> Option<Cow<'a, str>> {
+    Some(match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) if text.is_empty() => return None,
+        Value::StringValue(text) => Cow::Borrowed(*text),
+        Value::IntValue(i) => i.to_string().into(),
+        Value::BoolValue(flag) => Cow::Borrowed(if *flag { "true" } else { "false" }),
+        Value::DoubleValue(d) => d.to_string().into(),
+        _ => return None,
+    })
+}
+
+/// An attribute's list of texts; a single text is a list of one.
+pub(crate) fn list_of(attribute: &KeyValue<'_>) -> Vec<String> {
+    match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::ArrayValue(list)) => {
+            let text = |v: &AnyValue<'_>| match json(v, DEPTH_MAX) {
+                Json::String(s) => s,
+                other => other.to_string(),
+            };
+            list.values.iter().map(text).collect()
+        }
+        _ => text_of(attribute).map(Cow::into_owned).into_iter().collect(),
+    }
 }
 
 /// Attributes, looked up by name. The first of a name wins.
 #[derive(Clone, Copy)]
-pub(crate) struct Attributes<'a>(pub &'a [KeyValue]);
+pub(crate) struct Attributes<'a>(pub &'a [KeyValue<'a>]);
 
 impl<'a> Attributes<'a> {
-    fn value(&self, name: &str) -> Option<&'a Value> {
-        let found = self.0.iter().find(|a| a.key == name)?;
-        found.value.as_ref()?.value.as_ref()
+    fn find(&self, name: &str) -> Option<&'a KeyValue<'a>> {
+        self.0.iter().find(|attribute| attribute.key == name)
     }
 
     /// Whether there is such an attribute.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|attribute| attribute.key == name)
+        self.find(name).is_some()
     }
 
     /// A non-empty text, or a number or truth value as text.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
-        let text = match self.value(name)? {
-            Value::StringValue(s) => s.clone(),
-            Value::IntValue(i) => i.to_string(),
-            Value::BoolValue(b) => b.to_string(),
-            Value::DoubleValue(d) => d.to_string(),
-            _ => return None,
-        };
-        (!text.is_empty()).then_some(text)
+        self.lent(name).map(Cow::into_owned)
+    }
+
+    /// The same, for who only looks at it.
+    pub(crate) fn lent(&self, name: &str) -> Option<Cow<'a, str>> {
+        text_of(self.find(name)?)
+    }
+
+    /// Whether there is such a text.
+    pub(crate) fn has_text(&self, name: &str) -> bool {
+        self.lent(name).is_some()
     }
 
     /// The first of several names that has a text.
@@ -182,25 +231,16 @@ impl<'a> Attributes<'a> {
 
     /// A list of texts; a single text is a list of one.
     pub(crate) fn list(&self, name: &str) -> Vec<String> {
-        match self.value(name) {
-            Some(Value::ArrayValue(list)) => {
-                let text = |v: &AnyValue| match json(v, DEPTH_MAX) {
-                    Json::String(s) => s,
-                    other => other.to_string(),
-                };
-                list.values.iter().map(text).collect()
-            }
-            _ => self.text(name).into_iter().collect(),
-        }
+        self.find(name).map_or_else(Vec::new, list_of)
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u32> {
-        self.text(name)?.parse().ok()
+        self.lent(name)?.parse().ok()
     }
 
     /// A time: RFC 3339 text, or an integer in seconds since the epoch.
     pub(crate) fn time(&self, name: &str) -> Option<Time> {
-        match self.value(name)? {
+        match self.find(name)?.value.as_ref()?.value.as_ref()? {
             Value::StringValue(s) => parse_time(s),
             Value::IntValue(i) => i.checked_mul(1_000_000_000).map(Time),
             Value::DoubleValue(d) => seconds_time(*d),
@@ -240,11 +280,12 @@ pub(crate) fn hex_id(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use custody_proto::wire::{ArrayValue, KeyValueList};
+
     use super::*;
 
-    fn text(key: &str, value: &str) -> KeyValue {
-        let value = Some(AnyValue { value: Some(Value::StringValue(value.into())) });
-        KeyValue { key: key.into(), value, ..Default::default() }
+    fn text<'a>(key: &'a str, value: &'a str) -> KeyValue<'a> {
+        KeyValue { key, value: Some(AnyValue { value: Some(Value::StringValue(value)) }) }
     }
 
     #[test]
@@ -264,16 +305,8 @@ mod tests {
         let attributes = [
             text("a", "1"),
             text("a", "2"),
-            KeyValue {
-                key: "n".into(),
-                value: Some(AnyValue { value: Some(Value::DoubleValue(f64::NAN)) }),
-                ..Default::default()
-            },
-            KeyValue {
-                key: "b".into(),
-                value: Some(AnyValue { value: Some(Value::BytesValue(vec![1, 2])) }),
-                ..Default::default()
-            },
+            KeyValue { key: "n", value: Some(AnyValue { value: Some(Value::DoubleValue(f64::NAN)) }) },
+            KeyValue { key: "b", value: Some(AnyValue { value: Some(Value::BytesValue(&[1, 2])) }) },
         ];
         assert_eq!(attributes_json(&attributes), r##"{"a":"1","a#2":"2","n":"NaN","b":"AQI="}"##);
     }
@@ -281,20 +314,20 @@ mod tests {
     #[test]
     fn written_at_once_it_is_the_same_text() {
         let any = |value| Some(AnyValue { value: Some(value) });
-        let pair = |key: &str, value| KeyValue { key: key.into(), value, ..Default::default() };
-        let list = custody_proto::otlp::common::ArrayValue {
+        let pair = |key, value| KeyValue { key, value };
+        let list = ArrayValue {
             values: vec![
                 AnyValue { value: None },
                 any(Value::DoubleValue(1e300)).unwrap(),
                 any(Value::IntValue(-7)).unwrap(),
             ],
         };
-        let mut deep = any(Value::StringValue("\u{1}\"quoted\" \u{1f600}\n".into()));
+        let mut deep = any(Value::StringValue("\u{1}\"quoted\" \u{1f600}\n"));
         for _ in 0..120 {
             let values = vec![pair("in", deep)];
-            deep = any(Value::KvlistValue(custody_proto::otlp::common::KeyValueList { values }));
+            deep = any(Value::KvlistValue(KeyValueList { values }));
         }
-        let twins = custody_proto::otlp::common::KeyValueList { values: vec![text("t", "1"), text("t", "2")] };
+        let twins = KeyValueList { values: vec![text("t", "1"), text("t", "2")] };
         let attributes = [
             pair("deep", deep),
             pair("list", any(Value::ArrayValue(list))),
@@ -308,9 +341,41 @@ mod tests {
         assert_eq!(attributes_json(&[]), "{}");
     }
 
+    /// The texts that a JSON writer treats in its own way, each alone and among others.
+    #[test]
+    fn texts_are_written_as_json_has_them() {
+        let every = (0..0x180).chain([0x2028, 0x2029, 0xffff, 0x1f600]).filter_map(char::from_u32);
+        let texts = every.flat_map(|c| [c.to_string(), format!("some text {c} and some more")]);
+        for one in texts.chain([String::new(), "x".repeat(1000), "\\".repeat(40)]) {
+            let mut out = String::from("before");
+            write_text(&mut out, &one);
+            assert_eq!(out, format!("before{}", serde_json::to_string(&one).unwrap()));
+        }
+    }
+
+    /// Where no two keys are alike, and where only the last two are, whatever the keys look like.
+    #[test]
+    fn keys_that_come_twice_are_seen() {
+        for n in [1, 2, 23, 24, 25, 63, 64, 65, 200] {
+            for key in [|i: usize| format!("key.{i}"), |i| "k".repeat(i + 1), |i| format!("{i:08}")] {
+                let mut keys: Vec<String> = (0..n).map(key).collect();
+                let json = |keys: &[String]| {
+                    let all: Vec<_> = keys.iter().map(|key| text(key, "v")).collect();
+                    assert_eq!(attributes_json(&all), object(&all, DEPTH_MAX).to_string());
+                    serde_json::from_str::<Map<String, Json>>(&attributes_json(&all)).unwrap()
+                };
+                assert_eq!(json(&keys).len(), n);
+                keys.push(keys[n / 2].clone());
+                let twice = json(&keys);
+                assert_eq!((twice.len(), twice.keys().next_back().unwrap()), (n + 1, &format!("{}#2", keys[n / 2])));
+            }
+        }
+    }
+
     #[test]
     fn a_key_that_comes_again_and_again_takes_linear_time() {
-        let many: Vec<_> = (0..100_000).map(|i| text("k", &i.to_string())).collect();
+        let values: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
+        let many: Vec<_> = values.iter().map(|value| text("k", value)).collect();
         let json: Map<String, Json> = serde_json::from_str(&attributes_json(&many)).unwrap();
         assert_eq!((json.len(), &json["k"], &json["k#100000"]), (100_000, &Json::from("0"), &Json::from("99999")));
     }

@@ -76,7 +76,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<(&'static [Role], &'
         _ if under("/api/v1/events") || under("/api/v1/consumers") || under("/custody.v1.Events") => {
             (&[Role::Stream], "following the events")
         }
-        _ if under("/api/v1/export") || under("/api/v1/evidence") => (&[Role::Export], "exporting"),
+        _ if under("/api/v1/evidence") => (&[Role::Export], "exporting"),
         _ if under("/api/v1/alerts") && is_get => (&[Role::Read], "reading alerts"),
         _ if under("/api/v1/alerts") => (&[Role::Investigate], "answering alerts"),
         _ => (&[Role::Admin], "this"),
@@ -108,7 +108,6 @@ mod tests {
             ("POST", "/api/v1/sql", &[Role::Read][..]),
             ("GET", "/api/v1/events", &[Role::Stream]),
             ("POST", "/api/v1/consumers/siem/next", &[Role::Stream]),
-            ("GET", "/api/v1/export", &[Role::Export]),
             ("POST", "/api/v1/evidence", &[Role::Export]),
             ("GET", "/api/v1/alerts", &[Role::Read]),
             ("POST", "/api/v1/alerts/a1/acknowledge", &[Role::Investigate]),

@@ -9,6 +9,7 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
+use futures::StreamExt as _;
 use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
 use tokio::runtime::{Handle, Runtime};
@@ -32,6 +33,12 @@ const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// What one query may spill to disk.
 const SPILL_BYTES_MAX: u64 = 2 << 30;
+
+/// What a first query asks: a trace, and a view of events.
+pub(crate) const FIRST: [&str; 2] = [
+    "SELECT * FROM spans WHERE trace_id = '00000000000000000000000000000000' ORDER BY start_time",
+    "SELECT * FROM tool_calls WHERE trace_id = '00000000000000000000000000000000'",
+];
 
 /// What one query may use.
 #[derive(Clone, Debug)]
@@ -229,6 +236,37 @@ impl Engine {
         let done = plan.await;
         running.ended(&done);
         done
+    }
+
+    /// Asks what a first query would, on a query thread, and gives the answer to nobody: the code of planning
+    /// is read from the disk, and its tables of functions are made, before somebody waits for them.
+    ///
+    /// # Errors
+    ///
+    /// The query threads have stopped.
+    pub fn warm(&self) -> Result<tokio::task::JoinHandle<()>, Error> {
+        let runtime = self.runtime.handle()?.clone();
+        let engine = self.clone();
+        let own = runtime.clone();
+        let first = async move |text: &str| {
+            let (snapshot, limits) = (engine.projection.snapshot(), QueryLimits::default());
+            let context = engine.session(&snapshot, &limits).await?;
+            let asked = Asked { text: text.to_owned(), params: None, limits };
+            let mut rows = asked.rows(&context, &snapshot).await?;
+            while let Some(batch) = rows.next().await {
+                batch.map_err(|e| Error::query(&e))?;
+            }
+            Ok::<(), Error>(())
+        };
+        Ok(runtime.spawn_blocking(move || {
+            own.block_on(async {
+                for text in FIRST {
+                    if let Err(error) = first(text).await {
+                        tracing::debug!(%error, "the first query of all could not be asked");
+                    }
+                }
+            });
+        }))
     }
 
     /// Lets a query in.

@@ -56,6 +56,7 @@ mod streamed;
 pub mod survival;
 pub mod tables;
 mod tenancy;
+mod text_views;
 pub mod tree;
 mod views;
 mod yielding;

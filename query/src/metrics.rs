@@ -10,6 +10,7 @@ use custody_proto::otlp::metrics::{
     AggregationTemporality, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint,
     SummaryDataPoint, exemplar, exponential_histogram_data_point::Buckets, metric::Data, number_data_point,
 };
+use custody_proto::wire;
 use serde_json::{Map, Value as Json, json};
 
 use crate::attributes::{Attributes, attributes_json, hex_id};
@@ -190,7 +191,8 @@ fn with_exemplars(mut out: Map<String, Json>, exemplars: &[Exemplar]) -> Json {
 }
 
 fn object(attributes: &[KeyValue]) -> Json {
-    serde_json::from_str(&attributes_json(attributes)).unwrap_or_default()
+    let lent: Vec<_> = attributes.iter().map(wire::KeyValue::from).collect();
+    serde_json::from_str(&attributes_json(&lent)).unwrap_or_default()
 }
 
 fn float(number: f64) -> Json {
@@ -203,7 +205,7 @@ mod tests {
     use custody_proto::otlp::metrics::{
         ExponentialHistogram, Gauge, Histogram, Sum, Summary, summary_data_point::ValueAtQuantile,
     };
-    use custody_proto::otlp::resource::Resource;
+    use custody_proto::wire::Resource;
 
     fn row(data: Data) -> (String, Json) {
         let context = RecordContext {

@@ -2,34 +2,28 @@
 //! publishes a new snapshot. Every reader keeps the snapshot that it began with.
 //! Rows are in memory first, and sealed when they are many: see `segments`.
 
+mod making;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use custody_proto::Signal;
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::metrics::Metric;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::Span;
-use custody_store::{Block, Content, Reader};
+use custody_store::Reader;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
-use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::Error;
 use crate::caller::RowFilter;
-use crate::event::{EventBuilder, EventRow};
 use crate::ids::{Ids, Keeper};
 use crate::lookup::Log;
-use crate::mapping::{RecordContext, map_log, map_span};
-use crate::metrics::{MetricBuilder, MetricRow, metric_row};
-use crate::rows::{Extent, Roomy, Time};
-use crate::segments::{Place, Segment, SegmentLimits, Table, Tail, lock};
-use crate::tables::{LogBuilder, LogRow, SpanBuilder, SpanOwner, SpanShared, log_row};
-use crate::tenancy::Tenancy;
+use crate::rows::Time;
+use crate::segments::{Place, Segment, SegmentLimits, Tail, lock};
+
+use making::Shape;
+
+pub(crate) use making::Rows;
 
 /// Records are published in steps of about this many.
 const STEP_RECORDS: u64 = 8192;
@@ -118,7 +112,7 @@ impl Snapshot {
     #[cfg(test)]
     pub(crate) fn of_events(batches: Vec<RecordBatch>, size: u64) -> Self {
         let mut tail = Tail { to: size, ..Tail::default() };
-        tail.tables[Table::Events as usize] = batches;
+        tail.tables[crate::segments::Table::Events as usize] = batches;
         Self { size, tail, ..Self::default() }
     }
 }
@@ -217,7 +211,10 @@ impl Projection {
     pub(crate) fn caches(&self) -> CacheManagerConfig {
         let footers =
             self.snapshot().segments.iter().flat_map(|s| &s.files).map(|f| Arc::clone(f.place.footers())).next();
-        CacheManagerConfig::default().with_file_metadata_cache(footers)
+        let limit = footers.as_ref().map(|footers| footers.cache_limit());
+        let config = CacheManagerConfig::default().with_file_metadata_cache(footers);
+        // Each session sets the limit of the cache that it is given: to that of DataFusion, if nothing is said.
+        limit.into_iter().fold(config, CacheManagerConfig::with_metadata_cache_limit)
     }
 
     /// Tells up to which size the log is visible.
@@ -408,169 +405,4 @@ impl Drop for Follower {
             let _ = thread.join();
         }
     }
-}
-
-/// How many rows some records gave, and of what size, by table.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shape {
-    records: usize,
-    tables: [Extent; 4],
-}
-
-/// Rows in the making.
-#[derive(Default)]
-pub(crate) struct Rows {
-    spans: SpanBuilder,
-    logs: LogBuilder,
-    metrics: MetricBuilder,
-    events: EventBuilder,
-    /// Only the rows of this table; of all, if none is named.
-    only: Option<Table>,
-}
-
-/// What the records of one group share, decoded once.
-struct Shared {
-    group: usize,
-    resource: Resource,
-    texts: SpanShared,
-    tenancy: Tenancy,
-    scope: InstrumentationScope,
-}
-
-impl Shared {
-    fn of(content: &Content, i: usize) -> Self {
-        // What the scanner let in, the decoder reads; a damaged log shows as empty fields and in `verify`.
-        let resource = Resource::decode(content.resource(i)).unwrap_or_default();
-        let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
-        let tenancy = Tenancy::of_resource(&resource);
-        Self { group: content.group(i), texts: SpanShared::of(&resource), tenancy, resource, scope }
-    }
-}
-
-impl Rows {
-    /// To make the rows of one table alone.
-    pub(crate) fn of(table: Table) -> Self {
-        Self { only: Some(table), ..Self::default() }
-    }
-
-    fn makes(&self, table: Table) -> bool {
-        self.only.is_none_or(|only| only == table)
-    }
-
-    /// With room for the rows of so many records like those before.
-    fn with_room(records: usize, like: &Shape) -> Self {
-        fn room<B: Roomy>(records: usize, like: &Shape, table: Table) -> B {
-            let former = &like.tables[table as usize];
-            // A little more than before, as it is never quite the same.
-            let rows = (former.rows * records).div_ceil(like.records.max(1));
-            B::with_room(rows + rows / 16, former)
-        }
-        Self {
-            spans: room(records, like, Table::Spans),
-            logs: room(records, like, Table::Logs),
-            metrics: room(records, like, Table::Metrics),
-            events: room(records, like, Table::Events),
-            only: None,
-        }
-    }
-
-    /// Moves the rows of so many records behind those of a tail; gives the events among them, and how much it was.
-    fn finish(mut self, records: usize, tail: &mut Tail) -> (RecordBatch, Shape) {
-        let (spans, logs) = (self.spans.finish(), self.logs.finish());
-        let (metrics, events) = (self.metrics.finish(), self.events.finish());
-        let tables = [
-            SpanBuilder::extent(&spans),
-            LogBuilder::extent(&logs),
-            MetricBuilder::extent(&metrics),
-            EventBuilder::extent(&events),
-        ];
-        for (table, batch) in Table::ALL.into_iter().zip([spans, logs, metrics, events.clone()]) {
-            tail.add(table, batch);
-        }
-        (events, Shape { records, tables })
-    }
-
-    /// Takes the rows of one table.
-    pub(crate) fn take(mut self, table: Table) -> RecordBatch {
-        match table {
-            Table::Spans => self.spans.finish(),
-            Table::Logs => self.logs.finish(),
-            Table::Metrics => self.metrics.finish(),
-            Table::Events => self.events.finish(),
-        }
-    }
-
-    /// Adds the rows of a block; an erased one has none.
-    fn block(&mut self, block: &Block) {
-        let records = block.content.as_ref().map_or(0, Content::records);
-        self.records(block, 0..records);
-    }
-
-    /// Adds the rows of some records of a block.
-    pub(crate) fn records(&mut self, block: &Block, wanted: impl Iterator<Item = usize>) {
-        let Some(content) = &block.content else { return };
-        let mut shared: Option<Shared> = None;
-        for i in wanted.filter(|&i| i < content.records() && !content.is_erased(i)) {
-            let fits = shared.as_ref().is_some_and(|s| s.group == content.group(i));
-            let shared = if fits { shared.as_ref() } else { Some(&*shared.insert(Shared::of(content, i))) };
-            let Some(shared) = shared else { continue };
-            let mut hex = const_hex::Buffer::<32>::new();
-            let context = RecordContext {
-                seq: block.commitments.first_seq + i as u64,
-                record_hash: hex.format(&block.commitments.commitments[i]),
-                ingest_time: Time(i64::try_from(block.commitments.ingest_time).unwrap_or(i64::MAX)),
-                submitter: content.identity(),
-                resource: &shared.resource,
-                scope: &shared.scope,
-            };
-            self.record(block.commitments.signal, &context, shared, content.record(i));
-        }
-    }
-
-    fn record(&mut self, signal: Signal, context: &RecordContext<'_>, shared: &Shared, bytes: &[u8]) {
-        let events = match signal {
-            Signal::Traces => {
-                let Ok(span) = Span::decode(bytes) else { return };
-                let mut events = map_span(context, &span);
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&span.attributes, &mut events);
-                if self.makes(Table::Spans) {
-                    let source = events.first().map(|event| event.source.as_str());
-                    let owner = SpanOwner { tenant: tenant.as_deref(), workspace: workspace.as_deref(), source };
-                    self.spans.append(context, &shared.texts, owner, &span);
-                }
-                events
-            }
-            Signal::Logs => {
-                let Ok(log) = LogRecord::decode(bytes) else { return };
-                let mut events = map_log(context, &log);
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&log.attributes, &mut events);
-                let source = source(&events);
-                if self.makes(Table::Logs) {
-                    self.logs.push(&LogRow {
-                        tenant,
-                        workspace,
-                        source,
-                        ..log_row(context, &shared.texts.resource, &log)
-                    });
-                }
-                events
-            }
-            Signal::Metrics => {
-                let Some(metric) = self.makes(Table::Metrics).then(|| Metric::decode(bytes).ok()).flatten() else {
-                    return;
-                };
-                let Tenancy { tenant, workspace } = shared.tenancy.of_record(&metric.metadata, &mut []);
-                self.metrics.push(&MetricRow { tenant, workspace, ..metric_row(context, &metric) });
-                return;
-            }
-        };
-        if self.makes(Table::Events) {
-            events.iter().for_each(|event| self.events.push(event));
-        }
-    }
-}
-
-/// Which mapping made events of a record.
-fn source(events: &[EventRow]) -> Option<String> {
-    events.first().map(|event| event.source.clone())
 }

@@ -34,6 +34,12 @@ pub(crate) trait Roomy {
     fn extent(batch: &RecordBatch) -> Extent;
 }
 
+/// A row that says what it takes in memory.
+pub(crate) trait Weighed {
+    /// Bytes of its texts and lists, without the row itself.
+    fn text_bytes(&self) -> usize;
+}
+
 /// A value that can stand in a column.
 pub trait Cell: Sized {
     /// What collects such values.
@@ -50,6 +56,10 @@ pub trait Cell: Sized {
     fn text_bytes(_array: &dyn Array) -> usize {
         0
     }
+    /// Bytes that the value has beside itself: of its text, or of its items.
+    fn own_bytes(&self) -> usize {
+        0
+    }
     /// Adds a value.
     fn append(&self, builder: &mut Self::Builder);
     /// Takes what was added.
@@ -64,7 +74,8 @@ fn typed<A: 'static, T: Default>(array: &dyn Array, read: impl FnOnce(&A) -> T) 
 }
 
 macro_rules! cell {
-    ($type:ty, $builder:ty, $array:ty, $data_type:expr, $t:ident => $to:expr, $f:ident => $from:expr, $room:expr) => {
+    ($type:ty, $builder:ty, $array:ty, $data_type:expr, $t:ident => $to:expr, $f:ident => $from:expr, $room:expr
+     $(, $own_bytes:expr)?) => {
         impl Cell for $type {
             type Builder = $builder;
             fn data_type() -> DataType {
@@ -76,6 +87,9 @@ macro_rules! cell {
             fn text_bytes(array: &dyn Array) -> usize {
                 typed::<StringArray, usize>(array, |a| a.value_data().len())
             }
+            $(fn own_bytes(&self) -> usize {
+                $own_bytes(self)
+            })?
             fn append(&self, builder: &mut Self::Builder) {
                 let $t = self;
                 builder.append_value($to);
@@ -103,6 +117,9 @@ macro_rules! cell {
             fn text_bytes(array: &dyn Array) -> usize {
                 <$type as Cell>::text_bytes(array)
             }
+            fn own_bytes(&self) -> usize {
+                self.as_ref().map_or(0, Cell::own_bytes)
+            }
             fn append(&self, builder: &mut Self::Builder) {
                 builder.append_option(self.as_ref().map(|$t| $to));
             }
@@ -116,7 +133,7 @@ macro_rules! cell {
     };
 }
 
-cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.as_str(), s => s.to_owned(), StringBuilder::with_capacity);
+cell!(String, StringBuilder, StringArray, DataType::Utf8, s => s.as_str(), s => s.to_owned(), StringBuilder::with_capacity, String::len);
 cell!(u64, UInt64Builder, UInt64Array, DataType::UInt64, n => *n, n => n, |rows, _| UInt64Builder::with_capacity(rows));
 cell!(u32, UInt32Builder, UInt32Array, DataType::UInt32, n => *n, n => n, |rows, _| UInt32Builder::with_capacity(rows));
 cell!(i64, Int64Builder, Int64Array, DataType::Int64, n => *n, n => n, |rows, _| Int64Builder::with_capacity(rows));
@@ -162,6 +179,9 @@ macro_rules! list_cell {
             fn data_type() -> DataType {
                 DataType::List(Arc::new(Field::new("item", $data_type, true)))
             }
+            fn own_bytes(&self) -> usize {
+                self.iter().map(|item| size_of::<$item>() + item.own_bytes()).sum()
+            }
             fn append(&self, builder: &mut Self::Builder) {
                 for item in self {
                     item.append(builder.values());
@@ -186,6 +206,9 @@ impl Cell for Option<Vec<String>> {
     const NULLABLE: bool = true;
     fn data_type() -> DataType {
         <Vec<String> as Cell>::data_type()
+    }
+    fn own_bytes(&self) -> usize {
+        self.as_ref().map_or(0, Cell::own_bytes)
     }
     fn append(&self, builder: &mut Self::Builder) {
         match self {
@@ -249,6 +272,12 @@ macro_rules! table {
                         $($name: $name.map(|c| <$type as $crate::rows::Cell>::read(c, row)).unwrap_or_default(),)+
                     })
                     .collect()
+            }
+        }
+
+        impl $crate::rows::Weighed for $row {
+            fn text_bytes(&self) -> usize {
+                0 $(+ <$type as $crate::rows::Cell>::own_bytes(&self.$name))+
             }
         }
 
@@ -326,5 +355,22 @@ mod tests {
         assert_eq!(Sample::read(&Sample::batch(&rows)), rows);
         assert_eq!(Sample::schema().field(1).metadata()["doc"], "Text, perhaps.");
         assert!(Sample::schema().field(1).is_nullable() && !Sample::schema().field(0).is_nullable());
+    }
+
+    /// No column of text is forgotten, whatever columns a row gets.
+    #[test]
+    fn a_row_knows_what_its_texts_take() {
+        let full = Sample { text: Some("text".into()), words: vec!["ab".into(), "c".into()], ..Sample::default() };
+        assert_eq!(full.text_bytes(), 4 + 3 + 2 * size_of::<String>());
+        let numbers = Sample { seqs: vec![1, 2, 3], seq: 9, flag: true, time: Some(Time(1)), ..Sample::default() };
+        assert_eq!((numbers.text_bytes(), Sample::default().text_bytes()), (24, 0));
+        // Columns that a list by hand once left out.
+        let row = crate::event::EventRow {
+            agent_version: Some("2".into()),
+            policy_version: Some("v".into()),
+            trust: Some("t".into()),
+            ..Default::default()
+        };
+        assert_eq!(row.text_bytes(), 3);
     }
 }

@@ -22,36 +22,50 @@ use tokio::sync::OnceCell;
 
 use crate::lookup;
 use crate::projection::Snapshot;
-use crate::segments::Table;
+use crate::segments::{SealedTable, Table};
+use crate::text_views;
 
 /// The rows of all span records, without those that were superseded.
 pub(crate) struct Spans {
     records: Arc<dyn TableProvider>,
+    /// The same, as they are shown: with their texts as views, where a query is run so.
+    shown: Arc<dyn TableProvider>,
     /// Where few traces are looked up; without one all is read from the records.
     snapshot: Option<Arc<Snapshot>>,
-    superseded: OnceCell<Vec<u64>>,
+    superseded: Arc<OnceCell<Vec<u64>>>,
 }
 
 impl Spans {
     /// Over the rows of all span records of one snapshot.
     pub(crate) fn new(records: Arc<dyn TableProvider>, snapshot: &Arc<Snapshot>) -> Self {
-        Self { records, snapshot: Some(Arc::clone(snapshot)), superseded: OnceCell::new() }
+        Self { snapshot: Some(Arc::clone(snapshot)), ..Self::of_some(records) }
     }
 
     /// Over some of the records: those that were there at one point.
     pub(crate) fn of_some(records: Arc<dyn TableProvider>) -> Self {
-        Self { records, snapshot: None, superseded: OnceCell::new() }
+        Self { shown: Arc::clone(&records), records, snapshot: None, superseded: Arc::default() }
+    }
+
+    /// The same rows with their texts as views.
+    pub(crate) fn as_views(&self) -> Option<Self> {
+        let shown = self.records.downcast_ref::<SealedTable>()?.as_views()?;
+        Some(Self {
+            records: Arc::clone(&self.records),
+            shown: Arc::new(shown),
+            snapshot: self.snapshot.clone(),
+            superseded: Arc::clone(&self.superseded),
+        })
     }
 
     /// The spans of few traces, which the log's own index finds: no segment is opened.
     async fn of_traces(&self, filters: &[Expr]) -> Result<Option<RecordBatch>> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         let found = lookup::few(snapshot, Table::Spans, filters).await?;
-        found.map(|batch| current(&batch)).transpose()
+        found.map(|batch| text_views::retyped(&current(&batch)?, &self.schema())).transpose()
     }
 
     fn plan(&self) -> Result<LogicalPlanBuilder> {
-        LogicalPlanBuilder::scan("spans", provider_as_source(Arc::clone(&self.records)), None)
+        scan_of(&self.records)
     }
 
     /// Seqs of running spans that came finished, too.
@@ -86,6 +100,10 @@ impl Spans {
     }
 }
 
+fn scan_of(records: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
+    LogicalPlanBuilder::scan("spans", provider_as_source(Arc::clone(records)), None)
+}
+
 /// All versions of some spans, without the running ones that came finished, too.
 fn current(batch: &RecordBatch) -> Result<RecordBatch> {
     let [trace, span, submitter] = ["trace_id", "span_id", "submitter"].map(|name| batch.column_by_name(name));
@@ -118,7 +136,7 @@ impl fmt::Debug for Spans {
 #[async_trait]
 impl TableProvider for Spans {
     fn schema(&self) -> SchemaRef {
-        self.records.schema()
+        self.shown.schema()
     }
 
     fn table_type(&self) -> TableType {
@@ -142,10 +160,10 @@ impl TableProvider for Spans {
         }
         let superseded = self.superseded.get_or_try_init(|| self.superseded(state)).await?;
         if superseded.is_empty() {
-            return self.records.scan(state, projection, filters, limit).await;
+            return self.shown.scan(state, projection, filters, limit).await;
         }
         let hidden = col("seq").in_list(superseded.iter().map(|seq| lit(*seq)).collect(), true);
-        let mut plan = self.plan()?.filter(hidden)?;
+        let mut plan = scan_of(&self.shown)?.filter(hidden)?;
         for filter in filters {
             plan = plan.filter(filter.clone())?;
         }

@@ -1,13 +1,11 @@
 //! The tables that are records as they came: `spans`, `logs` and `ledger`.
 
-use custody_proto::otlp::common::InstrumentationScope;
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::{Span, span::SpanKind};
+use custody_proto::otlp::trace::span::SpanKind;
+use custody_proto::wire::{AnyValue, Event, Link, LogRecord, Resource, Span, Value};
 use datafusion::arrow::array::StringBuilder;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use crate::attributes::{Attributes, any_value_json, attributes_json, attributes_object, hex_id, is_id};
+use crate::attributes::{Attributes, any_value_json, attributes_json, conceal, is_id, write_attributes, write_text};
 use crate::mapping::{RecordContext, otlp_time, span_status};
 use crate::rows::{Cell as _, Time, table};
 
@@ -143,21 +141,17 @@ table! {
     }
 }
 
-fn some(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-/// What the spans of one resource and scope share, read once for all of them.
+/// What the spans and logs of one resource share, read once for all of them.
 #[derive(Debug, Default)]
-pub(crate) struct SpanShared {
+pub(crate) struct Texts {
     /// Attributes of the resource, a JSON object.
-    pub(crate) resource: String,
+    resource: String,
     service_name: Option<String>,
     service_instance_id: Option<String>,
 }
 
-impl SpanShared {
-    pub(crate) fn of(resource: &Resource) -> Self {
+impl Texts {
+    pub(crate) fn of(resource: &Resource<'_>) -> Self {
         let attributes = Attributes(&resource.attributes);
         Self {
             resource: attributes_json(&resource.attributes),
@@ -167,9 +161,9 @@ impl SpanShared {
     }
 }
 
-/// Whose a span is, and which mapping knows it.
+/// Whose a record is, and which mapping knows it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SpanOwner<'a> {
+pub(crate) struct Owner<'a> {
     pub(crate) tenant: Option<&'a str>,
     pub(crate) workspace: Option<&'a str>,
     pub(crate) source: Option<&'a str>,
@@ -177,52 +171,100 @@ pub(crate) struct SpanOwner<'a> {
 
 impl SpanBuilder {
     /// Adds the row of a span, text by text into its column: a row of its own would be a copy, and twenty
-    /// allocations for each span. A column that is left out here is missed in `finish`.
+    /// allocations for each span. A column that is left out here is missed in `finish`. The span's attributes
+    /// are given as JSON, which its events have too.
     pub(crate) fn append(
         &mut self,
         context: &RecordContext<'_>,
-        shared: &SpanShared,
-        owner: SpanOwner<'_>,
-        span: &Span,
+        shared: &Texts,
+        owner: Owner<'_>,
+        span: &Span<'_>,
+        attributes: &str,
     ) {
         let start = otlp_time(span.start_time_unix_nano).unwrap_or_default();
         let end = otlp_time(span.end_time_unix_nano);
         self.seq.append_value(context.seq);
         self.record_hash.append_value(context.record_hash);
-        append_hex(&mut self.trace_id, &span.trace_id);
-        append_hex(&mut self.span_id, &span.span_id);
-        match is_id(&span.parent_span_id) {
-            true => append_hex(&mut self.parent_span_id, &span.parent_span_id),
-            false => self.parent_span_id.append_null(),
-        }
-        self.trace_state.append_option(filled(&span.trace_state));
+        append_hex(&mut self.trace_id, span.trace_id);
+        append_hex(&mut self.span_id, span.span_id);
+        append_id(&mut self.parent_span_id, span.parent_span_id);
+        self.trace_state.append_option(filled(span.trace_state));
         self.flags.append_value(span.flags);
-        self.name.append_value(&span.name);
+        self.name.append_value(span.name);
         self.kind.append_value(kind_name(span.kind()));
         start.append(&mut self.start_time);
         end.append(&mut self.end_time);
         self.duration_ns.append_option(end.map(|end| end.0.saturating_sub(start.0)));
         self.status_code.append_value(span_status(span));
-        self.status_message.append_option(span.status.as_ref().and_then(|status| filled(&status.message)));
+        self.status_message.append_option(span.status.as_ref().and_then(|status| filled(status.message)));
         self.service_name.append_option(shared.service_name.as_deref());
         self.service_instance_id.append_option(shared.service_instance_id.as_deref());
-        self.scope_name.append_option(filled(&context.scope.name));
-        self.scope_version.append_option(filled(&context.scope.version));
+        self.scope_name.append_option(filled(context.scope.name));
+        self.scope_version.append_option(filled(context.scope.version));
         self.resource.append_value(&shared.resource);
-        self.attributes.append_value(attributes_json(&span.attributes));
+        self.attributes.append_value(attributes);
         match span.events.is_empty() {
             true => self.events.append_value("[]"),
-            false => self.events.append_value(span_events(span).to_string()),
+            false => self.events.append_value(events_json(&span.events)),
         }
         match span.links.is_empty() {
             true => self.links.append_value("[]"),
-            false => self.links.append_value(span_links(span).to_string()),
+            false => self.links.append_value(links_json(&span.links)),
         }
         context.ingest_time.append(&mut self.ingest_time);
         self.submitter.append_value(context.submitter);
         self.tenant.append_option(owner.tenant);
         self.workspace.append_option(owner.workspace);
         self.source.append_option(owner.source);
+    }
+}
+
+impl LogBuilder {
+    /// Adds the row of a log record, as [`SpanBuilder::append`] that of a span.
+    pub(crate) fn append(
+        &mut self,
+        context: &RecordContext<'_>,
+        shared: &Texts,
+        owner: Owner<'_>,
+        log: &LogRecord<'_>,
+        attributes: &str,
+    ) {
+        self.seq.append_value(context.seq);
+        self.record_hash.append_value(context.record_hash);
+        otlp_time(log.time_unix_nano).append(&mut self.time);
+        otlp_time(log.observed_time_unix_nano).append(&mut self.observed_time);
+        self.severity_number.append_value(u32::try_from(log.severity_number).unwrap_or(0));
+        self.severity_text.append_option(filled(log.severity_text));
+        match filled(log.event_name) {
+            Some(name) => self.event_name.append_value(name),
+            None => self.event_name.append_option(Attributes(&log.attributes).lent("event.name")),
+        }
+        append_body(&mut self.body, log.body.as_ref());
+        append_id(&mut self.trace_id, log.trace_id);
+        append_id(&mut self.span_id, log.span_id);
+        self.service_name.append_option(shared.service_name.as_deref());
+        self.scope_name.append_option(filled(context.scope.name));
+        self.resource.append_value(&shared.resource);
+        self.attributes.append_value(attributes);
+        context.ingest_time.append(&mut self.ingest_time);
+        self.submitter.append_value(context.submitter);
+        self.tenant.append_option(owner.tenant);
+        self.workspace.append_option(owner.workspace);
+        self.source.append_option(owner.source);
+    }
+}
+
+/// Text as it is, anything else as JSON.
+fn append_body(column: &mut StringBuilder, body: Option<&AnyValue<'_>>) {
+    if let Some(AnyValue { value: Some(Value::StringValue(text)) }) = body
+        && conceal(text).is_none()
+    {
+        return column.append_value(text);
+    }
+    match body.map(any_value_json) {
+        None | Some(Json::Null) => column.append_null(),
+        Some(Json::String(text)) => column.append_value(text),
+        Some(other) => column.append_value(other.to_string()),
     }
 }
 
@@ -240,10 +282,19 @@ fn append_hex(column: &mut StringBuilder, id: &[u8]) {
     }
 }
 
+/// An id, or nothing for no id.
+fn append_id(column: &mut StringBuilder, id: &[u8]) {
+    match is_id(id) {
+        true => append_hex(column, id),
+        false => column.append_null(),
+    }
+}
+
 /// The row of one span by itself.
-pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span) -> SpanRow {
+pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span<'_>) -> SpanRow {
     let mut one = SpanBuilder::default();
-    one.append(context, &SpanShared::of(context.resource), SpanOwner::default(), span);
+    let attributes = attributes_json(&span.attributes);
+    one.append(context, &Texts::of(context.resource), Owner::default(), span, &attributes);
     SpanRow::read(&one.finish()).pop().unwrap_or_default()
 }
 
@@ -258,46 +309,65 @@ fn kind_name(kind: SpanKind) -> &'static str {
     }
 }
 
-fn span_events(span: &Span) -> Json {
-    let event = |e: &custody_proto::otlp::trace::span::Event| {
-        let attributes = attributes_object(&e.attributes);
-        json!({"name": e.name, "time_unix_nano": e.time_unix_nano.to_string(), "attributes": attributes})
-    };
-    span.events.iter().map(event).collect()
+/// A span's events as a JSON list.
+fn events_json(events: &[Event<'_>]) -> String {
+    json_list(events, |out, event| {
+        out.push_str("{\"name\":");
+        write_text(out, event.name);
+        out.push_str(&format!(",\"time_unix_nano\":\"{}\",\"attributes\":", event.time_unix_nano));
+        write_attributes(out, &event.attributes);
+        out.push('}');
+    })
 }
 
-fn span_links(span: &Span) -> Json {
-    let link = |l: &custody_proto::otlp::trace::span::Link| {
-        let attributes = attributes_object(&l.attributes);
-        json!({"trace_id": const_hex::encode(&l.trace_id), "span_id": const_hex::encode(&l.span_id), "attributes": attributes})
-    };
-    span.links.iter().map(link).collect()
+/// A span's links as a JSON list.
+fn links_json(links: &[Link<'_>]) -> String {
+    json_list(links, |out, link| {
+        let (trace, span) = (const_hex::encode(link.trace_id), const_hex::encode(link.span_id));
+        out.push_str(&format!("{{\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",\"attributes\":"));
+        write_attributes(out, &link.attributes);
+        out.push('}');
+    })
 }
 
-/// The row of a log record.
-pub(crate) fn log_row(context: &RecordContext<'_>, resource_json: &str, log: &LogRecord) -> LogRow {
-    let scope: &InstrumentationScope = context.scope;
-    LogRow {
-        seq: context.seq,
-        record_hash: context.record_hash.to_owned(),
-        time: otlp_time(log.time_unix_nano),
-        observed_time: otlp_time(log.observed_time_unix_nano),
-        severity_number: u32::try_from(log.severity_number).unwrap_or(0),
-        severity_text: some(&log.severity_text),
-        event_name: some(&log.event_name).or_else(|| Attributes(&log.attributes).text("event.name")),
-        body: log.body.as_ref().and_then(|body| match any_value_json(body) {
-            Json::Null => None,
-            Json::String(text) => Some(text),
-            other => Some(other.to_string()),
-        }),
-        trace_id: hex_id(&log.trace_id),
-        span_id: hex_id(&log.span_id),
-        service_name: Attributes(&context.resource.attributes).text("service.name"),
-        scope_name: some(&scope.name),
-        resource: resource_json.to_owned(),
-        attributes: attributes_json(&log.attributes),
-        ingest_time: context.ingest_time,
-        submitter: context.submitter.to_owned(),
-        ..LogRow::default()
+fn json_list<T>(items: &[T], write: impl Fn(&mut String, &T)) -> String {
+    let mut out = String::from("[");
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        write(&mut out, item);
+    }
+    out.push(']');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use custody_proto::wire::KeyValue;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_and_links_are_json() {
+        let attributes = vec![
+            KeyValue { key: "\"quoted\"", value: Some(AnyValue { value: Some(Value::StringValue("a\nb")) }) },
+            KeyValue { key: "n", value: Some(AnyValue { value: Some(Value::IntValue(-1)) }) },
+        ];
+        let one = Event { time_unix_nano: u64::MAX, name: "its \"name\"", attributes: attributes.clone() };
+        let said = json!({"\"quoted\"": "a\nb", "n": -1});
+        let want = json!([
+            {"name": "its \"name\"", "time_unix_nano": u64::MAX.to_string(), "attributes": said},
+            {"name": "", "time_unix_nano": "0", "attributes": {}},
+        ]);
+        assert_eq!(events_json(&[one, Event::default()]), want.to_string());
+        let one = Link { trace_id: &[10; 16], span_id: &[11; 8], attributes };
+        let want = json!([
+            {"trace_id": "0a".repeat(16), "span_id": "0b".repeat(8), "attributes": said},
+            {"trace_id": "", "span_id": "", "attributes": {}},
+        ]);
+        assert_eq!(links_json(&[one, Link::default()]), want.to_string());
+        assert_eq!((events_json(&[]).as_str(), links_json(&[]).as_str()), ("[]", "[]"));
     }
 }

@@ -7,17 +7,14 @@
 use std::sync::Arc;
 
 use custody_proto::Signal;
-use custody_proto::otlp::common::{InstrumentationScope, KeyValue};
-use custody_proto::otlp::logs::LogRecord;
 use custody_proto::otlp::metrics::Metric;
-use custody_proto::otlp::resource::Resource;
-use custody_proto::otlp::trace::Span;
-use custody_store::{Block, Content};
+use custody_proto::wire::{InstrumentationScope, KeyValue, LogRecord, Resource, Span};
+use custody_store::{Block, Content, Reader};
 use prost::Message as _;
 
 use crate::attributes::Attributes;
 use crate::event::EventRow;
-use crate::mapping::{RecordContext, map_log, map_span};
+use crate::mapping::{RecordContext, bare_log, bare_span};
 use crate::rows::Time;
 
 /// Attributes that name a tenant, of a record or of a resource; the first wins.
@@ -39,14 +36,14 @@ pub(crate) struct Tenancy {
 
 impl Tenancy {
     /// What a resource says of its records.
-    pub(crate) fn of_resource(resource: &Resource) -> Self {
+    pub(crate) fn of_resource(resource: &Resource<'_>) -> Self {
         let attributes = Attributes(&resource.attributes);
         Self { tenant: attributes.first(&TENANT), workspace: attributes.first(&WORKSPACE) }
     }
 
     /// What holds for a record of that resource: its own word first, then what its mapping reads
     /// out of it, then the resource's. Its events get the same.
-    pub(crate) fn of_record(&self, attributes: &[KeyValue], events: &mut [EventRow]) -> Self {
+    pub(crate) fn of_record(&self, attributes: &[KeyValue<'_>], events: &mut [EventRow]) -> Self {
         let attributes = Attributes(attributes);
         let tenant = attributes.first(&TENANT).or_else(|| events.iter().find_map(|e| e.tenant.clone()));
         let workspace = attributes.first(&WORKSPACE).or_else(|| events.iter().find_map(|e| e.workspace.clone()));
@@ -64,28 +61,37 @@ impl Tenancy {
     /// Of the `i`-th record of a block, off the log; `None` if its content is erased.
     pub(crate) fn of_block(block: &Block, i: usize) -> Option<Self> {
         let content = block.content.as_ref().filter(|content| !content.is_erased(i))?;
-        let resource = Resource::decode(content.resource(i)).unwrap_or_default();
+        let resource = Resource::read(content.resource(i)).unwrap_or_default();
         Some(Self::decoded(block.commitments.signal, content, i, &resource))
     }
 
-    fn decoded(signal: Signal, content: &Content, i: usize, resource: &Resource) -> Self {
-        let scope = InstrumentationScope::decode(content.scope(i)).unwrap_or_default();
+    /// Of any record of a log. Nobody's where that cannot be told, so that it is hidden from callers who see some rows:
+    /// its content is erased or cannot be read.
+    pub(crate) fn of_seq(reader: &Reader, seq: u64) -> Self {
+        let block = reader.block_at(seq).ok().flatten();
+        let of = block.and_then(|block| Self::of_block(&block, (seq - block.commitments.first_seq) as usize));
+        of.unwrap_or_default()
+    }
+
+    fn decoded(signal: Signal, content: &Content, i: usize, resource: &Resource<'_>) -> Self {
+        let scope = InstrumentationScope::read(content.scope(i)).unwrap_or_default();
         let submitter = content.identity();
         let ingest_time = Time::default();
         let context = RecordContext { seq: 0, record_hash: "", ingest_time, submitter, resource, scope: &scope };
         let shared = Self::of_resource(resource);
         match signal {
             Signal::Traces => {
-                let span = Span::decode(content.record(i)).unwrap_or_default();
-                shared.of_record(&span.attributes, &mut map_span(&context, &span))
+                let span = Span::read(content.record(i)).unwrap_or_default();
+                shared.of_record(&span.attributes, &mut bare_span(&context, &span))
             }
             Signal::Logs => {
-                let log = LogRecord::decode(content.record(i)).unwrap_or_default();
-                shared.of_record(&log.attributes, &mut map_log(&context, &log))
+                let log = LogRecord::read(content.record(i)).unwrap_or_default();
+                shared.of_record(&log.attributes, &mut bare_log(&context, &log))
             }
             Signal::Metrics => {
                 let metric = Metric::decode(content.record(i)).unwrap_or_default();
-                shared.of_record(&metric.metadata, &mut [])
+                let metadata: Vec<KeyValue<'_>> = metric.metadata.iter().map(KeyValue::from).collect();
+                shared.of_record(&metadata, &mut [])
             }
         }
     }

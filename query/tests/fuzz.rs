@@ -4,9 +4,7 @@
 #[path = "../../tests/support/dice.rs"]
 mod dice;
 
-use custody_proto::otlp::common::{AnyValue, InstrumentationScope, any_value::Value as Body};
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::resource::Resource;
+use custody_proto::wire::{AnyValue, InstrumentationScope, LogRecord, Resource, Value as Body};
 use custody_query::mapping::{RecordContext, map_log};
 use custody_query::rows::Time;
 use serde_json::Value;
@@ -23,8 +21,8 @@ pub fn document(bytes: &[u8]) -> usize {
         resource: &resource,
         scope: &scope,
     };
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let body = Some(AnyValue { value: Some(Body::StringValue(text)) });
+    let text = String::from_utf8_lossy(bytes);
+    let body = Some(AnyValue { value: Some(Body::StringValue(&text)) });
     let rows = map_log(&context, &LogRecord { body, ..LogRecord::default() });
     for row in &rows {
         let said: Value = serde_json::from_str(&row.attributes).expect("attributes are JSON");

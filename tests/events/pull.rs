@@ -257,3 +257,80 @@ fn consumers_lease_commit_and_survive_a_kill() {
     assert_eq!(next(&server, "limit=1"), ("leased".into(), all[..1].to_vec()), "a name may be used again");
     server.stop_and_verify();
 }
+
+#[test]
+fn what_cannot_be_asked_for_is_said_by_its_name() {
+    let server = filled(20, &[]);
+    for (query, name, mend) in [
+        ("kind=nope", "kind \"nope\"", "grant_denied"),
+        ("kind=alert,Tool_Call", "kind \"Tool_Call\"", "tool_call"),
+        ("severity=severe", "severity \"severe\"", "critical"),
+        ("limit=many", "the parameter limit must be a whole number", "limit"),
+        ("limit=-1", "the parameter limit must be a whole number", "limit"),
+        ("limit=0", "limit must be between 1 and 10000", "limit"),
+        ("kinds=alert", "there is no parameter \"kinds\"", "kind, severity"),
+        ("kind=alert&kind=output", "the parameter kind is there twice", "kind"),
+        ("format=xml", "format must be one of", "ocsf"),
+        ("wait=soon", "wait must be seconds", "30s"),
+        ("since=yesterday", "since must be a time", "2026"),
+    ] {
+        for (method, path) in [("GET", "/api/v1/events"), ("POST", "/api/v1/consumers/x/next")] {
+            let (status, _, body) = call(&server, method, &format!("{path}?{query}"), &[]);
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let message = body["message"].as_str().unwrap();
+            assert!(status == 400 && message.starts_with(name) && message.contains(mend), "{path}?{query}: {message}");
+            assert!(!message.contains("deserialize"), "{message}");
+        }
+    }
+    let (status, _, body) = get(&server, "/api/v1/alerts?limit=x", &[]);
+    assert!(status == 400 && body.contains("the parameter limit must be a whole number"), "{body}");
+    // The command says the same, and does not end as if nothing had happened.
+    let command = |from: [&str; 2]| {
+        let output =
+            Command::new(crate::support::CUSTODY).args(["events", "--kind", "nope"]).args(from).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (url, dir) = (format!("http://{}", server.http), server.data_dir());
+    for from in [["--url", &url], ["--data-dir", dir.to_str().unwrap()]] {
+        let (worked, told) = command(from);
+        assert!(!worked && told.contains("kind \"nope\" is none of agent_invocation, alert"), "{told}");
+    }
+}
+
+/// Whoever went on from there would wait until the log has grown as far, and miss what came until then.
+#[test]
+fn a_place_beyond_the_end_of_a_restored_log_is_refused() {
+    let server = filled(20, &[]);
+    let data = server.data_dir();
+    let (dir, backups) = (data.to_str().unwrap(), server.path().join("backups"));
+    let backups = backups.to_str().unwrap().to_owned();
+    let backup = ["backup", "--to", &backups, "--with-keys", "--data-dir", dir];
+    assert!(Command::new(crate::support::CUSTODY).args(backup).status().unwrap().success());
+    for tenant in ["a", "b", "c"] {
+        server.send_span_of(tenant);
+    }
+    server.wait_until_visible();
+    let cursor = json_of(&server, "/api/v1/events?limit=10000")["next_cursor"].as_str().unwrap().to_owned();
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next?limit=10000", &[]).0, 200);
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next?limit=10000", &[]).0, 200);
+    let folder = server.kill();
+    let lost = folder.path().join("lost");
+    std::fs::rename(&data, &lost).unwrap();
+    let restored =
+        Command::new(crate::support::CUSTODY).args(["restore", "--from", &backups, "--data-dir", dir]).output();
+    assert!(restored.unwrap().status.success());
+    std::fs::copy(lost.join("consumers.json"), data.join("consumers.json")).unwrap();
+    let server = Server::start_in(folder, &[]);
+    server.wait_until_visible();
+    let refused = |(status, _, body): (u16, ureq::http::HeaderMap, String)| {
+        assert!(status == 400 && body.contains("is beyond the end of this log, which has "), "{status} {body}");
+    };
+    refused(get(&server, &format!("/api/v1/events?after={cursor}"), &[]));
+    refused(get(&server, &format!("/api/v1/events?wait=30s&after={cursor}"), JSON));
+    let streams = [("Accept", "text/event-stream"), ("Last-Event-ID", cursor.as_str())];
+    refused(get(&server, "/api/v1/events", &streams));
+    refused(get(&server, "/api/v1/events?from_seq=18446744073709551615", &[]));
+    refused(call(&server, "POST", "/api/v1/consumers/siem/next", &[]));
+    assert_eq!(call(&server, "DELETE", "/api/v1/consumers/siem", &[]).0, 200);
+    assert_eq!(call(&server, "POST", "/api/v1/consumers/siem/next", &[]).0, 200, "it begins again");
+}

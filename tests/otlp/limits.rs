@@ -139,12 +139,14 @@ fn overload_is_told_with_a_time_to_come_again() {
     stream.write_all(&head("/v1/traces", slow.len())).unwrap();
     stream.write_all(&slow[..slow.len() - 1]).unwrap();
     let mut http = Client::http1(&server.otlp_http);
-    let mut told = None;
+    // All of it has come: until then there may be room for others.
     until(|| {
-        let answer = http.post("/v1/traces", PROTOBUF, &[], body(3));
-        (answer.status == 503).then(|| told = Some(answer)).is_some()
+        let metrics = server.get("/metrics").1;
+        let held = metrics.lines().find_map(|line| line.strip_prefix("custody_ingest_in_flight_bytes "));
+        held.and_then(|held| held.parse::<f64>().ok()).is_some_and(|held| held >= slow.len() as f64 - 1.0)
     });
-    let told = told.unwrap();
+    let told = http.post("/v1/traces", PROTOBUF, &[], body(3));
+    assert_eq!(told.status, 503, "{told:?}");
     assert_eq!((told.header("retry-after"), told.header("content-type")), ("1", PROTOBUF));
     let (code, message) = told.problem();
     assert_eq!(code, 14);

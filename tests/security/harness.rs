@@ -324,7 +324,8 @@ pub fn client(authority: &str, identity: Option<&Identity>) -> ureq::Agent {
     }
     let config =
         ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
-    config.tls_config(tls.build()).build().new_agent()
+    // A connection stays, however slow the machine is: tests ask over those that were made before something changed.
+    config.max_idle_age(Duration::from_secs(600)).tls_config(tls.build()).build().new_agent()
 }
 
 /// A running server of a site.

@@ -2,10 +2,11 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Authority, POLICY, Running, Site, client, now};
+use crate::harness::{Authority, ORIGIN, POLICY, Running, Site, client, now};
 use crate::support::until;
 
 /// Sends a record that is an event.
@@ -55,6 +56,54 @@ fn a_rule_that_is_taken_away_counts_from_the_next_request_on() {
         .map(|record| record["custody.audit.policy_blake3"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(digests.len(), 2, "each policy that was in force, and not the broken one");
+}
+
+/// Rights come and go while answers are made: each is whole, or a refusal in words, and no connection breaks.
+#[test]
+fn a_short_answer_is_whole_or_refused_however_rights_change() {
+    let site = Site::new();
+    let running = site.start();
+    let done = AtomicBool::new(false);
+    let hang_up = || {
+        let pid = running.server.pid().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    std::thread::scope(|scope| {
+        let asking = |_| {
+            let client = running.with(&site.authority.named("reader"));
+            let (running, done) = (&running, &done);
+            scope.spawn(move || {
+                let mut counts = [0; 2];
+                while !done.load(Ordering::SeqCst) {
+                    // It panics if an answer breaks off.
+                    let (status, body) = running.ask(&client, None);
+                    match status {
+                        200 => assert!(body.starts_with(ORIGIN) && body.contains("\n\n\u{2014} "), "{body}"),
+                        403 => assert!(body.contains("cert:CN=reader") || body.contains("your rights"), "{body}"),
+                        other => panic!("{other}: {body}"),
+                    }
+                    counts[usize::from(status == 403)] += 1;
+                }
+                counts
+            })
+        };
+        let readers: Vec<_> = (0..4).map(asking).collect();
+        let other = running.with(&site.authority.named("reader"));
+        for turn in 0..12 {
+            let (policy, want) = match turn % 2 {
+                0 => (POLICY.replace("cert:CN=reader", "cert:CN=nobody"), 403),
+                _ => (POLICY.to_owned(), 200),
+            };
+            site.write("policy.toml", &policy);
+            hang_up();
+            until(|| running.ask(&other, None).0 == want);
+        }
+        done.store(true, Ordering::SeqCst);
+        for reader in readers {
+            let [let_in, refused] = reader.join().unwrap();
+            assert!(let_in > 0 && refused > 0, "{let_in} {refused}");
+        }
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::control::{Control, Request};
 use crate::select::Select;
 use crate::source::Source;
-use crate::{Failure, print};
+use crate::{Failure, counted, print};
 
 /// Which data directory.
 #[derive(Args)]
@@ -76,11 +76,15 @@ impl Erase {
     }
 }
 
+fn records(answer: &Value) -> String {
+    counted(answer["records"].as_u64().unwrap_or(0), "record")
+}
+
 fn print_erased(answer: &Value) -> Result<(), Failure> {
     let said_by: Vec<String> = answer["said_by"].as_array().into_iter().flatten().map(ToString::to_string).collect();
     print(&format!(
-        "erased {} records ({} bytes); {} were not to be erased or were already; {}\n",
-        answer["records"],
+        "erased {} ({} bytes); {} were not to be erased or were already; {}\n",
+        records(answer),
         answer["bytes"],
         answer["before"],
         if said_by.is_empty() {
@@ -173,7 +177,7 @@ impl HoldCommand {
                 let (seqs, mut control) = select.with_control(&dir.data_dir)?;
                 let request = Request::Hold { id: id.clone(), seqs, place: true, reason: why.reason, actor: why.actor };
                 let answer = control.ask(&request, &mut std::io::sink())?;
-                print(&format!("hold {id} on {} records, said by record {}\n", answer["records"], answer["said_by"][0]))
+                print(&format!("hold {id} on {}, said by record {}\n", records(&answer), answer["said_by"][0]))
             }
             Self::Release { id, why, dir } => {
                 let mut control = Control::of(&dir.data_dir)?;
@@ -215,7 +219,7 @@ impl Backup {
         let to = std::path::absolute(&self.to).map_err(Failure::unable)?;
         let request = Request::Backup { to, with_keys: self.with_keys, keep: self.keep };
         let answer = Control::of(&self.dir.data_dir)?.ask(&request, &mut std::io::sink())?;
-        print(&format!("backup {} of {} records, {} bytes\n", answer["id"], answer["records"], answer["bytes"]))
+        print(&format!("backup {} of {}, {} bytes\n", answer["id"], records(&answer), answer["bytes"]))
     }
 }
 

@@ -75,6 +75,10 @@ pub struct LimitFlags {
     /// A stopping server waits this long for requests that have begun [default: 10].
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<f64>,
+    /// While queries see records later than this after their acknowledgement, requests are taken more slowly, by
+    /// at most five times, until they see them sooner [default: 1]; 0 never.
+    #[arg(long, value_name = "SECONDS")]
+    freshness: Option<f64>,
 }
 
 /// Says which of two is set; the flag wins.
@@ -110,6 +114,7 @@ impl LimitFlags {
                 keep_alive_interval,
                 keep_alive_timeout,
                 drain_timeout,
+                freshness,
             ]
         )
     }
@@ -121,6 +126,16 @@ impl LimitFlags {
         set_time("--drain-timeout", self.drain_timeout, &mut config.drain_timeout)?;
         config.connections = self.connections(open_files())?;
         Ok(())
+    }
+
+    /// How late queries may see records before requests are slowed down; `None` if it does not matter.
+    pub fn freshness(&self) -> Result<Option<Duration>, Failure> {
+        let mut freshness = Duration::from_secs(1);
+        if self.freshness == Some(0.0) {
+            return Ok(None);
+        }
+        set_time("--freshness", self.freshness, &mut freshness)?;
+        Ok(Some(freshness))
     }
 
     fn records(&self, limits: &mut Limits) -> Result<(), Failure> {

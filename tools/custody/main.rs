@@ -159,6 +159,14 @@ impl Failure {
     }
 }
 
+/// So many of something: `1 record`, `2 records`.
+pub(crate) fn counted(n: impl TryInto<u64>, one: &str) -> String {
+    match n.try_into() {
+        Ok(1) => format!("1 {one}"),
+        n => format!("{} {one}s", n.unwrap_or(u64::MAX)),
+    }
+}
+
 /// Writes to standard output; a reader that has gone away is no error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())

@@ -25,7 +25,7 @@ pub fn announce(format: LogFormat, dir: &Path, addresses: &Addresses, reader: &c
         return log_start(dir, addresses, reader);
     }
     eprintln!("custody {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  data directory  {}  ({} records)", dir.display(), reader.head().size);
+    eprintln!("  data directory  {}  ({})", dir.display(), crate::counted(reader.head().size, "record"));
     eprintln!("  public key      {}", reader.vkey());
     eprintln!("  OTLP gRPC       {}", addresses.otlp.grpc);
     eprintln!("  OTLP HTTP       {scheme}://{}/v1/traces, /v1/logs, /v1/metrics", addresses.otlp.http);

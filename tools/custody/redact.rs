@@ -10,7 +10,7 @@ use custody_ingest::redact::{Finding, Redactor};
 use custody_proto::{Limits, Signal, json, scan};
 use custody_store::Writer;
 
-use crate::{Failure, print};
+use crate::{Failure, counted, print};
 
 /// Hashes of values are made under a secret that is derived for this from the log's own.
 const SECRET: &str = "custody redaction v1";
@@ -74,7 +74,7 @@ fn list(redactor: &Redactor) -> Result<(), Failure> {
         };
         out += &format!("{:<44} {:<6} {what:<13} {}\n", rule.name, rule.action.name(), rule.description);
     }
-    print(&format!("{out}{} rules\n", redactor.rules().count()))
+    print(&format!("{out}{}\n", counted(redactor.rules().count(), "rule")))
 }
 
 fn read(path: &PathBuf) -> Result<(String, Vec<u8>), Failure> {

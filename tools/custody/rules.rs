@@ -8,7 +8,7 @@ use custody_query::checks::{self, Checker, Following, Rule, Tuning};
 use custody_query::{Engine, Recorder};
 use serde::Deserialize;
 
-use crate::{Failure, print};
+use crate::{Failure, counted, print};
 
 /// Whether checks follow what comes in.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
@@ -166,7 +166,7 @@ impl RulesTest {
         for one in &tried {
             match &one.problem {
                 None if one.hits == 0 => print(&format!("ok    {}: {} (near miss)\n", one.rule, one.example))?,
-                None => print(&format!("ok    {}: {} ({} hit)\n", one.rule, one.example, one.hits))?,
+                None => print(&format!("ok    {}: {} ({})\n", one.rule, one.example, counted(one.hits, "hit")))?,
                 Some(problem) => {
                     failed += 1;
                     print(&format!("FAIL  {}: {}: {problem}\n", one.rule, one.example))?;
@@ -174,8 +174,11 @@ impl RulesTest {
             }
         }
         match failed {
-            0 => print(&format!("{} rules, {} examples: all as they should be\n", rules.len(), tried.len())),
-            n => Err(Failure::wrong(format!("{n} of {} examples are not as they should be", tried.len()))),
+            0 => {
+                let (rules, examples) = (counted(rules.len(), "rule"), counted(tried.len(), "example"));
+                print(&format!("{rules}, {examples}: all as they should be\n"))
+            }
+            n => Err(Failure::wrong(format!("{n} of {} not as they should be", counted(tried.len(), "example")))),
         }
     }
 }

@@ -324,11 +324,16 @@ impl Serve {
         let bound = receivers.bound().map_err(Failure::unable)?;
         let (projection, follower) =
             Projection::follow(reader.clone(), self.segments.limits()).map_err(Failure::unable)?;
+        if let Some(within) = self.limits.freshness()? {
+            receivers.sequencer().keep_pace(projection.visible(), within);
+        }
         let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
         guards.begin(recorder.clone()).map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
+        // Not waited for: it gives way to what comes in.
+        drop(engine.warm().map_err(Failure::unable)?);
         let observed = watch.begin(&receivers, &engine, &door, witnesses.is_some(), guards.clone());
         let (limits, asked) = (self.queries.limits()?, engine.audit().clone());
         let flight_service = custody_query::serve::flight::service(engine.clone(), observed.clone(), &limits);

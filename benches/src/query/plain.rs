@@ -11,13 +11,15 @@ pub const SCANS: [(&str, &str, &str); 4] = [
     (
         "count by service and hour",
         "SELECT service_name, date_trunc('hour', start_time) AS hour, count(*) AS n FROM spans GROUP BY 1, 2",
-        "SELECT service_name, date_trunc('hour', start_time) AS hour, count(*) AS n FROM spans GROUP BY 1, 2",
+        // It truncates no times in ns; of the ways around that the fastest.
+        "SELECT service_name, date_trunc('hour', start_time::TIMESTAMPTZ::TIMESTAMP) AS hour, count(*) AS n \
+         FROM spans GROUP BY 1, 2",
     ),
     (
         "p99 duration by tool",
         "SELECT tool, approx_percentile_cont(CAST(end_time AS BIGINT) - CAST(event_time AS BIGINT), 0.99) AS p99 \
          FROM events WHERE kind = 'tool_call' GROUP BY tool",
-        "SELECT tool, approx_quantile((epoch_us(end_time) - epoch_us(event_time)) * 1000, 0.99) AS p99 \
+        "SELECT tool, approx_quantile(epoch_ns(end_time) - epoch_ns(event_time), 0.99) AS p99 \
          FROM events WHERE kind = 'tool_call' GROUP BY tool",
     ),
     (
@@ -50,11 +52,13 @@ fn files(dir: &Path, table: &str) -> Vec<PathBuf> {
 }
 
 /// DataFusion as it comes, with the partitions of our own sessions.
-pub struct Plain(SessionContext);
+pub struct Plain(SessionContext, Runtime);
 
 impl Plain {
     /// Over the files of a data directory.
-    pub fn open(runtime: &Runtime, dir: &Path) -> Self {
+    pub fn open(dir: &Path) -> Self {
+        // Threads of the calling one's niceness: that of the query threads.
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
         for table in ["spans", "events"] {
             let paths: Vec<String> = files(dir, table).iter().map(|path| path.display().to_string()).collect();
@@ -62,17 +66,21 @@ impl Plain {
                 runtime.block_on(context.read_parquet(paths, ParquetReadOptions::default())).expect("they are read");
             context.register_table(table, read.into_view()).expect("it is registered");
         }
-        Self(context)
+        Self(context, runtime)
     }
 
     /// The rows of an answer, and how long it took.
-    pub fn ask(&self, runtime: &Runtime, sql: &str) -> (usize, Duration) {
+    pub fn ask(&self, sql: &str) -> (usize, Duration) {
         let start = Instant::now();
-        let rows = runtime.block_on(async {
-            let batches = self.0.sql(sql).await.expect("it is planned").collect().await.expect("it runs");
-            batches.iter().map(|batch| batch.num_rows()).sum()
+        let context = self.0.clone();
+        let sql = sql.to_owned();
+        // On its threads, as our own queries are: not on the one that waits.
+        let batches = self.1.spawn(async move {
+            let frame = context.sql(&sql).await.expect("it is planned");
+            frame.collect().await.expect("it runs")
         });
-        (rows, start.elapsed())
+        let batches = self.1.block_on(batches).expect("it ends");
+        (batches.iter().map(|batch| batch.num_rows()).sum(), start.elapsed())
     }
 }
 

@@ -408,8 +408,8 @@ impl Evaluator {
         let waiting: HashSet<(u64, String)> =
             found.iter().filter(|(_, waits)| *waits).map(|(hit, _)| hit.key()).collect();
         let hits = found.into_iter().filter_map(|(hit, _)| {
-            let event = self.state.get(hit.seq);
-            self.checker.describe(hit, event, now)
+            let of = self.entries.tenancy(hit.seq, self.state.get(hit.seq));
+            self.checker.describe(hit, of, now)
         });
         for mut hit in once(hits.collect()) {
             let key = hit.key();

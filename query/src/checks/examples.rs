@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use custody_proto::otlp::common::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value};
+use custody_proto::otlp::common::{AnyValue, ArrayValue, KeyValue, any_value::Value};
 use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::{Span, Status};
+use custody_proto::wire;
+use prost::Message as _;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
@@ -192,14 +193,15 @@ fn time(seconds: f64) -> i64 {
 /// The rows of one record, by the mapping that everything goes through.
 fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<SpanRow>) {
     let service = record.service.as_deref().unwrap_or("example");
-    let resource = Resource { attributes: vec![attribute("service.name", &service.into())], ..Default::default() };
+    let service = attribute("service.name", &service.into());
+    let resource = wire::Resource { attributes: vec![wire::KeyValue::from(&service)] };
     let context = RecordContext {
         seq,
         record_hash: "",
         ingest_time: Time(ingest_time),
         submitter: record.submitter.as_deref().unwrap_or("peer:192.0.2.1"),
         resource: &resource,
-        scope: &InstrumentationScope::default(),
+        scope: &wire::InstrumentationScope::default(),
     };
     let attributes = record.attributes.iter().map(|(key, value)| attribute(key, value)).collect();
     let trace_id = id(Some(record.trace.as_deref().unwrap_or("1")), 32);
@@ -213,7 +215,8 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
             attributes,
             ..Default::default()
         };
-        return (map_log(&context, &log), None);
+        let sent = log.encode_to_vec();
+        return (map_log(&context, &wire::LogRecord::read(&sent).unwrap_or_default()), None);
     }
     let span = Span {
         trace_id,
@@ -228,6 +231,8 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
         attributes,
         ..Default::default()
     };
+    let sent = span.encode_to_vec();
+    let span = wire::Span::read(&sent).unwrap_or_default();
     (map_span(&context, &span), Some(span_row(&context, &span)))
 }
 

@@ -28,7 +28,7 @@ use super::ends::{self, EndedRow};
 use super::habits::{self, HabitRow};
 use super::hit::HitRow;
 use super::judged::Judged;
-use super::relations::{is_not_aside, without_asides};
+use super::relations::{about, without_asides};
 use super::sequences::{self, NumberedRow};
 use super::tuning::Tuning;
 use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
@@ -41,6 +41,7 @@ use crate::projection::{AsOf, Snapshot};
 use crate::rows::Time;
 use crate::segments::{SealedTable, Table, Wanted};
 use crate::tables::{LedgerRow, SpanRow};
+use crate::tenancy::Tenancy;
 
 /// Memory of one run's sorts and joins.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -82,6 +83,17 @@ pub(crate) enum Entries {
     Log(Reader),
     /// These, of examples.
     These(RecordBatch),
+}
+
+impl Entries {
+    /// Whose a record is: its event says so, and the log where it gave none.
+    pub(crate) fn tenancy(&self, seq: u64, event: Option<&EventRow>) -> Tenancy {
+        match (event, self) {
+            (Some(event), _) => Tenancy { tenant: event.tenant.clone(), workspace: event.workspace.clone() },
+            (None, Self::Log(reader)) => Tenancy::of_seq(reader, seq),
+            (None, Self::These(_)) => Tenancy::default(),
+        }
+    }
 }
 
 /// The rows of one run.
@@ -361,12 +373,10 @@ impl Checker {
         Ok(out)
     }
 
-    /// Puts in what the event says of a hit; none if the check is off for its workspace.
-    pub(crate) fn describe(&self, mut hit: HitRow, event: Option<&EventRow>, now: Time) -> Option<HitRow> {
-        if let Some(event) = event {
-            hit.workspace = hit.workspace.or_else(|| event.workspace.clone());
-            hit.tenant.clone_from(&event.tenant);
-        }
+    /// Puts in whose the record is that a hit is about; none if the check is off for its workspace.
+    pub(crate) fn describe(&self, mut hit: HitRow, of: Tenancy, now: Time) -> Option<HitRow> {
+        hit.workspace = hit.workspace.or(of.workspace);
+        hit.tenant = of.tenant;
         let workspace = hit.workspace.as_deref();
         if !self.tuning.is_on(workspace, &hit.check_id) {
             return None;
@@ -393,16 +403,8 @@ impl Checker {
         let mut tables = Tables::whole(snapshot, entries, now, &self.tuning).map_err(wrong)?;
         let of = Arc::clone(snapshot);
         let few = tokio::task::spawn_blocking(move || few_events(&of)).await;
-        // As where checks follow the log, no rule sees the ledger's own alerts: they name the spans that they are about.
-        let events: Arc<dyn TableProvider> =
-            match few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
-                Some(few) => Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?),
-                None => {
-                    let all = tables.0.get("events").cloned().ok_or_else(|| Error::internal("there are no events"))?;
-                    let all = SessionContext::new().read_table(all).and_then(|all| all.filter(is_not_aside()));
-                    all.map_err(wrong)?.into_view()
-                }
-            };
+        let few = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))??;
+        let events = about(few, tables.0.get("events").cloned()).map_err(wrong)?;
         tables.0.insert("events", events);
         let found = self.found(tables, snapshot, None).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
@@ -418,7 +420,8 @@ impl Checker {
             {
                 hit.verdict = "probable".into();
             }
-            out.extend(self.describe(hit, event, now));
+            let of = entries.tenancy(hit.seq, event);
+            out.extend(self.describe(hit, of, now));
         }
         Ok(once(out))
     }

@@ -8,6 +8,7 @@
 mod bounded;
 mod elements;
 mod planner;
+mod truncated;
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,6 +18,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use planner::BoundedPlanner;
+use truncated::Truncated;
 
 /// Functions of values whose results are about as large as their arguments, at most.
 #[rustfmt::skip]
@@ -133,6 +135,9 @@ pub(crate) fn session() -> SessionStateBuilder {
 fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
     if elements::NAMES.contains(&inner.name()) {
         return Some(Arc::new(ScalarUDF::from(elements::OfElements::new(inner))));
+    }
+    if inner.name() == "date_trunc" {
+        return Some(Arc::new(ScalarUDF::from(Truncated { inner })));
     }
     if SCALAR.contains(&inner.name()) {
         return Some(inner);

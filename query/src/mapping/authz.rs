@@ -1,16 +1,15 @@
 //! `authz.*` log events: requests, policy, grants and their use, approvals, executors, outputs,
 //! and whatever else a trust authority, tool executor, skills registry or process engine tells.
 
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::trace::{Span, span::Event};
+use custody_proto::wire::{Event, LogRecord, Span};
 
 use super::{RecordContext, base_log};
-use crate::attributes::{Attributes, attributes_map};
+use crate::attributes::{Attributes, attributes_json, attributes_map};
 use crate::event::EventRow;
 use crate::issuers;
 
 /// The event of an `authz.*` log record, if its name is one that is known.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     let kind = match name {
         "authz.request" => "request",
         "authz.policy.evaluation" => "policy_evaluation",
@@ -66,7 +65,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
         _ => {}
     }
     if matches!(kind, "tool_call" | "tool_result" | "model_call" | "skill_invocation") {
-        row.status = Some(if attributes.text("error.type").is_some() { "error" } else { "ok" }.into());
+        row.status = Some(if attributes.has_text("error.type") { "error" } else { "ok" }.into());
         row.status = attributes.text("authz.status").or(row.status);
     }
     row.invalid_reasons = invalid_reasons(&row, attributes);
@@ -75,9 +74,9 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
 }
 
 /// The token of a grant: checked here, and in the row without the part that makes it usable.
-fn stamp_token(row: &mut EventRow, log: &LogRecord) {
+fn stamp_token(row: &mut EventRow, log: &LogRecord<'_>) {
     let attributes = Attributes(&log.attributes);
-    if attributes.text("authz.grant.token").is_some() || attributes.text(issuers::STATE).is_some() {
+    if attributes.has_text("authz.grant.token") || attributes.has_text(issuers::STATE) {
         let mut said = attributes_map(&log.attributes);
         issuers::stamp(&mut said, row, attributes);
         row.attributes = serde_json::Value::Object(said).to_string();
@@ -85,17 +84,21 @@ fn stamp_token(row: &mut EventRow, log: &LogRecord) {
 }
 
 /// Span events under these names are read like logs: what left the system, and what filtered it.
-pub(super) fn of_span(context: &RecordContext<'_>, span: &Span) -> Vec<EventRow> {
-    let read = |event: &Event| {
-        let known = matches!(event.name.as_str(), "authz.output" | "authz.guardrail" | "authz.system_update");
+pub(super) fn of_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
+    let read = |event: &Event<'_>| {
+        let known = matches!(event.name, "authz.output" | "authz.guardrail" | "authz.system_update");
         let log = known.then(|| LogRecord {
             time_unix_nano: event.time_unix_nano,
-            trace_id: span.trace_id.clone(),
-            span_id: span.span_id.clone(),
+            trace_id: span.trace_id,
+            span_id: span.span_id,
             attributes: event.attributes.clone(),
             ..LogRecord::default()
         })?;
-        map(context, &log, &event.name)
+        let mut row = map(context, &log, event.name)?;
+        if row.attributes.is_empty() {
+            row.attributes = attributes_json(&event.attributes);
+        }
+        Some(row)
     };
     span.events.iter().filter_map(read).collect()
 }
@@ -140,11 +143,11 @@ fn invalid_reasons(row: &EventRow, attributes: Attributes<'_>) -> Vec<String> {
             rule(row.kind == "grant_derived" && row.parent_grant_id.is_none(), "a derived grant without a parent");
             let times = (attributes.time("authz.grant.not_before"), attributes.time("authz.grant.expires_at"));
             for name in ["not_before", "expires_at"].map(|n| format!("authz.grant.{n}")) {
-                let unread = attributes.text(&name).is_some() && attributes.time(&name).is_none();
+                let unread = attributes.has_text(&name) && attributes.time(&name).is_none();
                 rule(unread, &format!("{name} cannot be read as a time"));
             }
             for name in ["max_uses", "max_depth"].map(|n| format!("authz.grant.{n}")) {
-                let unread = attributes.text(&name).is_some() && attributes.number(&name).is_none();
+                let unread = attributes.has_text(&name) && attributes.number(&name).is_none();
                 rule(unread, &format!("{name} cannot be read as a number"));
             }
             rule(matches!(times, (Some(from), Some(to)) if to <= from), "a grant that expires before it begins");
@@ -152,7 +155,7 @@ fn invalid_reasons(row: &EventRow, attributes: Attributes<'_>) -> Vec<String> {
         "grant_revoked" => rule(row.grant_id.is_none(), "a revocation without a grant"),
         "approval" => {
             let approved = row.decision.as_deref() == Some("approved");
-            rule(approved && attributes.text("authz.approval.by").is_none(), "an approval without an approver");
+            rule(approved && !attributes.has_text("authz.approval.by"), "an approval without an approver");
             let (asked, decided) =
                 (attributes.time("authz.approval.requested_at"), attributes.time("authz.approval.decided_at"));
             rule(

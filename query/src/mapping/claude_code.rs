@@ -4,7 +4,7 @@
 //! What it cannot tell: a call that was refused has no result; details are off by default, and
 //! an MCP tool of the user's is then `mcp_tool`; a hook may change what was approved.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use serde_json::Value;
 
 use super::{RecordContext, base_log, lasted, outcome, person};
@@ -12,9 +12,9 @@ use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a record, by its name without `claude_code.`.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     let attributes = Attributes(&log.attributes);
-    let by_person = attributes.text("source").is_some_and(|source| source.starts_with("user"));
+    let by_person = attributes.lent("source").is_some_and(|source| source.starts_with("user"));
     let kind = match name {
         "user_prompt" => "request",
         "tool_decision" if by_person => "approval",

@@ -5,8 +5,7 @@
 //! his own request is undecidable); a span whose status is unset was cancelled; arguments and
 //! results are off by default.
 
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::trace::Span;
+use custody_proto::wire::{LogRecord, Span};
 
 use super::document::Document;
 use super::{RecordContext, base_log, base_span};
@@ -16,7 +15,7 @@ use crate::event::EventRow;
 const SOURCE: &str = "claude_platform";
 
 /// The event of a span, if it is one of the platform's steps.
-pub(super) fn map_span(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+pub(super) fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
     // The API's own spans, and those of its client libraries.
     if !["com.anthropic.claude-platform", "com.anthropic.sdk."].iter().any(|by| context.scope.name.starts_with(by)) {
         return None;
@@ -28,7 +27,7 @@ pub(super) fn map_span(context: &RecordContext<'_>, span: &Span) -> Option<Event
         "tool_use" | "mcp_tool_use" | "server_tool_use" => "tool_call",
         _ if method.ends_with("messages.create") || method.ends_with("messages.stream") => "model_call",
         _ if method.ends_with("sessions.create") || method.ends_with("threads.create") => "agent_invocation",
-        _ => match attributes.text("gen_ai.operation.name").as_deref() {
+        _ => match attributes.lent("gen_ai.operation.name").as_deref() {
             Some("chat") => "model_call",
             Some("invoke_agent" | "create_agent") => "agent_invocation",
             _ => return None,
@@ -50,7 +49,7 @@ pub(super) fn is_event(said: &Document) -> bool {
 }
 
 /// The event of a session.
-pub(super) fn map_log(context: &RecordContext<'_>, log: &LogRecord, said: &Document) -> Option<EventRow> {
+pub(super) fn map_log(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) -> Option<EventRow> {
     let name = said.text("/type")?;
     let permission = said.text("/evaluated_permission");
     let kind = match name.as_str() {

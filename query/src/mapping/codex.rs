@@ -3,16 +3,16 @@
 //! What it cannot tell: `success` says that the tool ran, not that the command in it ended well;
 //! a command that was refused has no decision event.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 
 use super::{RecordContext, base_log, lasted, outcome, person};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a record, by its name without `codex.`.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     let attributes = Attributes(&log.attributes);
-    let by_person = attributes.text("source").is_some_and(|source| source.eq_ignore_ascii_case("user"));
+    let by_person = attributes.lent("source").is_some_and(|source| source.eq_ignore_ascii_case("user"));
     let kind = match name {
         "conversation_starts" => "agent_invocation",
         "user_prompt" => "request",
@@ -48,7 +48,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> O
         "model_call" => {
             lasted(&mut row, attributes);
             let status = attributes.number("http.response.status_code");
-            let failed = attributes.text("error.message").is_some() || status.is_some_and(|s| s >= 400);
+            let failed = attributes.has_text("error.message") || status.is_some_and(|s| s >= 400);
             row.status = Some(if failed { "error" } else { "ok" }.into());
         }
         "tool_call" => {

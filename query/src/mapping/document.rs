@@ -4,9 +4,8 @@
 //! Hostile by nature: a wrong type reads as absent, and what is too long or too deep to be
 //! parsed is no document (the record stays a row of `logs`).
 
-use custody_proto::otlp::common::any_value::Value as Body;
-use custody_proto::otlp::common::{AnyValue, ArrayValue, KeyValue};
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::otlp::common::{AnyValue, ArrayValue, KeyValue, any_value::Value as Any};
+use custody_proto::wire::{LogRecord, Value as Body};
 use serde_json::{Map, Value as Json};
 
 use crate::attributes::{Attributes, any_value_json, attributes_map, conceal, parse_time, seconds_time};
@@ -32,7 +31,7 @@ pub(super) struct Document {
 
 impl Document {
     /// The document of a log record. Its attributes are one if `is_known` says so of them.
-    pub(super) fn of(log: &LogRecord, is_known: impl FnOnce(&Attributes<'_>) -> bool) -> Option<Self> {
+    pub(super) fn of(log: &LogRecord<'_>, is_known: impl FnOnce(&Attributes<'_>) -> bool) -> Option<Self> {
         let body = log.body.as_ref();
         let value = match body.and_then(|body| body.value.as_ref()) {
             Some(Body::StringValue(text)) if text.trim_start().starts_with('{') => parse(text),
@@ -56,26 +55,20 @@ impl Document {
         self.is_body
     }
 
-    /// The record as if a Collector had made the document's members attributes.
-    pub(super) fn as_attributes(&self, log: &LogRecord) -> LogRecord {
+    /// The document's members as the attributes that a Collector makes of them.
+    pub(super) fn members(&self) -> Vec<KeyValue> {
         let any = |value| Some(AnyValue { value: Some(value) });
         let read = |value: &Json| match value {
             Json::Array(items) => {
-                let values = items
-                    .iter()
-                    .take(LIST_MAX)
-                    .filter_map(text)
-                    .map(|t| AnyValue { value: Some(Body::StringValue(t)) });
-                any(Body::ArrayValue(ArrayValue { values: values.collect() }))
+                let values =
+                    items.iter().take(LIST_MAX).filter_map(text).map(|t| AnyValue { value: Some(Any::StringValue(t)) });
+                any(Any::ArrayValue(ArrayValue { values: values.collect() }))
             }
-            Json::Bool(flag) => any(Body::BoolValue(*flag)),
-            other => any(Body::StringValue(text(other)?)),
+            Json::Bool(flag) => any(Any::BoolValue(*flag)),
+            other => any(Any::StringValue(text(other)?)),
         };
         let members = self.value.as_object().into_iter().flatten();
-        let members =
-            members.map(|(key, value)| KeyValue { key: key.clone(), value: read(value), ..KeyValue::default() });
-        let attributes = log.attributes.iter().cloned().chain(members).collect();
-        LogRecord { body: None, attributes, ..log.clone() }
+        members.map(|(key, value)| KeyValue { key: key.clone(), value: read(value), ..KeyValue::default() }).collect()
     }
 
     /// The value at a JSON pointer (RFC 6901).
@@ -145,7 +138,7 @@ impl Document {
     /// Puts into the row's attributes what this document says beyond the columns: itself as
     /// `body`, if it is one, and what it says under the names of docs/semantic-conventions.md.
     /// Those override what the sender called by such a name.
-    pub(super) fn keep(&self, row: &mut EventRow, log: &LogRecord, said: Vec<(&str, Json)>) {
+    pub(super) fn keep(&self, row: &mut EventRow, log: &LogRecord<'_>, said: Vec<(&str, Json)>) {
         let mut attributes = attributes_map(&log.attributes);
         for (name, value) in said.into_iter().filter(|(_, value)| !value.is_null()) {
             attributes.insert(name.to_owned(), value);

@@ -10,7 +10,7 @@ use crate::event::EventRow;
 
 /// The kind of step and the set of attributes that says so.
 pub(super) fn kind(attributes: Attributes<'_>) -> Option<(&'static str, &'static str)> {
-    let has = |name: &str| attributes.text(name).is_some();
+    let has = |name: &str| attributes.has_text(name);
     if has("permission.result") || (has("permission.policy") && has("tool.name")) {
         return Some(("policy_evaluation", "k8s_agentic"));
     }
@@ -61,7 +61,7 @@ pub(super) fn fill(row: &mut EventRow, attributes: Attributes<'_>) {
 
 /// The decision of an access policy, as a span or log carries it.
 pub(super) fn permission(row: &mut EventRow, attributes: Attributes<'_>) {
-    let said = attributes.text("permission.result").unwrap_or_default().to_ascii_lowercase();
+    let said = attributes.lent("permission.result").unwrap_or_default().to_ascii_lowercase();
     let decision = match said.as_str() {
         "allow" | "allowed" | "pass" | "passed" | "permit" | "permitted" | "granted" | "success" | "true" => {
             Some("allow")

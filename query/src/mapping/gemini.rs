@@ -4,17 +4,17 @@
 //! What it cannot tell: a tool call has no id; no result is told, only its length; `auto_accept`
 //! is a person's earlier "always", and `accept` also what --yolo accepts.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 
 use super::{RecordContext, base_log, lasted, outcome, person};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a record, by its name without `gemini_cli.`.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     let attributes = Attributes(&log.attributes);
     // What a person refused did not run: that is his decision, and no call.
-    let rejected = attributes.text("decision").as_deref() == Some("reject");
+    let rejected = attributes.lent("decision").as_deref() == Some("reject");
     let kind = match name {
         "user_prompt" => "request",
         "tool_call" if rejected => "approval",

@@ -1,13 +1,13 @@
 //! Spans by OpenTelemetry's GenAI and MCP conventions: the acting side.
 
-use custody_proto::otlp::trace::Span;
+use custody_proto::wire::Span;
 
 use super::{RecordContext, base_span, gateway};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a span, if it is one of a GenAI or MCP operation.
-pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
     let attributes = Attributes(&span.attributes);
     let (kind, source) = kind(attributes)?;
     let mut row = base_span(context, span, source, kind);
@@ -23,7 +23,7 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> 
                 row.decision = Some(disposition);
             }
             // What a gate on the way stopped did not run: that is its decision, and no call.
-            let said = |name: &str| attributes.text(name).is_some();
+            let said = |name: &str| attributes.has_text(name);
             let is_gated = said("permission.result") || said("gen_ai.agent.tool.disposition");
             // One that has a result did run, and a refusal beside it is evidence against it.
             let has_run = said("gen_ai.tool.call.result") || row.status.as_deref() == Some("ok");
@@ -45,20 +45,20 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> 
 
 /// The kind of event and the convention that says so.
 fn kind(attributes: Attributes<'_>) -> Option<(&'static str, &'static str)> {
-    let kind = match attributes.text("gen_ai.operation.name").as_deref() {
+    let kind = match attributes.lent("gen_ai.operation.name").as_deref() {
         Some("execute_tool") => "tool_call",
         Some("invoke_agent" | "create_agent" | "invoke_workflow") => "agent_invocation",
         Some("chat" | "text_completion" | "generate_content" | "embeddings") => "model_call",
         Some("retrieval") => "context_retrieval",
         Some("guardrail" | "apply_guardrail") => "guardrail",
         _ => {
-            return match attributes.text("mcp.method.name").as_deref() {
+            return match attributes.lent("mcp.method.name").as_deref() {
                 Some("tools/call") => Some(("tool_call", "mcp")),
                 Some("resources/read" | "prompts/get") => Some(("context_retrieval", "mcp")),
-                _ => attributes.text("skill.id").map(|_| ("skill_invocation", "otel_genai")),
+                _ => attributes.lent("skill.id").map(|_| ("skill_invocation", "otel_genai")),
             };
         }
     };
-    let source = if attributes.text("mcp.method.name").is_some() { "mcp" } else { "otel_genai" };
+    let source = if attributes.has_text("mcp.method.name") { "mcp" } else { "otel_genai" };
     Some((kind, source))
 }

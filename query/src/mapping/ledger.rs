@@ -1,7 +1,7 @@
 //! What the ledger says of itself (`custody.log.*`): erasures, and changes of keys, redaction
 //! and holds. Only from its own hand: a sender's record of such a name is no event.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use custody_store::system::SYSTEM_IDENTITY;
 
 use super::{RecordContext, base_log};
@@ -9,7 +9,7 @@ use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a record of the ledger's own.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     if context.submitter != SYSTEM_IDENTITY {
         return None;
     }

@@ -4,7 +4,7 @@
 //! What OpenShell cannot tell: who approved a policy (no approver is named), and whether
 //! anything is missing (`metadata.sequence` is absent). What no producer tells: the grant.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use serde_json::Value as Json;
 
 use super::document::{Document, member, said};
@@ -12,7 +12,7 @@ use super::{RecordContext, base_log, security};
 use crate::event::EventRow;
 
 /// The event of a record, if it is of a class that is one.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, event: &Document) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, event: &Document) -> Option<EventRow> {
     let class = event.number("/class_uid")?;
     let source = if is_openshell(event) { "openshell" } else { "ocsf" };
     let kind = kind(event, class, source)?;

@@ -3,7 +3,7 @@
 //!
 //! A task only holds other steps together and is no event.
 
-use custody_proto::otlp::trace::Span;
+use custody_proto::wire::Span;
 
 use super::{RecordContext, base_span};
 use crate::attributes::Attributes;
@@ -17,14 +17,14 @@ const CONVERSATION: [&str; 3] = [
 ];
 
 /// The event of a span, if its kind is that of a step.
-pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
     let attributes = Attributes(&span.attributes);
-    let spoken = attributes.text("traceloop.span.kind");
+    let spoken = attributes.lent("traceloop.span.kind");
     let kind = match spoken.as_deref() {
         Some("tool" | "handoff") => "tool_call",
         Some("agent" | "workflow") => "agent_invocation",
         Some(_) => return None,
-        None => match attributes.text("llm.request.type")?.as_str() {
+        None => match &*attributes.lent("llm.request.type")? {
             "chat" | "completion" | "embedding" => "model_call",
             _ => return None,
         },
@@ -42,7 +42,7 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> 
             row.tool = Some("handoff".into());
             row.resource = row.resource.or_else(|| attributes.text("gen_ai.handoff.to_agent"));
         }
-        Some("tool") => row.tool = row.tool.or(entity).or_else(|| Some(span.name.clone())),
+        Some("tool") => row.tool = row.tool.or(entity).or_else(|| Some(span.name.to_owned())),
         Some(_) if row.agent_name.is_none() => {
             row.agent_name = entity.or_else(|| attributes.text("traceloop.workflow.name"));
             row.agent_version = row.agent_version.or_else(|| attributes.text("traceloop.entity.version"));

@@ -5,7 +5,7 @@
 //! `input` is whatever the caller sent: only names that are plain there are read. AuthZEN names
 //! neither policy nor version.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use serde_json::Value as Json;
 
 use super::document::{Document, member, text};
@@ -13,7 +13,7 @@ use super::{RecordContext, base_log};
 use crate::event::EventRow;
 
 /// The event of a record, if it is a decision of one of these engines.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, said: &Document) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) -> Option<EventRow> {
     let read: fn(&mut EventRow, &Document) = match engine(said)? {
         "opa" => opa,
         "cedar" => cedar,

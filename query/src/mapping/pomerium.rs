@@ -5,8 +5,7 @@
 //! What it cannot tell: which agent acted. MCP's method, tool and parameters, the query and the
 //! claims are only there where they were opted in.
 
-use custody_proto::otlp::logs::LogRecord;
-use custody_proto::otlp::trace::Span;
+use custody_proto::wire::{LogRecord, Span};
 
 use super::{RecordContext, base_log, base_span};
 use crate::attributes::Attributes;
@@ -14,16 +13,16 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The event of a record, if it is such a line.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow> {
     let attributes = Attributes(&log.attributes);
-    match attributes.text("message")?.as_str() {
-        "authorize check" if attributes.text("allow").is_some() => {
+    match &*attributes.lent("message")? {
+        "authorize check" if attributes.has_text("allow") => {
             let mut row = base_log(context, log, "pomerium", "policy_evaluation");
             decision(&mut row, attributes, "");
             request(&mut row, attributes);
             Some(row)
         }
-        "http-request" if attributes.text("request-id").is_some() => {
+        "http-request" if attributes.has_text("request-id") => {
             let mut row = base_log(context, log, "pomerium", "tool_result");
             answer(&mut row, attributes);
             request(&mut row, attributes);
@@ -34,9 +33,9 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord) -> Option<EventR
 }
 
 /// The event of a span, if it says how a check ended.
-pub(super) fn map_span(context: &RecordContext<'_>, span: &Span) -> Option<EventRow> {
+pub(super) fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
     let attributes = Attributes(&span.attributes);
-    attributes.text("result.allow")?;
+    attributes.lent("result.allow")?;
     let mut row = base_span(context, span, "pomerium", "policy_evaluation");
     decision(&mut row, attributes, "result.");
     request(&mut row, attributes);
@@ -77,7 +76,7 @@ fn answer(row: &mut EventRow, attributes: Attributes<'_>) {
 /// Who asked for what.
 fn request(row: &mut EventRow, attributes: Attributes<'_>) {
     row.initiator_id = attributes.first(&["email", "user", "service-account-id"]);
-    let person = attributes.text("service-account-id").is_none();
+    let person = !attributes.has_text("service-account-id");
     row.initiator_type = row.initiator_id.as_ref().map(|_| if person { "user" } else { "process" }.into());
     row.policy_id = attributes.first(&["route-id", "envoy-route-id"]);
     row.policy_version = attributes.first(&["route-checksum", "envoy-route-checksum"]);

@@ -1,6 +1,6 @@
 //! `security.*` log events: alerts, the people who answer them, and whose word counts for people.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use custody_store::system::AUDIT_IDENTITY;
 
 use super::{RecordContext, base_log};
@@ -9,7 +9,7 @@ use crate::attributes::Attributes;
 use crate::event::EventRow;
 
 /// The event of a `security.*` log record, if its name is one that is known.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> Option<EventRow> {
     let kind = match name {
         "security.alert" => "alert",
         "security.alert.superseded" => "alert_superseded",
@@ -54,7 +54,7 @@ pub(super) fn invalid_reasons(row: &EventRow, has_disposition: bool) -> Vec<Stri
 }
 
 /// Who may speak for people is said by the server alone.
-fn speaker(context: &RecordContext<'_>, log: &LogRecord, name: &str) -> EventRow {
+fn speaker(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) -> EventRow {
     let mut row = base_log(context, log, "security", "authority_change");
     row.action = Some(name.to_owned());
     if context.submitter != AUDIT_IDENTITY {

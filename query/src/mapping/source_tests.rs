@@ -9,6 +9,7 @@ use super::tests::{context, rows};
 use super::*;
 use crate::attributes::parse_time;
 use crate::rows::Time;
+use custody_proto::wire::{AnyValue, Value as Any};
 use custody_proto::{Signal, json};
 use serde_json::{Value, json};
 
@@ -187,15 +188,9 @@ fn outputs_in_span_events() {
 #[test]
 fn the_ledgers_own_records() {
     let (resource, scope) = (Resource::default(), InstrumentationScope::default());
-    let attribute = |key: &str, value: &str| custody_proto::otlp::common::KeyValue {
-        key: key.into(),
-        value: Some(custody_proto::otlp::common::AnyValue {
-            value: Some(custody_proto::otlp::common::any_value::Value::StringValue(value.into())),
-        }),
-        ..Default::default()
-    };
+    let attribute = |key, value| KeyValue { key, value: Some(AnyValue { value: Some(Any::StringValue(value)) }) };
     let log = LogRecord {
-        event_name: "custody.log.erasure".into(),
+        event_name: "custody.log.erasure",
         attributes: vec![
             attribute("custody.erasure.seqs", "7,9-12"),
             attribute("custody.erasure.cause", "request"),

@@ -1,39 +1,34 @@
 //! From raw OTLP to rows: what real clients sent (tests/fixtures/captures), and records in the
 //! shapes that their producers document, as OTLP/JSON.
 
-use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
-use custody_proto::otlp::collector_trace::ExportTraceServiceRequest;
-use custody_proto::{Signal, json};
-use prost::Message as _;
+use custody_proto::scan::Range;
+use custody_proto::{Limits, Signal, json, scan};
 use serde_json::{Value, json};
 
 use super::*;
 
 /// The context of a record of this resource and scope.
-pub(super) fn context<'a>(resource: &'a Resource, scope: &'a InstrumentationScope) -> RecordContext<'a> {
+pub(super) fn context<'a>(resource: &'a Resource<'a>, scope: &'a InstrumentationScope<'a>) -> RecordContext<'a> {
     RecordContext { seq: 7, record_hash: "", ingest_time: Time(9), submitter: "test", resource, scope }
 }
 
 /// The rows of all spans and log records of a request.
 pub(super) fn rows(signal: Signal, bytes: &[u8]) -> Vec<EventRow> {
+    let found = scan(signal, bytes, &Limits::default()).unwrap();
+    let at = |range: Range| {
+        let (at, len) = (range.at as usize, range.len as usize);
+        at.checked_sub(bytes.len()).map_or_else(|| &bytes[at..at + len], |at| &found.annex[at..at + len])
+    };
     let mut rows = Vec::new();
-    let (none, no_scope) = (Resource::default(), InstrumentationScope::default());
-    if signal == Signal::Traces {
-        for group in ExportTraceServiceRequest::decode(bytes).unwrap().resource_spans {
-            let resource = group.resource.as_ref().unwrap_or(&none);
-            for scope in &group.scope_spans {
-                let context = context(resource, scope.scope.as_ref().unwrap_or(&no_scope));
-                rows.extend(scope.spans.iter().flat_map(|span| map_span(&context, span)));
-            }
-        }
-    } else {
-        for group in ExportLogsServiceRequest::decode(bytes).unwrap().resource_logs {
-            let resource = group.resource.as_ref().unwrap_or(&none);
-            for scope in &group.scope_logs {
-                let context = context(resource, scope.scope.as_ref().unwrap_or(&no_scope));
-                rows.extend(scope.log_records.iter().flat_map(|log| map_log(&context, log)));
-            }
-        }
+    for record in &found.records {
+        let group = &found.groups[record.group as usize];
+        let resource = Resource::read(at(group.resource)).unwrap();
+        let scope = InstrumentationScope::read(at(group.scope)).unwrap();
+        let context = context(&resource, &scope);
+        rows.extend(match signal {
+            Signal::Traces => map_span(&context, &Span::read(at(record.range)).unwrap()),
+            _ => map_log(&context, &LogRecord::read(at(record.range)).unwrap()),
+        });
     }
     rows.iter().for_each(crate::ocsf::tests::assert_sound);
     rows

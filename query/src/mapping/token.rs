@@ -5,7 +5,7 @@
 //! than the one before; a token exchange names no parent unless the subject token is told too.
 //! Several `authorization_details` are read as their union, which is more than any one of them.
 
-use custody_proto::otlp::logs::LogRecord;
+use custody_proto::wire::LogRecord;
 use serde_json::{Map, Value as Json};
 
 use super::document::{Document, member, text};
@@ -22,7 +22,7 @@ const CAEP: &str = "https://schemas.openid.net/secevent/";
 pub(super) const CLAIMS: &str = "oauth.token.claims";
 
 /// The event of a record, if it holds claims.
-pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord, said: &Document) -> Option<EventRow> {
+pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) -> Option<EventRow> {
     if said.text("/jti").is_some()
         && let Some(events) = said.object("/events")
         && let Some((kind, event)) = events.iter().find(|(kind, _)| kind.starts_with(CAEP))
@@ -42,7 +42,7 @@ fn is_claims(said: &Document, at: &str) -> bool {
 }
 
 /// A token that was issued is a grant.
-fn issued(context: &RecordContext<'_>, log: &LogRecord, said: &Document, at: &str) -> EventRow {
+fn issued(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, at: &str) -> EventRow {
     let get = |name: &str| said.text(&format!("{at}/{name}"));
     let parent = said.first(&["/subject_token_claims/jti", "/subject_token/jti"]);
     let kind = if parent.is_some() { "grant_derived" } else { "grant_issued" };
@@ -149,7 +149,7 @@ fn authority(said: &Document, at: &str) -> (Vec<String>, Option<Vec<String>>) {
 /// A security event token: a session that was revoked ends what was given to it.
 fn signal(
     context: &RecordContext<'_>,
-    log: &LogRecord,
+    log: &LogRecord<'_>,
     said: &Document,
     kind: &str,
     event: &Map<String, Json>,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::tests::{KINDS, faults, line, read_back};
+use super::tests::{faults, kinds, line, read_back};
 use super::*;
 use crate::rows::Time;
 
@@ -55,7 +55,7 @@ fn attributes() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn any_row()(
-        kind in prop_oneof![9 => proptest::sample::select(&KINDS[..]).prop_map(str::to_owned), 1 => text()],
+        kind in prop_oneof![9 => proptest::sample::select(kinds()).prop_map(str::to_owned), 1 => text()],
         source in prop_oneof![proptest::sample::select(&["otel_genai", "codex", "openinference"][..]).prop_map(str::to_owned), text()],
         texts in proptest::collection::vec(proptest::option::of(text()), 37),
         lists in proptest::collection::vec(proptest::collection::vec(text(), 0..3), 4),

@@ -13,6 +13,8 @@ pub(super) enum Shape {
     Datastore,
     /// Authorize Session 3003.
     Session,
+    /// Entity Management 3004.
+    Entity,
     /// Detection Finding 2004.
     Finding,
     /// Event Log Activity 1008.
@@ -28,6 +30,7 @@ impl Shape {
             Self::Api => (6003, "API Activity", 6, "Application Activity"),
             Self::Datastore => (6005, "Datastore Activity", 6, "Application Activity"),
             Self::Session => (3003, "Authorize Session", 3, "Identity & Access Management"),
+            Self::Entity => (3004, "Entity Management", 3, "Identity & Access Management"),
             Self::Finding => (2004, "Detection Finding", 2, "Findings"),
             Self::EventLog => (1008, "Event Log Activity", 1, "System Activity"),
             Self::Base => (0, "Base Event", 0, "Uncategorized"),
@@ -76,12 +79,15 @@ impl<'a> Class<'a> {
             "request" => other(Shape::Api, "Request"),
             "output" => other(Shape::Api, "Output"),
             "guardrail" => other(Shape::Api, "Guard"),
+            "policy_evaluation" => other(Shape::Api, "Evaluate Policy"),
+            "approval" => other(Shape::Api, "Approve"),
             "system_update" => known(Shape::Api, 3, "Update"),
             "context_retrieval" => known(Shape::Datastore, 4, "Query"),
             "grant_issued" | "grant_derived" | "grant_denied" => known(Shape::Session, 1, "Assign Privileges"),
             "grant_revoked" => other(Shape::Session, "Revoke Privileges"),
-            "alert" | "approval" | "policy_evaluation" | "authority_change" => known(Shape::Finding, 1, "Create"),
-            "alert_acknowledged" | "containment_decision" => known(Shape::Finding, 2, "Update"),
+            "authority_change" => known(Shape::Entity, 3, "Update"),
+            "alert" => known(Shape::Finding, 1, "Create"),
+            "alert_acknowledged" | "alert_superseded" | "containment_decision" => known(Shape::Finding, 2, "Update"),
             "investigation" if row.decision.as_deref() == Some("closed") => known(Shape::Finding, 3, "Close"),
             "investigation" => known(Shape::Finding, 2, "Update"),
             "erasure" => known(Shape::EventLog, 2, "Delete"),
@@ -110,7 +116,13 @@ impl Verdict<'_> {
 pub(super) fn verdict(row: &EventRow) -> Option<Verdict<'_>> {
     if matches!(
         row.kind.as_str(),
-        "alert" | "alert_acknowledged" | "investigation" | "containment_decision" | "authority_change" | "erasure"
+        "alert"
+            | "alert_acknowledged"
+            | "alert_superseded"
+            | "investigation"
+            | "containment_decision"
+            | "authority_change"
+            | "erasure"
     ) {
         return None;
     }
@@ -151,7 +163,7 @@ pub(super) fn severity(row: &EventRow, told: &Told<'_>) -> (u32, String) {
     }
     let denied = row.kind == "grant_denied" || verdict(row).is_some_and(|v| v.denies());
     plain(match row.kind.as_str() {
-        "alert" | "alert_acknowledged" | "investigation" | "containment_decision" => 0,
+        "alert" | "alert_acknowledged" | "alert_superseded" | "investigation" | "containment_decision" => 0,
         _ if !row.invalid_reasons.is_empty() => 3,
         "grant_revoked" => 2,
         _ if denied => 3,
@@ -162,7 +174,7 @@ pub(super) fn severity(row: &EventRow, told: &Told<'_>) -> (u32, String) {
     })
 }
 
-/// Where a finding stands; none for a decision that asks for nothing.
+/// Where a finding stands.
 pub(super) fn finding_status(row: &EventRow, told: &Told<'_>) -> Option<Coded<'static>> {
     Some(match row.kind.as_str() {
         "alert" => (1, "New"),
@@ -174,18 +186,10 @@ pub(super) fn finding_status(row: &EventRow, told: &Told<'_>) -> Option<Coded<'s
             }
         }
         "investigation" => (2, "In Progress"),
-        _ if is_alert(row) => (1, "New"),
+        // It does not stand any more: nobody need look.
+        "alert_superseded" => (3, "Suppressed"),
         _ => return None,
     })
-}
-
-/// Whether somebody should look: an alert, and a finding that something was refused or is amiss.
-pub(super) fn is_alert(row: &EventRow) -> bool {
-    match row.kind.as_str() {
-        "alert" => true,
-        "alert_acknowledged" | "investigation" | "containment_decision" => false,
-        _ => !row.invalid_reasons.is_empty() || verdict(row).is_some_and(|v| v.denies()),
-    }
 }
 
 /// What an investigation found.

@@ -80,7 +80,7 @@ fn category(p: &Parts<'_>) -> &'static str {
     match (p.class.shape, p.row.kind.as_str()) {
         (Shape::Datastore, _) => "database",
         (Shape::Session, _) | (_, "approval" | "policy_evaluation") => "iam",
-        (_, "authority_change") | (Shape::EventLog, _) => "configuration",
+        (Shape::Entity | Shape::EventLog, _) => "configuration",
         (Shape::Finding, _) => "intrusion_detection",
         (Shape::Api | Shape::Base, _) => "api",
     }
@@ -92,7 +92,7 @@ fn types(p: &Parts<'_>) -> Vec<&'static str> {
         (Shape::Datastore, _) => vec!["access"],
         (Shape::Session, "grant_revoked") => vec!["admin", "deletion"],
         (Shape::Session, _) => vec!["admin", "creation"],
-        (_, "authority_change") => vec!["change"],
+        (Shape::Entity, _) => vec!["change"],
         (Shape::EventLog, _) => vec!["deletion"],
         (Shape::Api, _) => vec![match p.class.activity {
             1 => "creation",

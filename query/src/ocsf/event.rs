@@ -1,6 +1,6 @@
 //! One event as OCSF 1.8.0 JSON: what all classes have, and which parts each class has besides.
 
-use super::class::{Class, Shape, Verdict, finding_status, finding_verdict, is_alert, severity, verdict};
+use super::class::{Class, Shape, Verdict, finding_status, finding_verdict, severity, verdict};
 use super::json::Writer;
 use super::told::{Field, Told};
 use super::{Context, PRODUCT_VERSION, VERSION, millis, parts, uid};
@@ -60,6 +60,12 @@ impl<'a> Parts<'a> {
                 parts::actor(self, w);
                 parts::source(self, w);
                 parts::grant(self, w);
+                Vec::new()
+            }
+            Shape::Entity => {
+                parts::actor(self, w);
+                parts::source(self, w);
+                parts::entity(self, w);
                 Vec::new()
             }
             Shape::Finding => {
@@ -243,7 +249,8 @@ impl<'a> Parts<'a> {
             parts::policy(row, w);
         }
         if self.class.shape == Shape::Finding {
-            w.flag("is_alert", is_alert(row));
+            // Later words about an alert are no second one.
+            w.flag("is_alert", row.kind == "alert");
             if self.has_incident() {
                 w.object("assignee", |w| parts::user(row, w));
                 if let Some((id, name)) = finding_verdict(self.told) {

@@ -231,6 +231,25 @@ pub(super) fn grant(p: &Parts<'_>, w: &mut Writer<'_>) {
     }
 }
 
+/// What was changed of who may do what, and what it is now.
+pub(super) fn entity(p: &Parts<'_>, w: &mut Writer<'_>) {
+    let row = p.row;
+    let what = row.action.as_deref().unwrap_or("authority");
+    let name = row.resource.as_deref().or(row.agent_id.as_deref()).unwrap_or(what);
+    let of = |w: &mut Writer<'_>| {
+        w.text("name", name);
+        w.number("type_id", 99);
+        w.text("type", what);
+    };
+    w.object("entity", of);
+    if let Some(now) = &row.decision {
+        w.object("entity_result", |w| {
+            of(w);
+            w.text("data", now);
+        });
+    }
+}
+
 fn time(told: &Told<'_>, field: Field) -> Option<Time> {
     parse_time(&told.text(field)?)
 }
@@ -239,9 +258,7 @@ fn time(told: &Told<'_>, field: Field) -> Option<Time> {
 pub(super) fn finding(p: &Parts<'_>, w: &mut Writer<'_>) {
     let (row, told) = (p.row, p.told);
     let record = |seq: &str| format!("{}:{seq}", p.context.origin);
-    let is_of_alert =
-        matches!(row.kind.as_str(), "alert" | "alert_acknowledged" | "investigation" | "containment_decision");
-    let alert = row.correlation_id.as_deref().filter(|_| is_of_alert);
+    let alert = row.correlation_id.as_deref();
     let rule = told.text(Field::AlertRule);
     w.object("finding_info", |w| {
         match alert {

@@ -22,8 +22,9 @@ use tokio::runtime::Runtime;
 
 use crate::Error;
 
-/// Bytes of footers and page indexes that are kept in memory.
-const METADATA_BYTES_MAX: usize = 32 << 20;
+/// Bytes of footers and page indexes that are kept in memory: of about 70 million records those of one table.
+/// Where a scan needs more, each is read and decoded anew by every query.
+const METADATA_BYTES_MAX: usize = 64 << 20;
 
 /// Where segment files are.
 pub(crate) struct Place {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
@@ -20,6 +21,7 @@ use super::visible::{VisibleExec, pruning, widened};
 use super::{Place, Segment, SegmentFile, Table};
 use crate::lookup;
 use crate::projection::Snapshot;
+use crate::text_views;
 
 /// The files of a table, with the segments that they are of.
 type Files<'a> = Vec<(&'a Segment, &'a SegmentFile)>;
@@ -29,12 +31,50 @@ type Files<'a> = Vec<(&'a Segment, &'a SegmentFile)>;
 pub(crate) struct SealedTable {
     snapshot: Arc<Snapshot>,
     table: Table,
+    /// Its columns; texts as rows in memory have them, or as views.
+    schema: SchemaRef,
 }
 
 impl SealedTable {
     /// A table over a snapshot.
     pub(crate) fn new(snapshot: &Arc<Snapshot>, table: Table) -> Self {
-        Self { snapshot: Arc::clone(snapshot), table }
+        Self { snapshot: Arc::clone(snapshot), table, schema: table.schema() }
+    }
+
+    /// The same rows with their texts as views. Not for a caller who sees some rows: what hides the others
+    /// looks at them as they are.
+    pub(crate) fn as_views(&self) -> Option<Self> {
+        let schema = text_views::viewed(&self.schema);
+        self.snapshot.visible().is_open().then(|| Self {
+            snapshot: Arc::clone(&self.snapshot),
+            table: self.table,
+            schema,
+        })
+    }
+
+    /// Rows that are in memory.
+    async fn in_memory(
+        &self,
+        state: &dyn Session,
+        rows: Vec<Vec<RecordBatch>>,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let projected = |schema: &SchemaRef| match projection {
+            Some(columns) => schema.project(columns).map(Arc::new),
+            None => Ok(Arc::clone(schema)),
+        };
+        let (own, wanted) = (projected(&self.table.schema())?, projected(&self.schema)?);
+        if own == wanted {
+            return MemTable::try_new(self.table.schema(), rows)?.scan(state, projection, &[], limit).await;
+        }
+        // Only of what is read views are made: that costs 16 bytes a text, and copies none.
+        let viewed = |batch: &RecordBatch| match projection {
+            Some(columns) => text_views::retyped(&batch.project(columns)?, &wanted),
+            None => text_views::retyped(batch, &wanted),
+        };
+        let rows = rows.iter().map(|batches| batches.iter().map(viewed).collect()).collect::<Result<Vec<Vec<_>>>>()?;
+        MemTable::try_new(wanted, rows)?.scan(state, None, &[], limit).await
     }
 
     /// The files of the table, apart by place.
@@ -122,7 +162,7 @@ fn is_lookup(table: Table, filters: &[Expr]) -> bool {
 #[async_trait]
 impl TableProvider for SealedTable {
     fn schema(&self) -> SchemaRef {
-        self.table.schema()
+        Arc::clone(&self.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -143,7 +183,7 @@ impl TableProvider for SealedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.snapshot.visible();
         if let Some(rows) = lookup::few(&self.snapshot, self.table, filters).await? {
-            return MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, &[], limit).await;
+            return self.in_memory(state, vec![vec![rows]], projection, limit).await;
         }
         let columns = if rows.is_open() { None } else { Some(widened(&self.schema(), projection)?) };
         // A limit counts visible rows.
@@ -155,7 +195,7 @@ impl TableProvider for SealedTable {
         }
         let in_memory: Vec<_> = self.snapshot.in_memory().map(|tail| tail.of(self.table).to_vec()).collect();
         if plans.is_empty() || in_memory.iter().any(|batches| !batches.is_empty()) {
-            plans.push(MemTable::try_new(self.schema(), in_memory)?.scan(state, projection, &[], limit).await?);
+            plans.push(self.in_memory(state, in_memory, projection, limit).await?);
         }
         let plan = UnionExec::try_new(plans)?;
         Ok(if rows.is_open() { plan } else { Arc::new(VisibleExec::new(plan, rows.clone())?) })

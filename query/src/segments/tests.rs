@@ -1,6 +1,7 @@
 //! Sealing against the same rows in memory: after every step of it, damage, erasure.
 
 mod erasure;
+mod scans;
 
 use std::path::Path as StdPath;
 use std::sync::Arc;

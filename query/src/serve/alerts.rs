@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Served, problem};
+use super::{Served, parameters, problem};
 use crate::alerts::acts::{Act, Ask, Planned, Refusal, may, plan};
 use crate::alerts::speakers::Speakers;
 use crate::alerts::{AlertRow, alert};
@@ -67,7 +67,10 @@ async fn list(
 ) -> Response {
     let Query(listed) = match query {
         Ok(query) => query,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "invalid_request", &error.body_text(), None),
+        Err(error) => {
+            let message = parameters::wrong(&error, "state, rule, severity, agent and limit");
+            return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
+        }
     };
     let mut tests = vec!["true".to_owned()];
     if let Some(states) = &listed.state {

@@ -9,6 +9,7 @@ mod flight_handshake;
 mod flight_running;
 mod flight_ticket;
 pub mod observe;
+mod parameters;
 mod replay;
 mod sql;
 mod stream;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use super::{Served, problem, stream};
+use super::{Served, parameters, problem, stream};
 use crate::caller::Caller;
 use crate::engine::QueryLimits;
 use crate::error::Error;
@@ -43,7 +43,7 @@ pub(super) async fn answer(
     let asked = match asked {
         Ok(Query(asked)) => asked,
         Err(error) => {
-            let message = format!("{}; the parameters are id, as_of and format (ndjson or arrow)", error.body_text());
+            let message = parameters::wrong(&error, "id, as_of and format (ndjson or arrow)");
             return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
         }
     };

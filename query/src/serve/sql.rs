@@ -81,7 +81,7 @@ pub(super) async fn answer(
 }
 
 /// A page of another site cannot send this type without being asked first.
-#[allow(clippy::result_large_err)]
+#[expect(clippy::result_large_err, reason = "the answer is sent at once; nothing else is made of it")]
 pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Response> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if content_type.starts_with("application/json") {

@@ -2,7 +2,7 @@
 //! no grant that is good for ever.
 #![no_main]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the module is a test, too, and each target takes only some of it")]
 #[path = "../../../query/tests/fuzz.rs"]
 mod checks;
 

@@ -1,7 +1,7 @@
 //! JSON that is taken is protobuf that prost takes.
 #![no_main]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the module is a test, too, and each target takes only some of it")]
 #[path = "../../../proto/tests/fuzz.rs"]
 mod checks;
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::own::{self, Wanted};
 use super::policy::{Policy, Rule, Subject};
 use crate::control::{Control, Request};
-use crate::{Failure, print};
+use crate::{Failure, counted, print};
 
 /// The policy file: who may do what.
 #[derive(Subcommand)]
@@ -46,8 +46,8 @@ impl Check {
     fn run(self) -> Result<(), Failure> {
         let policy = Policy::read(&self.file).map_err(Failure::wrong)?;
         let Some(identity) = &self.identity else {
-            let (rules, issuers) = (policy.rules.len(), policy.issuers.len());
-            print(&format!("{}: sound, {rules} rules, {issuers} issuers\n", self.file.display()))?;
+            let (rules, issuers) = (counted(policy.rules.len(), "rule"), counted(policy.issuers.len(), "issuer"));
+            print(&format!("{}: sound, {rules}, {issuers}\n", self.file.display()))?;
             return policy.rules.iter().try_for_each(|rule| print(&format!("line {}: {}\n", rule.line, grants(rule))));
         };
         let mut claims = Map::new();

@@ -2,9 +2,11 @@
 //!
 //! An answer may take long: a stream of events, a large result. Before each piece of it goes out it
 //! is asked again whether the caller may still have it; when his token has ended, his certificate was
-//! revoked or his rights were changed, the stream breaks off.
+//! revoked or his rights were changed, the stream breaks off. What there is at once goes out with the
+//! headers, or not at all: whoever loses his rights while a short answer is made is refused in words.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use custody_ingest::{Peer, Refusal, Tongue};
 use custody_query::{Caller, Roles, RowFilter};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
@@ -90,9 +92,16 @@ async fn serve(
                 }
             }
             request.extensions_mut().insert(login.caller.clone());
-            let standing = Standing { auth, peer, headers, login, generation, asked: Instant::now() };
-            let answer = TowerToHyperService::new(router).call(request).await?;
-            Ok(answer.map(|body| Body::new(Watched { body, standing })))
+            let mut standing = Standing { auth, peer, headers, login, generation, asked: Instant::now() };
+            let (parts, mut body) = TowerToHyperService::new(router).call(request).await?.into_parts();
+            let first = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+                Poll::Ready(first) => First::Here(first),
+                Poll::Pending => First::Gone,
+            };
+            if !standing.holds() {
+                return Ok(refused(&standing.lost().await, tongue));
+            }
+            Ok(Response::from_parts(parts, Body::new(Watched { body, first, standing })))
         }
     }
 }
@@ -169,11 +178,28 @@ impl Standing {
         self.generation = if same { generation } else { self.generation };
         same
     }
+
+    /// What he is told whose rights ended before anything was sent to him.
+    async fn lost(&self) -> Refusal {
+        match self.auth.login(&self.peer, &self.headers).await {
+            Err(denied) => denied.refusal(),
+            Ok(_) => Refusal::Forbidden("your rights were changed while this was answered; ask again".into()),
+        }
+    }
+}
+
+/// The first piece of an answer, looked at before its headers went out.
+enum First {
+    /// It, or that there is none.
+    Here(Option<Result<Frame<Bytes>, axum::Error>>),
+    /// It went out, or was not there yet.
+    Gone,
 }
 
 /// The body of an answer, while its reader may have it.
 struct Watched {
     body: Body,
+    first: First,
     standing: Standing,
 }
 
@@ -182,6 +208,9 @@ impl hyper::body::Body for Watched {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let First::Here(first) = std::mem::replace(&mut self.first, First::Gone) {
+            return Poll::Ready(first);
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_some() && !self.standing.holds() {
             tracing::info!(identity = %self.standing.login.caller.identity, "an answer breaks off: its reader's rights ended");
@@ -191,10 +220,21 @@ impl hyper::body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.first {
+            First::Here(first) => first.is_none(),
+            First::Gone => self.body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.body.size_hint();
+        let First::Here(Some(Ok(first))) = &self.first else { return rest };
+        let first = first.data_ref().map_or(0, |data| data.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(rest.lower() + first);
+        if let Some(upper) = rest.upper() {
+            whole.set_upper(upper + first);
+        }
+        whole
     }
 }

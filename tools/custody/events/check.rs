@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::chain::Chain;
 use super::{Filters, pages};
 use crate::source::{From, Source};
-use crate::{Failure, print};
+use crate::{Failure, counted, print};
 
 /// Findings of a kind that are printed one by one.
 const SHOWN_MAX: usize = 20;
@@ -289,7 +289,7 @@ impl Check {
             findings.print()?;
             let range = last.map_or_else(|| "no records".into(), |last| format!("seqs {} to {last}", self.from_seq));
             let stored = stored.len();
-            print(&format!("{range}: {compared} events in the ledger, {stored} stored\n"))?;
+            print(&format!("{range}: {} in the ledger, {stored} stored\n", counted(compared, "event")))?;
         }
         match findings.is_empty() {
             true => Ok(()),

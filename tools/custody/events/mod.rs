@@ -4,7 +4,8 @@
 mod chain;
 mod check;
 
-use std::io::Write as _;
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -136,7 +137,7 @@ impl Pull {
             };
             pause = Duration::from_secs(1);
             left = left.saturating_sub(page.body.iter().filter(|b| **b == b'\n').count());
-            print(&String::from_utf8_lossy(&page.body))?;
+            print(&shown(&page.body))?;
             std::io::stdout().flush().map_err(Failure::unable)?;
             if page.next_cursor != cursor
                 && let (Some(path), Some(cursor)) = (&self.state_file, &page.next_cursor)
@@ -170,6 +171,15 @@ impl Pull {
     }
 }
 
+/// Lines as they were sent; on a terminal with control characters as pictures, which senders may have put into texts.
+fn shown(body: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(body);
+    match std::io::stdout().is_terminal() {
+        true => text.lines().map(|line| custody_query::format::plain(line) + "\n").collect::<String>().into(),
+        false => text,
+    }
+}
+
 /// The cursor of a state file; none if there is no file yet.
 fn read_state(path: &Path) -> Result<Option<String>, Failure> {
     let text = match std::fs::read(path) {
@@ -184,7 +194,9 @@ fn read_state(path: &Path) -> Result<Option<String>, Failure> {
 
 /// Keeps a cursor: after a crash the old one is there, or the new one.
 fn write_state(path: &Path, cursor: &str) -> Result<(), Failure> {
-    let new = path.with_extension("new");
+    // Behind the whole name: states may differ in nothing but their extension.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     let write = || {
         let mut file = std::fs::File::create(&new)?;
         writeln!(file, "{}", json!({"cursor": cursor}))?;

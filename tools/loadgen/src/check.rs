@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use serde_json::json;
 
 use crate::acked::Bits;
@@ -96,12 +97,11 @@ fn name(traffic: &Traffic, record: u64) -> String {
 }
 
 /// Looks for everything; an error when that is not possible.
-pub fn check(url: &str, traffic: &Traffic, sent: u64, acked: &Bits, wait: Duration) -> Result<Found, String> {
+pub fn check(api: &Api, traffic: &Traffic, sent: u64, acked: &Bits, wait: Duration) -> Result<Found, String> {
     if acked.len() == 0 {
         return Err("nothing was acknowledged, so there is nothing to look for".into());
     }
     let start = Instant::now();
-    let api = Api::new(url);
     let log_size = api.wait(start + wait)?;
     let mut seen = Seen::default();
     for from in (0..log_size).step_by(PAGE as usize) {
@@ -122,20 +122,22 @@ pub fn check(url: &str, traffic: &Traffic, sent: u64, acked: &Bits, wait: Durati
 const RECORD: &str = "TRY_CAST(json_get_str(attributes, 'loadgen.record') AS BIGINT)";
 
 /// The HTTP API of the ledger.
-struct Api {
+pub struct Api {
     url: String,
     agent: ureq::Agent,
+    bearer: Option<HeaderValue>,
 }
 
 impl Api {
-    fn new(url: &str) -> Self {
+    /// At this URL, with this value of `Authorization`.
+    pub fn new(url: &str, bearer: Option<HeaderValue>) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
-        Self { url: url.trim_end_matches('/').to_owned(), agent }
+        Self { url: url.trim_end_matches('/').to_owned(), agent, bearer }
     }
 
     /// Waits until queries see all that is in the log now; gives its size.
-    fn wait(&self, until: Instant) -> Result<u64, String> {
+    pub fn wait(&self, until: Instant) -> Result<u64, String> {
         let mut size = None;
         loop {
             let lagging = match self.sizes(size) {
@@ -158,7 +160,8 @@ impl Api {
         let size = match size {
             Some(size) => size,
             None => {
-                let metrics = self.read(self.agent.get(format!("{}/metrics", self.url)).call())?.0;
+                let request = self.agent.get(format!("{}/metrics", self.url));
+                let metrics = self.read(self.authorized(request).call())?.0;
                 let value = metrics.lines().find_map(|line| line.strip_prefix("custody_log_records "));
                 let value = value.and_then(|v| v.trim().parse().ok());
                 value.ok_or_else(|| format!("{}/metrics does not say the size of a log", self.url))?
@@ -211,17 +214,24 @@ impl Api {
     }
 
     /// The answer as CSV, and the size of the log that it is about.
-    fn sql(&self, sql: &str) -> Result<(String, u64), String> {
+    pub fn sql(&self, sql: &str) -> Result<(String, u64), String> {
         let ask =
             json!({"sql": sql, "format": "csv", "max_rows": PAGE, "timeout_ms": 600_000, "stream": false}).to_string();
         let request = self.agent.post(format!("{}/api/v1/sql", self.url)).header("Content-Type", "application/json");
-        let (text, headers) = self.read(request.send(ask.as_bytes()))?;
+        let (text, headers) = self.read(self.authorized(request).send(ask.as_bytes()))?;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if header("x-truncated") != Some("false") {
             return Err("the API does not say that its answer is whole".into());
         }
         let size = header("x-log-size").and_then(|size| size.parse().ok());
         Ok((text, size.ok_or("the API does not say what its answer is about")?))
+    }
+
+    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.bearer {
+            Some(bearer) => request.header("Authorization", bearer.clone()),
+            None => request,
+        }
     }
 
     fn read(

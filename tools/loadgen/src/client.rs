@@ -121,13 +121,8 @@ fn headers(options: &Options) -> Result<HeaderMap, String> {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
     }
-    if let Some(token) = &options.bearer {
-        let token = match token.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?,
-            None => token.clone(),
-        };
-        let value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| "the token is not text")?;
-        headers.insert(header::AUTHORIZATION, value);
+    if let Some(bearer) = options.bearer()? {
+        headers.insert(header::AUTHORIZATION, bearer);
     }
     Ok(headers)
 }

@@ -2,8 +2,9 @@
 //!
 //! `story.rs` says what agents do, `records.rs` writes it as OTLP with holes
 //! (`piece.rs`), `traffic.rs` fills them: request `n` is a pure function of the
-//! seed. `run.rs` sends (`client.rs`, `answer.rs`), `check.rs` asks the ledger what
-//! it has of it, `report.rs` tells. It shares no code with what it measures.
+//! seed. `run.rs` sends (`client.rs`, `answer.rs`), `readers/` read the ledger's events
+//! meanwhile, `check.rs` asks the ledger what it has of it, `report.rs` tells. It shares
+//! no code with what it measures.
 
 mod acked;
 mod answer;
@@ -13,6 +14,7 @@ mod options;
 mod piece;
 mod process;
 mod random;
+mod readers;
 mod records;
 mod report;
 mod run;
@@ -29,6 +31,7 @@ use clap::Parser as _;
 use crate::client::Target;
 use crate::options::Options;
 use crate::process::Watch;
+use crate::readers::Readers;
 use crate::report::Line;
 use crate::run::Run;
 use crate::traffic::Traffic;
@@ -107,41 +110,62 @@ fn measure(options: Options) -> Result<u8, String> {
         .map_err(|e| e.to_string())?;
     say(&options, &format!("run {}, seed {}", traffic.run(), options.seed));
     say(&options, &report::heading());
+    let interrupted = Arc::clone(&run);
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            interrupted.stop();
+        }
+    });
+    let progress = Arc::clone(&run);
+    let progress = std::io::stderr().is_terminal().then(|| runtime.spawn(show_progress(progress)));
     let mut lines = Vec::new();
-    runtime.block_on(async {
-        let (interrupted, progress) = (Arc::clone(&run), Arc::clone(&run));
-        tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                interrupted.stop();
-            }
-        });
-        let progress = std::io::stderr().is_terminal().then(|| tokio::spawn(show_progress(progress)));
-        for rate in options.step_rates() {
-            watch.as_ref().map(Watch::lap);
-            own.lap();
-            let step = run.run_step(rate).await?;
-            let line = Line { step, server: watch.as_ref().and_then(Watch::lap), own: own.lap() };
-            say(&options, &report::line(&line));
-            if let Some(errors) = report::errors(&line.step) {
-                say(&options, &errors);
-            }
-            lines.push(line);
-            if run.stopped() {
-                break;
-            }
+    for (rate, readers) in options.step_plan() {
+        let line = step(&options, (&runtime, &run), (rate, readers), (watch.as_ref(), &own))?;
+        say(&options, &report::line(&line));
+        let more = [report::errors(&line.step), line.readers.as_ref().map(report::readers)];
+        more.iter().flatten().for_each(|text| say(&options, text));
+        lines.push(line);
+        if run.stopped() {
+            break;
         }
-        if let Some(progress) = progress {
-            progress.abort();
-        }
-        Ok::<(), String>(())
-    })?;
+    }
+    if let Some(progress) = progress {
+        progress.abort();
+    }
+    report::cost(&lines).iter().for_each(|(readers, share)| say(&options, &report::cost_line(*readers, *share)));
     conclude(&options, &traffic, &run, &lines)
+}
+
+/// Sends for one step, with its readers beside it.
+fn step(
+    options: &Options,
+    (runtime, run): (&tokio::runtime::Runtime, &Arc<Run>),
+    (rate, readers): (Option<f64>, Option<u16>),
+    (watch, own): (Option<&Watch>, &Watch),
+) -> Result<Line, String> {
+    let count = readers.filter(|count| *count > 0);
+    let beside = count.map(|count| Readers::start(options, count)).transpose()?;
+    watch.map(Watch::lap);
+    own.lap();
+    let step = runtime.block_on(run.run_step(rate))?;
+    let (mut server, own) = (watch.and_then(Watch::lap), own.lap());
+    let told = beside.map(Readers::finish).transpose()?;
+    // Those who read the rest count for memory, not for the CPU time of a record.
+    let rest = watch.and_then(Watch::lap).map_or(0, |usage| usage.rss_bytes_max);
+    if let Some(usage) = &mut server {
+        usage.rss_bytes_max = usage.rss_bytes_max.max(rest);
+    }
+    Ok(Line { step, server, own, reader_count: readers, readers: told })
 }
 
 /// Checks, writes the result, and gives the exit status.
 fn conclude(options: &Options, traffic: &Traffic, run: &Run, lines: &[Line]) -> Result<u8, String> {
-    let found =
-        options.check.as_ref().map(|url| check::check(url, traffic, run.sent(), &run.acked(), options.check_wait));
+    let check = |url: &String| {
+        let api = check::Api::new(url, options.bearer()?);
+        check::check(&api, traffic, run.sent(), &run.acked(), options.check_wait)
+    };
+    let found = options.check.as_ref().map(check);
+    let misread = lines.iter().filter_map(|line| line.readers.as_ref()).any(|told| told.wrong + told.behind > 0);
     let status = match &found {
         Some(Ok(found)) => {
             say(options, &report::check(found));
@@ -157,6 +181,7 @@ fn conclude(options: &Options, traffic: &Traffic, run: &Run, lines: &[Line]) -> 
         }
         None => 0,
     };
+    let status = if status == 0 { u8::from(misread) } else { status };
     if let Some(path) = &options.json {
         let text = report::json(options, traffic, lines, found.as_ref()).to_string() + "\n";
         match path.as_os_str() == "-" {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use http::HeaderValue;
 
 use crate::records::{BYTES_MAX, BYTES_MIN};
 use crate::traffic::{Shape, Signals};
@@ -97,6 +98,22 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: u8,
 
+    /// Have so many readers of the ledger's events meanwhile: a run for each number, such as 0,100.
+    ///
+    /// Half of them follow by pages with long polls, half by server-sent events. Each must see every event that the
+    /// ledger took since it began, once and in order.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "steps", value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub readers: Vec<u16>,
+    /// The share of readers that are slow: they take a thousand events a second, and no more.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share, requires = "readers")]
+    pub slow: f64,
+    /// Readers ask for events of these kinds alone.
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = kind, requires = "readers")]
+    pub reader_kinds: Vec<String>,
+    /// The HTTP API that readers ask [default: that of --check, else http://127.0.0.1:4680].
+    #[arg(long, value_name = "URL", requires = "readers")]
+    pub events: Option<String>,
+
     /// Ask the HTTP API of this ledger whether every acknowledged record is there exactly once.
     #[arg(long, value_name = "URL")]
     pub check: Option<String>,
@@ -118,6 +135,7 @@ const EXAMPLES: &str = "Examples:
   custody-loadgen --check http://127.0.0.1:4680
   custody-loadgen --steps 10k,50k,100k --step-seconds 30 --server-pid PID --json -
   custody-loadgen --protocol http --gzip --concurrency 16 --duration 5m
+  custody-loadgen --rate 20k --duration 60s --readers 0,100,0,100 --check http://127.0.0.1:4680
   custody-loadgen --signals traces --payload-bytes 2048 --spread 0 --batch 1 --rate 2k
   custody-loadgen --dry-run --count 5m --payload-bytes 500 --spread 0";
 
@@ -143,12 +161,34 @@ impl Options {
         }
     }
 
-    /// The steps: a rate, or none in a closed loop.
-    pub fn step_rates(&self) -> Vec<Option<f64>> {
-        match self.steps.is_empty() {
-            true => vec![self.rate],
-            false => self.steps.iter().copied().map(Some).collect(),
+    /// The steps: a rate, or none in a closed loop; and how many readers, if they are measured.
+    pub fn step_plan(&self) -> Vec<(Option<f64>, Option<u16>)> {
+        match (self.readers.is_empty(), self.steps.is_empty()) {
+            (false, _) => self.readers.iter().map(|readers| (self.rate, Some(*readers))).collect(),
+            (true, true) => vec![(self.rate, None)],
+            (true, false) => self.steps.iter().map(|rate| (Some(*rate), None)).collect(),
         }
+    }
+
+    /// Whether requests are sent when they are due.
+    pub fn is_open_loop(&self) -> bool {
+        self.rate.is_some() || !self.steps.is_empty()
+    }
+
+    /// Where readers ask.
+    pub fn events_url(&self) -> String {
+        self.events.clone().or_else(|| self.check.clone()).unwrap_or_else(|| "http://127.0.0.1:4680".into())
+    }
+
+    /// The value of `Authorization`.
+    pub fn bearer(&self) -> Result<Option<HeaderValue>, String> {
+        let Some(token) = &self.bearer else { return Ok(None) };
+        let token = match token.strip_prefix('@') {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?,
+            None => token.clone(),
+        };
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+        value.map(Some).map_err(|_| "the token is not text".into())
     }
 
     /// How long a step lasts at most.
@@ -161,9 +201,9 @@ impl Options {
 
     /// Requests under way at once.
     pub fn in_flight(&self) -> u16 {
-        match self.step_rates()[0] {
-            Some(_) => self.max_in_flight,
-            None => self.concurrency.unwrap_or(8),
+        match self.is_open_loop() {
+            true => self.max_in_flight,
+            false => self.concurrency.unwrap_or(8),
         }
     }
 }
@@ -206,6 +246,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "a share is a number from 0 to 1".into())
+}
+
+/// It becomes part of a URL and of a query.
+fn kind(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    is_name.then(|| text.to_owned()).ok_or_else(|| "a kind is a name such as alert or grant_denied".into())
 }
 
 fn spread(text: &str) -> Result<f64, String> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::check::Found;
 use crate::options::Options;
 use crate::process::Usage;
+use crate::readers::Told;
 use crate::run::Step;
 use crate::traffic::Traffic;
 
@@ -16,6 +17,9 @@ pub struct Line {
     pub step: Step,
     pub server: Option<Usage>,
     pub own: Option<Usage>,
+    /// How many readers there were, if they are measured, and what they came to.
+    pub reader_count: Option<u16>,
+    pub readers: Option<Told>,
 }
 
 /// The heading of the table.
@@ -68,6 +72,53 @@ pub fn line(line: &Line) -> String {
 pub fn errors(step: &Step) -> Option<String> {
     let list: Vec<String> = step.errors.iter().map(|(what, times)| format!("{what}: {times}")).collect();
     (!list.is_empty()).then(|| format!("           {}", list.join(", ")))
+}
+
+/// What readers of a step came to, in words.
+pub fn readers(told: &Told) -> String {
+    let ms = |q: f64| told.lag.value_at_quantile(q) as f64 / 1e3;
+    let mut out = format!(
+        "           {} readers, {} slow: {} events, {:.0}/s delivered; to fast ones after p50 {:.0}, p99 {:.0}, max {:.0} ms; \
+         {} wrong, {} behind",
+        told.readers,
+        told.slow,
+        told.events,
+        told.delivered as f64 / told.seconds.max(1e-9),
+        ms(0.5),
+        ms(0.99),
+        told.lag.max() as f64 / 1e3,
+        told.wrong,
+        told.behind,
+    );
+    if told.told_to_wait + told.broken > 0 {
+        let _ = write!(out, ", {} times told to wait, {} connections broken", told.told_to_wait, told.broken);
+    }
+    for name in &told.named {
+        let _ = write!(out, "\n           {name}");
+    }
+    out
+}
+
+/// The rate with each number of readers, as a share of that without, where both were measured.
+pub fn cost(lines: &[Line]) -> Vec<(u16, f64)> {
+    let mean = |readers: u16| {
+        let rates: Vec<f64> = lines
+            .iter()
+            .filter(|line| line.reader_count == Some(readers))
+            .map(|line| line.step.records_per_second())
+            .collect();
+        (!rates.is_empty()).then(|| rates.iter().sum::<f64>() / rates.len() as f64)
+    };
+    let mut counts: Vec<u16> = lines.iter().filter_map(|line| line.reader_count).filter(|count| *count > 0).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let Some(without) = mean(0).filter(|rate| *rate > 0.0) else { return Vec::new() };
+    counts.into_iter().filter_map(|count| Some((count, mean(count)? / without))).collect()
+}
+
+/// The same in words.
+pub fn cost_line(readers: u16, share: f64) -> String {
+    format!("with {readers} readers: {:.1} % of the records/s without", share * 100.0)
 }
 
 /// What the check found, in words.
@@ -125,6 +176,23 @@ fn step_json(line: &Line) -> Value {
         "begun_late_us": quantiles(&step.lag),
         "server": usage(line.server),
         "generator": usage(line.own),
+        "readers": line.reader_count.map(|count| line.readers.as_ref().map_or(json!({"readers": count}), readers_json)),
+    })
+}
+
+fn readers_json(told: &Told) -> Value {
+    json!({
+        "readers": told.readers,
+        "slow": told.slow,
+        "events": told.events,
+        "delivered_events": told.delivered,
+        "seconds": told.seconds,
+        "lag_us": quantiles(&told.lag),
+        "wrong": told.wrong,
+        "behind": told.behind,
+        "told_to_wait": told.told_to_wait,
+        "broken_connections": told.broken,
+        "named": told.named,
     })
 }
 
@@ -145,6 +213,10 @@ pub fn json(options: &Options, traffic: &Traffic, lines: &[Line], check: Option<
         "run": traffic.run(),
         "parameters": parameters(options),
         "steps": lines.iter().map(step_json).collect::<Vec<_>>(),
+        "records_per_second_with_readers": cost(lines)
+            .into_iter()
+            .map(|(readers, share)| json!({"readers": readers, "share_of_without": share}))
+            .collect::<Vec<_>>(),
         "check": check,
     })
 }
@@ -156,7 +228,7 @@ fn parameters(options: &Options) -> Value {
         "protocol": name(&options.protocol),
         "gzip": options.gzip,
         "connections": options.connections,
-        "open_loop": options.step_rates()[0].is_some(),
+        "open_loop": options.is_open_loop(),
         "in_flight_max": options.in_flight(),
         "step_seconds": options.step_time().map(|time| time.as_secs_f64()),
         "count": options.count,
@@ -172,5 +244,8 @@ fn parameters(options: &Options) -> Value {
         "timeout_seconds": options.timeout.as_secs_f64(),
         "retry_for_seconds": options.retry_for.as_secs_f64(),
         "threads": options.threads,
+        "readers": options.readers,
+        "slow": options.slow,
+        "reader_kinds": options.reader_kinds,
     })
 }

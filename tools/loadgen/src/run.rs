@@ -77,7 +77,7 @@ impl Step {
 }
 
 /// From a microsecond to an hour, to three digits.
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap_or_else(|_| unreachable!("the bounds are constants"))
 }
 

@@ -25,7 +25,7 @@ use super::{Asked, PARAMETERS, POLLS, Page, Position, Request, admit, answer, he
 use crate::caller::Caller;
 use crate::error::{Error, ErrorKind};
 use crate::repeated::Repeat;
-use crate::serve::{Served, problem};
+use crate::serve::{Served, parameters, problem};
 
 /// How long a batch is its consumer's, unless the call says otherwise.
 pub(super) const LEASE: Duration = Duration::from_secs(600);
@@ -225,7 +225,7 @@ async fn batch(
     }
     let asked = match asked {
         Ok(Query(asked)) => asked,
-        Err(error) => return bad(&format!("{}; the parameters are {PARAMETERS}", error.body_text())),
+        Err(error) => return bad(&parameters::wrong(&error, PARAMETERS)),
     };
     if asked.after.is_some() || asked.proof.is_some() {
         return bad("a consumer has no cursor and no proof: the server keeps its place");

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::lines::Line;
+use super::lines::{Line, SEVERITIES};
 use crate::caller::RowFilter;
+use crate::mapping::KINDS;
 
-/// Which events are wanted; an empty list is no restriction.
+/// Values of a parameter, at most.
+const WORDS_MAX: usize = 1_000;
+
+/// Which events are wanted; the lists are in order, and an empty one is no restriction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Kinds of events.
@@ -54,6 +58,24 @@ impl Filter {
         ]
     }
 
+    /// Whether there is such a kind and severity: of one that there is not no event would ever come, and who asks
+    /// would take that for peace. Other values are the senders'.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let known: [(&str, &[String], &[&str]); 2] =
+            [("kind", &self.kinds, &KINDS), ("severity", &self.severities, &SEVERITIES)];
+        for (name, wanted) in self.lists() {
+            if wanted.len() > WORDS_MAX {
+                return Err(format!("{name} has {} values; there may be {WORDS_MAX}", wanted.len()));
+            }
+        }
+        for (name, wanted, there_are) in known {
+            if let Some(wrong) = wanted.iter().find(|wanted| !there_are.contains(&wanted.as_str())) {
+                return Err(format!("{name} {wrong:?} is none of {}", there_are.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
     /// Text that is the same for the same filter, and for no other. Not who asks.
     pub(crate) fn key(&self) -> String {
         serde_json::to_string(&self.lists()).unwrap_or_default()
@@ -61,8 +83,10 @@ impl Filter {
 
     /// Whether an event is wanted, and may be shown.
     pub(crate) fn admits(&self, line: &Line) -> bool {
+        // In order, as `tidy` leaves them: a long list must not cost each event a walk through it.
         let any = |list: &[String], value: Option<&str>| {
-            list.is_empty() || value.is_some_and(|value| list.iter().any(|wanted| wanted == value))
+            let is_wanted = |value: &str| list.binary_search_by(|wanted| wanted.as_str().cmp(value)).is_ok();
+            list.is_empty() || value.is_some_and(is_wanted)
         };
         let may = |list: &Option<Arc<[String]>>, value: Option<&str>| match list {
             None => true,
@@ -149,6 +173,22 @@ mod tests {
             }
             prop_assert!(cursors.decode(&text).is_err());
         }
+    }
+
+    #[test]
+    fn what_no_event_is_cannot_be_asked_for() {
+        let of = |kind: &str, severity: &str| Filter {
+            kinds: words(Some(kind)),
+            severities: words(Some(severity)),
+            ..Filter::default()
+        };
+        assert_eq!(of("alert,grant_denied", "high").check(), Ok(()));
+        let told = of("alert,nope", "").check().unwrap_err();
+        assert!(told.starts_with("kind \"nope\" is none of agent_invocation, alert, "), "{told}");
+        let many: Vec<String> = (0..1001).map(|n| format!("a{n}")).collect();
+        let many = Filter { agents: words(Some(&many.join(","))), ..Filter::default() };
+        assert_eq!(many.check().unwrap_err(), "agent has 1001 values; there may be 1000");
+        assert!(of("", "severe").check().unwrap_err().starts_with("severity \"severe\" is none of unknown, "));
     }
 
     #[test]

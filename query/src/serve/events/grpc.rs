@@ -60,9 +60,8 @@ impl Events for Grpc {
         };
         let position = start(&self.0, &understood, position).map_err(status)?;
         let position = position.map_err(|_| gone())?;
-        let permit = Arc::clone(&self.0.events.waiting).try_acquire_owned();
-        let permit = permit.map_err(|_| Status::unavailable("too many readers wait for events already"))?;
-        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, permit);
+        let place = self.0.events.waiting.enter(&caller.identity).map_err(Status::unavailable)?;
+        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, place);
         let following = following.await.map_err(status)?;
         let served = self.0.clone();
         let pages =
@@ -85,9 +84,6 @@ fn gone() -> Status {
 fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> Result<super::Request, Status> {
     let plain = Asked { format: Some(asked.format.clone()), ..Asked::default() };
     let mut understood = plain.read(served, caller).map_err(Status::invalid_argument)?;
-    if let Some(wrong) = asked.severities.iter().find(|s| !super::lines::SEVERITIES.contains(&s.as_str())) {
-        return Err(Status::invalid_argument(format!("severity {wrong:?} is not one")));
-    }
     let wanted = Filter {
         kinds: filter::tidy(asked.kinds.clone()),
         severities: filter::tidy(asked.severities.clone()),
@@ -97,6 +93,7 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
         rows: caller.rows.clone(),
         who: Arc::clone(&caller.identity),
     };
+    wanted.check().map_err(Status::invalid_argument)?;
     let reader = served.engine.projection().reader();
     understood.cursors = Cursors::of(reader.origin(), &wanted);
     understood.filter = Arc::new(wanted);

@@ -20,6 +20,7 @@ mod sealed;
 mod shelf;
 mod state;
 mod stream;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +45,13 @@ pub(crate) use sealed::Seals;
 pub use sealed::Signer;
 pub use shelf::{Directory, Put, Shelf};
 
-use super::{Served, problem};
+use super::{Served, parameters, problem};
 use crate::attributes::parse_time;
 use crate::caller::{Caller, Role};
 use crate::error::{Error, ErrorKind};
 use crate::repeated::Repeat;
 use limiter::{Allowance, Limiter};
+use waiting::Waiting;
 
 pub(crate) const LIMIT_DEFAULT: usize = 1_000;
 pub(crate) const LIMIT_MAX: usize = 10_000;
@@ -59,9 +61,6 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// each of them.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
 
-/// Streams and long polls that are open at once, at most.
-const WAITING_MAX: usize = 2_048;
-
 /// Requests of one caller in a minute, unless it is said otherwise.
 pub const PAGES_PER_MINUTE: u32 = 6_000;
 
@@ -70,7 +69,7 @@ pub struct Events {
     pub(crate) seals: Seals,
     limiter: Limiter,
     consumers: Option<Consumers>,
-    waiting: Arc<tokio::sync::Semaphore>,
+    waiting: Waiting,
     holding: held::Holding,
 }
 
@@ -83,12 +82,11 @@ impl Default for Events {
 impl Events {
     /// With so many requests a minute for each caller.
     pub fn new(per_minute: u32) -> Self {
-        let waiting = Arc::new(tokio::sync::Semaphore::new(WAITING_MAX));
         Self {
             seals: Seals::default(),
             limiter: Limiter::new(per_minute),
             consumers: None,
-            waiting,
+            waiting: Waiting::default(),
             holding: held::Holding::default(),
         }
     }
@@ -173,9 +171,7 @@ impl Asked {
             rows: caller.rows.clone(),
             who: Arc::clone(&caller.identity),
         };
-        if let Some(wrong) = filter.severities.iter().find(|s| !lines::SEVERITIES.contains(&s.as_str())) {
-            return Err(format!("severity {wrong:?} is none of {}", lines::SEVERITIES.join(", ")));
-        }
+        filter.check()?;
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err("limit must be between 1 and 10000".into());
@@ -272,7 +268,7 @@ async fn events(
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "invalid_request", message, None);
     let asked = match asked {
         Ok(Query(asked)) => asked,
-        Err(error) => return Ok(bad(&format!("{}; the parameters are {PARAMETERS}", error.body_text()))),
+        Err(error) => return Ok(bad(&parameters::wrong(&error, PARAMETERS))),
     };
     let request = match asked.read(served, caller) {
         Ok(request) => request,
@@ -304,16 +300,14 @@ async fn events(
         false => served.engine.audit().repeated(caller, POLLS, &request.words("events")).await?,
     };
     if streams || !request.wait.is_zero() {
-        let Ok(permit) = Arc::clone(&served.events.waiting).try_acquire_owned() else {
-            let message = format!("{WAITING_MAX} readers wait for events already");
-            return Err(Error::new(ErrorKind::Unavailable, message));
-        };
+        let place = served.events.waiting.enter(&caller.identity);
+        let place = place.map_err(|message| Error::new(ErrorKind::Unavailable, message))?;
         if streams {
-            let following = stream::Following::begin(served.clone(), caller, request, position, true, permit);
+            let following = stream::Following::begin(served.clone(), caller, request, position, true, place);
             return Ok(stream::answer(following.await?));
         }
         let answer = paged(served, (&request, position), query, headers, json, &poll).await;
-        drop(permit);
+        drop(place);
         return answer;
     }
     paged(served, (&request, position), query, headers, json, &poll).await
@@ -334,12 +328,25 @@ async fn paged(
 }
 
 /// Where to begin. The answer is 410 if retention has erased since what the reader had still to see.
+///
+/// # Errors
+///
+/// If the place is beyond the end of the log: whoever waited there would miss all that comes until then. So
+/// it is after the log was restored from a backup, or rolled back.
 pub(crate) fn start(
     served: &Served,
     request: &Request,
     position: Option<Position>,
 ) -> Result<Result<Position, Response>, Error> {
     let projection = served.engine.projection();
+    let (asked, size) = (position.map_or(request.begin, |position| position.seq), projection.reader().head().size);
+    if asked > size {
+        let what = if position.is_some() { "the place to go on from" } else { "from_seq" };
+        return Err(Error::invalid(format!(
+            "{what} is beyond the end of this log, which has {size} records; if it was given out by this log, the log was \
+             restored or rolled back since: compare its checkpoint with one that you kept, and begin again"
+        )));
+    }
     let erased = served.events.seals.erased(projection)?;
     let horizon = sealed::horizon(&erased);
     let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, horizon })) };

@@ -8,9 +8,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use futures::stream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::waiting::Place;
 use super::{Page, Position, Request, STEP, Served, WAIT_MAX, next_page, start};
 use crate::audit::StreamWatch;
 use crate::caller::Caller;
@@ -33,7 +33,7 @@ pub(super) struct Following {
     caught_up: Option<Instant>,
     /// Its begin and end are in the log.
     watch: StreamWatch,
-    _open: (Streaming, OwnedSemaphorePermit),
+    _open: (Streaming, Place),
 }
 
 /// What a stream gives next.
@@ -51,12 +51,12 @@ impl Following {
         request: Request,
         position: Position,
         follow: bool,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Self, Error> {
         let what = format!("events after {}, filter {}", position.seq, request.filter.key());
         let watch = served.engine.audit().begin_stream(caller, &what).await?;
         let open = served.engine.stats().stream();
-        let _open = (open, permit);
+        let _open = (open, place);
         Ok(Self { served, request, position, follow, ended: false, caught_up: None, watch, _open })
     }
 
