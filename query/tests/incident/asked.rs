@@ -78,6 +78,12 @@ async fn every_answer_has_a_form_in_every_format() {
     ] {
         asked(&case, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
+    // Joins within a recursion, which is run again and again.
+    let up = "WITH RECURSIVE up AS (SELECT grant_id, parent_grant_id, 0 AS d FROM grants WHERE grant_id = 'g2' UNION ALL \
+              SELECT g.grant_id, g.parent_grant_id, d + 1 FROM grants g JOIN up ON g.grant_id = up.parent_grant_id) \
+              SELECT grant_id, d FROM up ORDER BY d";
+    let chain = [json!({"grant_id": "g2", "d": 0}), json!({"grant_id": "g1", "d": 1})];
+    assert_eq!(rows(&case, up).await, chain);
     assert_eq!(
         rows(&case, "SELECT array_has([1, 2], 2) AS a, array_has(['x'], 'y') AS b").await,
         [json!({"a": true, "b": false})]
