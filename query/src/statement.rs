@@ -6,7 +6,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, Statement as Ast, TableFactor, Visit as _, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, Ident, Select, Statement as Ast, TableFactor, Visit as _, Visitor,
+};
 
 use crate::error::{Error, ErrorKind};
 
@@ -81,7 +83,25 @@ impl Visitor for PassedOver {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Error> {
-        if select.into.is_some() { ControlFlow::Break(read_only("SELECT INTO")) } else { ControlFlow::Continue(()) }
+        if select.into.is_some() {
+            return ControlFlow::Break(read_only("SELECT INTO"));
+        }
+        let (expressions, modifiers) = match &select.group_by {
+            GroupByExpr::Expressions(expressions, modifiers) => (&expressions[..], modifiers),
+            GroupByExpr::All(modifiers) => (&[][..], modifiers),
+        };
+        if !modifiers.is_empty() {
+            return refused(
+                "GROUP BY ... WITH is not there; write GROUP BY ROLLUP (a, b), CUBE (a, b) or GROUPING SETS",
+            );
+        }
+        if expressions.iter().map(groupings).fold(1, u64::saturating_mul) > GROUPINGS_MAX {
+            let message = format!(
+                "CUBE, ROLLUP and GROUPING SETS group in at most {GROUPINGS_MAX} ways at once; name fewer columns"
+            );
+            return ControlFlow::Break(Error::new(ErrorKind::Resources, message));
+        }
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
@@ -91,6 +111,21 @@ impl Visitor for PassedOver {
             ),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// Ways in which a query may group its rows at once. Each takes memory for every group of a batch, before any is counted:
+/// a CUBE of 15 columns took 4 GB under a pool of 1 GB, over a table of 1,500 rows.
+const GROUPINGS_MAX: u64 = 64;
+
+/// In how many ways one expression of GROUP BY groups.
+fn groupings(expr: &Expr) -> u64 {
+    match expr {
+        Expr::Cube(columns) => u32::try_from(columns.len()).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(u64::MAX),
+        Expr::Rollup(columns) => columns.len() as u64 + 1,
+        Expr::GroupingSets(sets) => sets.len() as u64,
+        Expr::Nested(inner) => groupings(inner),
+        _ => 1,
     }
 }
 

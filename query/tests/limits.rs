@@ -96,6 +96,12 @@ fn around_the_pool() -> Vec<String> {
         format!("SELECT {}", vec!["abs("; 5_000].concat()),
         format!("SELECT '{}'", "x".repeat(1 << 20)),
     ];
+    let many = (0..15).map(|i| format!("n + {i}")).collect::<Vec<_>>().join(", ");
+    out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE ({many})"));
+    out.push(format!(
+        "EXPLAIN SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m), ROLLUP (n, m), CUBE (m, n + 1)"
+    ));
+    out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m, n * m, n - m, n % 7)"));
     for gone in ["string_agg(name, ',')", "array_repeat(1, 2000000000)", "array_resize([1], 2000000000)"] {
         out.push(format!("SELECT {gone} FROM spans"));
     }
