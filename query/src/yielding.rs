@@ -4,6 +4,9 @@
 //! keep all query threads for themselves. So each join pauses after every batch that it is given, and every
 //! one that it gives.
 //!
+//! Windows over all rows keep all that they are given until the last of it has come, and count none of it: that is counted
+//! here, against the memory of the query.
+//!
 //! What remains uninterrupted is one batch of one side with all rows of the other, which is bounded by the memory of
 //! a query.
 
@@ -15,6 +18,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -23,6 +27,8 @@ use datafusion::physical_plan::{
     SendableRecordBatchStream,
 };
 use futures::StreamExt as _;
+
+use crate::streamed::sliced_bytes;
 
 /// What makes more batches than it is given.
 const MULTIPLYING: [&str; 7] = [
@@ -35,6 +41,9 @@ const MULTIPLYING: [&str; 7] = [
     "UnnestExec",
 ];
 
+/// What keeps all of its input.
+const KEEPING: &str = "WindowAggExec";
+
 /// The rule that makes joins pause. It is the last one: nothing is planned over what it adds.
 #[derive(Debug)]
 pub(crate) struct GiveWay;
@@ -42,13 +51,13 @@ pub(crate) struct GiveWay;
 impl PhysicalOptimizerRule for GiveWay {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            if !MULTIPLYING.contains(&node.name()) {
+            let keeps = node.name() == KEEPING;
+            if !keeps && !MULTIPLYING.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
-            let inputs = node.children().into_iter().map(|input| PausingExec::over(Arc::clone(input))).collect();
-            Ok(Transformed::yes(PausingExec::over(
-                node.replace_children(inputs, ReplaceChildrenOptions::new(Recompute))?,
-            )))
+            let inputs = node.children().into_iter().map(|input| PausingExec::over(Arc::clone(input), keeps)).collect();
+            let node = node.replace_children(inputs, ReplaceChildrenOptions::new(Recompute))?;
+            Ok(Transformed::yes(PausingExec::over(node, false)))
         })
         .data()
     }
@@ -66,11 +75,13 @@ impl PhysicalOptimizerRule for GiveWay {
 #[derive(Debug)]
 struct PausingExec {
     input: Arc<dyn ExecutionPlan>,
+    /// Whether what has passed is kept above, and counts as long as this runs.
+    counts: bool,
 }
 
 impl PausingExec {
-    fn over(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        if input.name() == "PausingExec" { input } else { Arc::new(Self { input }) }
+    fn over(input: Arc<dyn ExecutionPlan>, counts: bool) -> Arc<dyn ExecutionPlan> {
+        if input.name() == "PausingExec" && !counts { input } else { Arc::new(Self { input, counts }) }
     }
 }
 
@@ -111,7 +122,7 @@ impl ExecutionPlan for PausingExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [input] =
             <[_; 1]>::try_from(children).map_err(|_| DataFusionError::Internal("one input is paused for".into()))?;
-        Ok(Self::over(input))
+        Ok(Self::over(input, self.counts))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -119,6 +130,7 @@ impl ExecutionPlan for PausingExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let kept = self.counts.then(|| MemoryConsumer::new("window").register(context.memory_pool()));
         let mut input = self.input.execute(partition, context)?;
         let mut is_due = false;
         let batches = futures::stream::poll_fn(move |context| {
@@ -128,6 +140,11 @@ impl ExecutionPlan for PausingExec {
             }
             let next = input.poll_next_unpin(context);
             is_due = next.is_ready();
+            if let (Some(kept), Poll::Ready(Some(Ok(batch)))) = (&kept, &next)
+                && let Err(error) = kept.try_grow(sliced_bytes(batch))
+            {
+                return Poll::Ready(Some(Err(error)));
+            }
             next
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))

@@ -96,6 +96,11 @@ fn around_the_pool() -> Vec<String> {
         format!("SELECT {}", vec!["abs("; 5_000].concat()),
         format!("SELECT '{}'", "x".repeat(1 << 20)),
     ];
+    out.push(format!("SELECT max(array_length(x)) FROM (SELECT array_agg(n) OVER (ORDER BY m) AS x FROM {million})"));
+    out.push(format!(
+        "SELECT max(x), max(s) FROM (SELECT count(*) OVER () AS x, s FROM \
+         (SELECT concat(repeat('x', 1000), n, m) AS s FROM {million}))"
+    ));
     let many = (0..15).map(|i| format!("n + {i}")).collect::<Vec<_>>().join(", ");
     out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE ({many})"));
     out.push(format!(

@@ -132,6 +132,7 @@ async fn a_refusal_says_what_to_write_instead() {
         ("SELECT count(*) FROM spans TABLESAMPLE (10)", "use LIMIT"),
         ("SELECT seq FROM spans WHERE name SIMILAR TO '%send%'", "use LIKE"),
         ("SELECT * FROM delegation_chain('g2') AS OF 3", "delegation_chain('<id>', 120)"),
+        ("SELECT array_agg(name) OVER (ORDER BY seq) FROM spans", "use GROUP BY"),
         ("SELECT name, count(*) FROM spans GROUP BY name WITH ROLLUP", "GROUP BY ROLLUP (a, b)"),
         ("SELECT * FROM replay('g2', 1763629380)", "seq 1763629380 is none of them yet"),
         ("SELECT * FROM spans_as_of(4000)", "seq 4000 is none of them yet"),
