@@ -96,6 +96,8 @@ fn around_the_pool() -> Vec<String> {
         format!("SELECT {}", vec!["abs("; 5_000].concat()),
         format!("SELECT '{}'", "x".repeat(1 << 20)),
     ];
+    out.push(format!("SELECT max(length(to_char(now(), concat(repeat('%c', 1000), n, m)))) FROM {million}"));
+    out.push("SELECT to_char(now(), repeat('%c', 400000))".to_owned());
     out.push(format!("SELECT max(array_length(x)) FROM (SELECT array_agg(n) OVER (ORDER BY m) AS x FROM {million})"));
     out.push(format!(
         "SELECT max(x), max(s) FROM (SELECT count(*) OVER () AS x, s FROM \

@@ -19,6 +19,9 @@ const CONSTANT_BYTES_MAX: u64 = 1 << 20;
 /// Pairs of letters that are compared in about the time that a byte of a result takes.
 const PAIRS_A_BYTE: u64 = 8;
 
+/// Bytes that a byte of a format becomes at most: `%+` is 35 long.
+const FORMATTED_BYTES: u64 = 18;
+
 /// How large a result can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Growth {
@@ -34,6 +37,8 @@ pub(super) enum Growth {
     Sum,
     /// All arguments together, with the separator between elements.
     Join,
+    /// A time as a format says: two letters of it can become a whole date.
+    Format,
     /// A number, for which each letter of one is compared with each of the other: not room, but time, in which nobody can
     /// interrupt it.
     Pairs,
@@ -134,6 +139,7 @@ impl Growth {
                     (text.len() as u64).saturating_add(times.saturating_mul(to))
                 })
             }
+            Self::Format => args.get(1)?.bytes(rows).saturating_mul(FORMATTED_BYTES),
             Self::Pairs => {
                 let (a, b) = (args.first()?.texts()?, args.get(1)?.texts()?);
                 let pairs = each(&|i| {

@@ -33,7 +33,7 @@ const SCALAR: &[&str] = &[
     "regexp_count", "regexp_instr", "regexp_like", "regexp_match",
     // Time.
     "current_date", "current_time", "date_bin", "date_part", "date_trunc", "from_unixtime", "make_date", "now",
-    "to_char", "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
+    "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
     "to_timestamp_nanos", "to_timestamp_seconds", "to_unixtime",
     // Numbers.
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "cos", "cosh", "cot",
@@ -56,6 +56,7 @@ const SCALAR: &[&str] = &[
 /// Functions whose results can be larger, each with what it would give.
 const BOUNDED: &[(&str, Growth)] = &[
     ("levenshtein", Growth::Pairs),
+    ("to_char", Growth::Format),
     ("repeat", Growth::Repeat),
     ("lpad", Growth::Pad),
     ("rpad", Growth::Pad),
