@@ -80,7 +80,7 @@ fn keys_of<T>(hits: &BTreeMap<(u64, String), T>, seq: u64) -> Vec<(u64, String)>
 impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
-        let state = State::new(checker.tuning().window());
+        let state = State::new(checker.tuning().window(), checker.tuning().memory_bytes);
         let reads = |table: &str| checker.reads(table);
         let wants = Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
         Self {
@@ -476,7 +476,7 @@ impl Evaluator {
     /// Forgets what was raised about records that are not at hand and never will be judged again, when those
     /// have become many: of spans and the like nobody says when they go.
     fn forget_strangers(&mut self) {
-        const STRANGERS_MAX: usize = 65_536;
+        const STRANGERS_MAX: usize = 16_384;
         if self.raised.len() < STRANGERS_MAX.max(2 * self.known) {
             return;
         }

@@ -14,8 +14,6 @@ use crate::projection::{AsOf, Snapshot};
 
 /// Events at hand, at most.
 const EVENTS_MAX: usize = 500_000;
-/// Bytes that they take, at most.
-const BYTES_MAX: usize = 96 << 20;
 /// Span ids at hand, at most: the traces that were longest without a span go first.
 const SPANS_MAX: usize = 1_000_000;
 /// Grants that are known to have no record, at most; then they are asked for anew.
@@ -77,10 +75,10 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Without a past; `window` is how long events stay, in ns.
-    pub(crate) fn new(window: i64) -> Self {
+    /// Without a past; `window` is how long events stay, in ns, and `bytes` what they take at most.
+    pub(crate) fn new(window: i64, bytes: usize) -> Self {
         Self {
-            room: (EVENTS_MAX, BYTES_MAX),
+            room: (EVENTS_MAX, bytes),
             events: BTreeMap::new(),
             more: HashMap::new(),
             index: HashMap::new(),

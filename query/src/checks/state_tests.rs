@@ -17,7 +17,7 @@ fn event(seq: u64, kind: &str, grant: &str) -> EventRow {
 
 #[test]
 fn what_lasts_does_not_crowd_out_what_is_new() {
-    let mut state = State::new(1000);
+    let mut state = State::new(1000, usize::MAX);
     state.room = (10, usize::MAX);
     for seq in 0..20 {
         let endless = EventRow { attributes: "{}".into(), ..event(seq, "grant_issued", &format!("g{seq}")) };
@@ -35,7 +35,7 @@ fn what_lasts_does_not_crowd_out_what_is_new() {
 
 #[test]
 fn a_record_can_be_several_events_and_leaves_nothing_behind() {
-    let mut state = State::new(1000);
+    let mut state = State::new(1000, usize::MAX);
     let output = EventRow { conversation_id: Some("c".into()), ..event(1, "output", "g") };
     state.insert(event(1, "tool_call", "g"));
     state.insert(output.clone());
@@ -52,7 +52,7 @@ fn a_record_can_be_several_events_and_leaves_nothing_behind() {
 fn a_grant_that_went_is_found_again_with_its_uses_and_one_that_is_not_there_is_sought_once() {
     let mut events = vec![event(0, "grant_issued", "g")];
     events.extend((1..6).map(|seq| event(seq, "tool_call", "g")));
-    let mut state = State::new(1000);
+    let mut state = State::new(1000, usize::MAX);
     events.iter().for_each(|event| state.insert(event.clone()));
     assert_eq!(state.let_go(i64::MAX - 1).len(), 6);
     let again = [event(6, "tool_call", "g"), event(7, "tool_call", "never")];

@@ -8,6 +8,10 @@ use toml::{Table, Value};
 use super::rule::{Rule, SEVERITIES};
 use crate::Error;
 
+/// What the events at hand may take by default, and at least.
+const MEMORY_BYTES: usize = 48 << 20;
+const MEMORY_BYTES_MIN: i64 = 1 << 20;
+
 /// The tuning of all rules.
 #[derive(Clone, Debug, Default)]
 pub struct Tuning {
@@ -15,6 +19,8 @@ pub struct Tuning {
     pub grace_seconds: f64,
     /// How long events are kept at hand, in seconds.
     pub window_seconds: f64,
+    /// Bytes of events that are kept at hand, at most. A judgement takes several times as much for a moment.
+    pub memory_bytes: usize,
     defaults: HashMap<(String, String), Value>,
     everywhere: HashMap<(String, String), Value>,
     workspaces: HashMap<String, HashMap<(String, String), Value>>,
@@ -32,7 +38,7 @@ impl Tuning {
                 defaults.insert((id(), name.clone()), setting.value.clone());
             }
         }
-        Self { grace_seconds: 10.0, window_seconds: 3600.0, defaults, ..Self::default() }
+        Self { grace_seconds: 10.0, window_seconds: 3600.0, memory_bytes: MEMORY_BYTES, defaults, ..Self::default() }
     }
 
     /// These rules, as `rules.toml` tunes them.
@@ -51,6 +57,7 @@ impl Tuning {
             match (key.as_str(), value) {
                 ("grace_seconds", value) => out.grace_seconds = seconds(key, value)?,
                 ("window_seconds", value) => out.window_seconds = seconds(key, value)?,
+                ("memory_bytes", value) => out.memory_bytes = bytes(key, value)?,
                 ("checks", Value::Table(checks)) => out.everywhere = out.of_checks(checks, "checks")?,
                 ("workspace", Value::Table(all)) => {
                     for (name, checks) in all {
@@ -61,7 +68,11 @@ impl Tuning {
                         out.workspaces.insert(name.clone(), own);
                     }
                 }
-                _ => return Err(wrong(format!("{key} is none of grace_seconds, window_seconds, checks, workspace"))),
+                _ => {
+                    return Err(wrong(format!(
+                        "{key} is none of grace_seconds, window_seconds, memory_bytes, checks, workspace"
+                    )));
+                }
             }
         }
         Ok(out)
@@ -152,6 +163,11 @@ fn seconds(key: &str, value: &Value) -> Result<f64, Error> {
     seconds.ok_or_else(|| wrong(format!("{key} must be a number of seconds up to a year")))
 }
 
+fn bytes(key: &str, value: &Value) -> Result<usize, Error> {
+    let bytes = value.as_integer().filter(|n| *n >= MEMORY_BYTES_MIN).and_then(|n| usize::try_from(n).ok());
+    bytes.ok_or_else(|| wrong(format!("{key} must be a number of bytes, {MEMORY_BYTES_MIN} at least")))
+}
+
 fn wrong(what: String) -> Error {
     Error::invalid(format!("rules.toml: {what}"))
 }
@@ -163,10 +179,10 @@ mod tests {
 
     #[test]
     fn workspaces_win_over_everywhere_and_that_over_defaults() {
-        let text = "grace_seconds = 2\n[checks.expired_grant]\nclock_skew_seconds = 5\n[workspace.bank.executor_bypass]\nenabled = true\n\
+        let text = "grace_seconds = 2\nmemory_bytes = 2000000\n[checks.expired_grant]\nclock_skew_seconds = 5\n[workspace.bank.executor_bypass]\nenabled = true\n\
                     [workspace.bank.expired_grant]\nclock_skew_seconds = 0.5\nseverity = \"critical\"\n";
         let tuning = Tuning::parse(&built_in(), text).unwrap();
-        assert_eq!(tuning.grace_seconds, 2.0);
+        assert_eq!((tuning.grace_seconds, tuning.memory_bytes), (2.0, 2_000_000));
         let skew = |w| tuning.number(w, "expired_grant", "clock_skew_seconds");
         assert_eq!((skew(None), skew(Some("bank")), skew(Some("shop"))), (Some(5.0), Some(0.5), Some(5.0)));
         assert_eq!(tuning.severity(Some("bank"), "expired_grant"), "critical");
@@ -185,6 +201,7 @@ mod tests {
         );
         assert!(say("[checks.expired_grant]\nenabled = 1").contains("must be of type boolean"));
         assert!(say("[checks.expired_grant]\nseverity = \"bad\"").contains("none of informational"));
+        assert!(say("memory_bytes = 5").contains("memory_bytes must be a number of bytes, 1048576 at least"));
         assert!(say("graze_seconds = 1").contains("graze_seconds is none of"));
     }
 }

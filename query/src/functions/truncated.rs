@@ -1,5 +1,5 @@
 //! `date_trunc` to hours and days of times in UTC, as all times of the ledger are, by arithmetic. DataFusion asks
-//! a calendar for each of them, as zones need it whose clocks are set: five times what the rest of a count by
+//! a calendar for each of them, as zones need it whose clocks are set: most of what a count by
 //! hour takes.
 
 use std::sync::Arc;
