@@ -72,7 +72,7 @@ fn python(args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// pyarrow, DuckDB and Polars read the files as they are, and find what SQL finds.
+/// pyarrow, DuckDB, Polars and pandas read the files as they are, and find what SQL finds.
 #[test]
 fn other_engines_read_the_segments_as_they_are() {
     let mut server = start();
@@ -91,7 +91,7 @@ fn other_engines_read_the_segments_as_they_are() {
     };
     let counts = json!({"spans": count("spans"), "logs": count("logs"), "events": count("events")});
     let found = python(&[dir.join("segments").to_str().unwrap(), &trace]);
-    for engine in ["pyarrow", "duckdb", "polars"] {
+    for engine in ["pyarrow", "duckdb", "polars", "pandas"] {
         for table in ["spans", "logs", "events"] {
             assert_eq!(found[engine][table], counts[table], "{engine} {table}");
         }

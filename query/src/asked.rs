@@ -19,11 +19,15 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::adapt;
 use crate::catalog;
+use crate::columns;
 use crate::engine::QueryLimits;
 use crate::error::{Error, ErrorKind};
+use crate::hints;
 use crate::named;
 use crate::projection::Snapshot;
+use crate::statement;
 use crate::text_views::{self, Viewed};
 
 /// What is asked.
@@ -63,12 +67,17 @@ impl Asked {
         let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let mut statement = state.sql_to_statement(&self.text, &dialect).map_err(|e| read_only(&self.text, &e))?;
+        statement::is_a_question(&statement)?;
+        if let Some(sql) = statement::described(&statement).and_then(|name| columns::description_of(&name)) {
+            statement = state.sql_to_statement(&sql, &dialect).map_err(|e| Error::query(&e))?;
+        }
         is_short_enough(&statement)?;
         let places = named::number(&mut statement)?;
         named::bind_arguments(&mut statement, self.params.as_deref());
         let plan = state.statement_to_plan(statement).await.map_err(|e| read_only(&self.text, &e))?;
         options().verify_plan(&plan).map_err(|e| read_only(&self.text, &e))?;
         let frame = context.execute_logical_plan(plan).await.map_err(|e| read_only(&self.text, &e))?;
+        let frame = adapt::columns(context, frame).map_err(|e| Error::query(&e))?;
         match &self.params {
             Some(params) if params.len() < places => Err(Error::invalid(format!(
                 "the query has {places} parameters, and {} values were given",
@@ -90,13 +99,16 @@ impl Asked {
     ) -> Result<SendableRecordBatchStream, Error> {
         let (state, plan) = self.frame(context).await?.into_parts();
         is_small_enough(&plan)?;
+        compiles_few_patterns(&plan)?;
         tells_nothing_hidden(&plan, snapshot)?;
+        let wrong = |e: datafusion::error::DataFusionError| hinted(&self.text, Error::query(&e));
+        let plan = adapt::ids_in_any_spelling(plan).map_err(wrong)?;
         let (plan, promised) = match text_views::of_plan(&state, &plan) {
             Some(Viewed { plan, promised }) => (plan, Some(promised)),
-            None => (state.optimize(&plan).map_err(|e| Error::query(&e))?, None),
+            None => (state.optimize(&plan).map_err(wrong)?, None),
         };
         let rows_max = batch_rows(&plan);
-        let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(|e| Error::query(&e))?;
+        let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(wrong)?;
         let task = TaskContext::from(&state);
         let config = task.session_config().clone();
         let rows_max = rows_max.min(config.batch_size());
@@ -205,6 +217,31 @@ fn is_small_enough(plan: &LogicalPlan) -> Result<(), Error> {
     Ok(())
 }
 
+/// A regular expression takes up to a tenth of a second to compile, and a batch has thousands of rows: one that is another in
+/// each row keeps its thread for minutes, in which nobody can interrupt it.
+fn compiles_few_patterns(plan: &LogicalPlan) -> Result<(), Error> {
+    let of_a_row = |pattern: &Expr| !pattern.column_refs().is_empty();
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                found |= match expr {
+                    Expr::ScalarFunction(call) if call.func.name().starts_with("regexp_") => {
+                        call.args.get(1).is_some_and(of_a_row)
+                    }
+                    Expr::BinaryExpr(binary) if binary.op.to_string().contains('~') => of_a_row(&binary.right),
+                    _ => false,
+                };
+                Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    });
+    if walked.is_err() || found {
+        return Err(Error::invalid("a regular expression is the same for all rows: write it as a text or a parameter"));
+    }
+    Ok(())
+}
+
 /// What EXPLAIN counts, it counts before rows are hidden.
 fn tells_nothing_hidden(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<(), Error> {
     let counts = match plan {
@@ -249,8 +286,7 @@ fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
     let copies = message.contains("no registered file format");
     if copies || message.contains("not supported: ") && ["DDL", "DML", "Statement"].iter().any(|w| message.contains(w))
     {
-        let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-        return Error::new(ErrorKind::ReadOnly, format!("{verb} is not allowed: the ledger is read-only; use SELECT"));
+        return statement::read_only(&text.split_whitespace().next().unwrap_or_default().to_uppercase());
     }
     let mut error = Error::query(error);
     if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
@@ -259,6 +295,14 @@ fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
     if error.position.is_none() && error.message.contains("found: EOF") {
         let last = text.lines().last().unwrap_or_default();
         error.position = Some((text.lines().count().max(1) as u64, last.chars().count() as u64 + 1));
+    }
+    hinted(text, error)
+}
+
+/// With what helps to mend the query.
+fn hinted(text: &str, mut error: Error) -> Error {
+    if error.kind == ErrorKind::Invalid {
+        error.message = hints::with_hint(text, error.message);
     }
     error
 }

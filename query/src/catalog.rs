@@ -190,10 +190,10 @@ impl fmt::Debug for Function {
 }
 
 /// The arguments of such a function.
-pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str) -> Result<(String, AsOf)> {
+pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str, size: u64) -> Result<(String, AsOf)> {
     let (id, as_of) = match args.exprs() {
         [id] => (id, AsOf::Now),
-        [id, as_of] => (id, read_as_of(as_of)?),
+        [id, as_of] => (id, read_as_of(as_of, size)?),
         _ => return plan_err!("{what} takes an id and, optionally, a seq or a time"),
     };
     let Some(id) = text(id) else {
@@ -204,7 +204,7 @@ pub(crate) fn id_and_as_of(args: &TableFunctionArgs, what: &str) -> Result<(Stri
 
 impl TableFunctionImpl for Function {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let (id, as_of) = id_and_as_of(&args, self.what)?;
+        let (id, as_of) = id_and_as_of(&args, self.what, self.snapshot.size)?;
         let (snapshot, make, now) = (Arc::clone(&self.snapshot), self.make, self.now);
         Ok(Arc::new(Lazy::new(Arc::clone(&self.schema), move || make(&snapshot, &id, as_of, now))))
     }
@@ -220,18 +220,27 @@ pub(crate) fn text(expr: &Expr) -> Option<String> {
     }
 }
 
-pub(crate) fn read_as_of(expr: &Expr) -> Result<AsOf> {
+/// A point in the history of a log of this size.
+pub(crate) fn read_as_of(expr: &Expr, size: u64) -> Result<AsOf> {
+    // Seconds since 1970 would be taken for a seq beyond all, and the answer be that of now.
+    let in_the_log = |seq: u64| match seq < size {
+        true => Ok(AsOf::Seq(seq)),
+        false => plan_err!(
+            "what the ledger knew when? It has {size} records, and seq {seq} is none of them yet; a time is written \
+             such as '2026-11-20T09:00:00Z'"
+        ),
+    };
     if let Expr::Literal(ScalarValue::Int64(Some(seq)), _) = expr
         && let Ok(seq) = u64::try_from(*seq)
     {
-        return Ok(AsOf::Seq(seq));
+        return in_the_log(seq);
     }
     if matches!(expr, Expr::Literal(value, _) if value.is_null()) {
         return Ok(AsOf::Now);
     }
     // A driver may bind all that it has as texts.
     if let Some(seq) = text(expr).and_then(|t| t.parse().ok()) {
-        return Ok(AsOf::Seq(seq));
+        return in_the_log(seq);
     }
     match text(expr).and_then(|t| parse_time(&t)) {
         Some(time) => Ok(AsOf::Time(time)),

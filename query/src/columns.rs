@@ -160,6 +160,17 @@ pub(crate) fn register(context: &SessionContext) -> Result<()> {
     )
 }
 
+/// What `DESCRIBE` answers for a table, view or table function that is documented: its columns with their docs.
+pub(crate) fn description_of(name: &str) -> Option<String> {
+    let is_function = || functions().iter().any(|(function, ..)| *function == name);
+    (TABLES.contains(&name) || is_function()).then(|| {
+        format!(
+            "SELECT column_name, data_type, CASE WHEN is_nullable THEN 'YES' ELSE 'NO' END AS is_nullable, description \
+             FROM custody_columns WHERE table_name = '{name}' ORDER BY ordinal_position"
+        )
+    })
+}
+
 /// The tables and views, each with its columns.
 async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, SchemaRef)>> {
     let mut tables: Vec<(String, &'static str, SchemaRef)> = Vec::new();
@@ -278,8 +289,8 @@ const HEAD: &str = "# Tables, views and table functions
 
 <!-- Generated from the column docs by `cargo test --workspace --test tables`; CUSTODY_WRITE_DOCS=1 writes it anew. -->
 
-All of them are in SQL too: `SHOW TABLES`, `DESCRIBE <table>`, `information_schema`, and with these texts
-`SELECT * FROM custody_tables` and `SELECT * FROM custody_columns WHERE table_name = 'alerts'`.
+All of them are in SQL too, with these texts: `DESCRIBE <table or function>`, `SELECT * FROM custody_tables`,
+`SELECT * FROM custody_columns WHERE table_name = 'alerts'`; without them in `SHOW TABLES` and `information_schema`.
 Ids are lowercase hex, times are UTC in ns, attributes are JSON for the JSON functions (`json_get_str(attributes, 'name')`).
 Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`.
 A seq or a time, where a function takes one, is a literal such as `120` or `'2026-11-20T09:00:00Z'`.

@@ -102,14 +102,30 @@ impl Error {
     }
 }
 
-/// Takes DataFusion's and the parser's prefixes off a message.
+/// Takes what DataFusion and the parser say about themselves off a message.
 fn tidy(message: &str) -> String {
+    const PREFIXES: [&str; 9] = [
+        "Error during planning: ",
+        "SQL error: ",
+        "Schema error: ",
+        "Execution error: ",
+        "External error: ",
+        "Arrow error: ",
+        "Parser error: ",
+        "Cast error: ",
+        "type_coercion\ncaused by\n",
+    ];
     let mut rest = message;
-    for prefix in ["Error during planning: ", "SQL error: ", "Schema error: ", "Execution error: ", "External error: "]
-    {
-        rest = rest.strip_prefix(prefix).unwrap_or(rest);
+    loop {
+        let inner = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix));
+        let by_rule = rest.strip_prefix("Optimizer rule '").and_then(|r| r.split_once("' failed\ncaused by\n"));
+        match inner.or(by_rule.map(|(_, inner)| inner)) {
+            Some(inner) => rest = inner,
+            None => break,
+        }
     }
-    if let Some(inner) = rest.strip_prefix("ParserError(\"").and_then(|r| r.strip_suffix("\")")) {
+    let quoted = ["ParserError(\"", "TokenizerError(\""].iter().find_map(|kind| rest.strip_prefix(kind));
+    if let Some(inner) = quoted.and_then(|r| r.strip_suffix("\")")) {
         return inner.replace("\\\"", "\"");
     }
     rest.to_owned()

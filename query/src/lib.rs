@@ -4,6 +4,7 @@
 //! the log through a read-only `Reader`; it knows DataFusion, and neither the
 //! `Writer` nor RocksDB.
 
+mod adapt;
 pub mod alerts;
 mod asked;
 pub mod attributes;
@@ -25,6 +26,7 @@ mod functions;
 mod gate;
 mod grant_table;
 pub mod grants;
+mod hints;
 mod ids;
 pub mod issuers;
 mod late_views;
@@ -48,6 +50,7 @@ pub mod saved;
 mod segments;
 pub mod serve;
 pub mod spans;
+mod statement;
 mod stats;
 mod streamed;
 pub mod survival;
@@ -56,6 +59,7 @@ mod tenancy;
 mod text_views;
 pub mod tree;
 mod views;
+mod yielding;
 
 pub use audit::{Audit, AuditMode, Redaction, StreamWatch};
 pub use begun::{Begun, Head};

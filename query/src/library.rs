@@ -177,22 +177,22 @@ impl TableFunctionImpl for AskedOf {
         let args = args.exprs();
         let usage = self.kind.about().0;
         let made = match (self.kind, args) {
-            (Asked::Records(table), [as_of]) => return self.records(table, read_as_of(as_of)?),
+            (Asked::Records(table), [as_of]) => return self.records(table, read_as_of(as_of, self.snapshot.size)?),
             (Asked::Grants, [as_of]) => {
-                let as_of = read_as_of(as_of)?;
+                let as_of = read_as_of(as_of, self.snapshot.size)?;
                 let now = as_of.clock(self.now);
                 self.lazy(move |s| Ok(GrantRow::batch(Grants::of(s, as_of, now)?.rows())))
             }
             (Asked::Denials, [as_of]) => {
-                let as_of = read_as_of(as_of)?;
+                let as_of = read_as_of(as_of, self.snapshot.size)?;
                 self.lazy(move |s| Ok(DenialRow::batch(&denials(s, as_of)?)))
             }
             (Asked::Alerts, [as_of]) => {
-                let as_of = read_as_of(as_of)?;
+                let as_of = read_as_of(as_of, self.snapshot.size)?;
                 self.lazy(move |s| Ok(AlertRow::batch(&alerts(s, as_of)?)))
             }
             (Asked::History, [id, rest @ ..]) if rest.len() <= 1 => {
-                let as_of = rest.first().map_or(Ok(AsOf::Now), read_as_of)?;
+                let as_of = rest.first().map_or(Ok(AsOf::Now), |at| read_as_of(at, self.snapshot.size))?;
                 let Some(id) = text(id) else { return plan_err!("{usage} takes its id as a text") };
                 self.lazy(move |s| Ok(HistoryRow::batch(&history(s, &id, as_of)?)))
             }

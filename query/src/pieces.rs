@@ -95,7 +95,7 @@ impl Pieces {
             Format::Arrow => Writing::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema).map_err(failed)?)),
             Format::Parquet => {
                 let out = Out::default();
-                let writer = ArrowWriter::try_new(out.clone(), Arc::clone(schema), None).map_err(failed)?;
+                let writer = ArrowWriter::try_new(out.clone(), Arc::clone(schema), None).map_err(no_parquet)?;
                 Writing::Parquet(Box::new(writer), out)
             }
         };
@@ -135,7 +135,7 @@ impl Pieces {
                 Ok(std::mem::take(writer.get_mut()))
             }
             Writing::Parquet(writer, out) => {
-                writer.write(batch).map_err(failed)?;
+                writer.write(batch).map_err(no_parquet)?;
                 if writer.in_progress_size() > ROW_GROUP_BYTES {
                     writer.flush().map_err(failed)?;
                 }
@@ -174,6 +174,13 @@ impl Pieces {
             }
         }
     }
+}
+
+/// Parquet has no form for some types, such as intervals.
+fn no_parquet(error: impl std::fmt::Display) -> Error {
+    Error::invalid(format!(
+        "Parquet has no form for this answer ({error}): cast the column to VARCHAR, or ask for Arrow"
+    ))
 }
 
 /// All before the rows of an answer in JSON.
@@ -265,6 +272,19 @@ mod tests {
             assert!(said.iter().any(|kv| kv.key == "custody.truncated" && kv.value.as_deref() == Some("true")));
             assert_eq!(read.build().unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), rows);
         }
+    }
+
+    #[test]
+    fn what_parquet_has_no_form_for_is_told_to_who_asked() {
+        use datafusion::arrow::array::IntervalMonthDayNanoArray;
+        let column: ArrayRef = Arc::new(IntervalMonthDayNanoArray::new_null(1));
+        let batch = RecordBatch::try_from_iter([("i", column)]).unwrap();
+        let written = Pieces::new(Format::Parquet, &batch.schema()).and_then(|mut pieces| {
+            let rows = pieces.batch(&batch)?;
+            pieces.end(&Stats { rows: 1, truncated: false, log_size: 1, elapsed_ms: 1 }).map(|end| (rows, end))
+        });
+        let error = written.unwrap_err();
+        assert!(error.kind == crate::ErrorKind::Invalid && error.message.contains("VARCHAR"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl fmt::Debug for ReplayFunction {
 impl TableFunctionImpl for ReplayFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let what = "replay('<trace, grant, agent, conversation or alert id>')";
-        let (id, as_of) = id_and_as_of(&args, what)?;
+        let (id, as_of) = id_and_as_of(&args, what, self.snapshot.size)?;
         let steps = Steps { snapshot: Arc::clone(&self.snapshot), now: self.now, id, as_of, schema: StepRow::schema() };
         let table = StreamingTable::try_new(StepRow::schema(), vec![Arc::new(steps)])?;
         // Who asks for them in their order gets them as they come.

@@ -230,7 +230,7 @@ pub(crate) struct Ending {
 }
 
 /// The bytes that the rows of a batch take, of arrays that others may share.
-fn sliced_bytes(batch: &RecordBatch) -> usize {
+pub(crate) fn sliced_bytes(batch: &RecordBatch) -> usize {
     let bytes = |column: &Arc<dyn datafusion::arrow::array::Array>| {
         column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
     };

@@ -1,5 +1,8 @@
 //! One small incident, told as OTLP, and what an investigator gets out of it.
 
+#[path = "incident/asked.rs"]
+mod asked;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -96,6 +96,19 @@ fn around_the_pool() -> Vec<String> {
         format!("SELECT {}", vec!["abs("; 5_000].concat()),
         format!("SELECT '{}'", "x".repeat(1 << 20)),
     ];
+    out.push(format!("SELECT max(length(to_char(now(), concat(repeat('%c', 1000), n, m)))) FROM {million}"));
+    out.push("SELECT to_char(now(), repeat('%c', 400000))".to_owned());
+    out.push(format!("SELECT max(array_length(x)) FROM (SELECT array_agg(n) OVER (ORDER BY m) AS x FROM {million})"));
+    out.push(format!(
+        "SELECT max(x), max(s) FROM (SELECT count(*) OVER () AS x, s FROM \
+         (SELECT concat(repeat('x', 1000), n, m) AS s FROM {million}))"
+    ));
+    let many = (0..15).map(|i| format!("n + {i}")).collect::<Vec<_>>().join(", ");
+    out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE ({many})"));
+    out.push(format!(
+        "EXPLAIN SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m), ROLLUP (n, m), CUBE (m, n + 1)"
+    ));
+    out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m, n * m, n - m, n % 7)"));
     for gone in ["string_agg(name, ',')", "array_repeat(1, 2000000000)", "array_resize([1], 2000000000)"] {
         out.push(format!("SELECT {gone} FROM spans"));
     }
@@ -162,6 +175,78 @@ async fn a_deadline_holds_while_planning_and_the_place_is_kept_until_planning_en
     assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     until(|| engine.stats().running() == 0, "planning").await;
+}
+
+/// What is above a join asks for its next batch at once, and a join has no end of them: each of these kept its thread
+/// for ever, whoever had gone, and two of them all threads of a small machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_give_way_to_deadlines_and_to_other_queries() {
+    let (engine, _dir) = engine();
+    let million = million();
+    let few = "(SELECT unnest([1, 2, 3, 4, 5, 6, 7, 8]) AS n)";
+    for sql in [
+        format!("SELECT a.n FROM {million} a, {million} b, {few} c ORDER BY a.n + b.n + c.n LIMIT 3"),
+        format!("SELECT a.m, count(*) FROM {million} a CROSS JOIN {million} b GROUP BY a.m"),
+        format!("SELECT sum(a.m + b.m) FROM {million} a JOIN {million} b ON a.n % 2 = b.n % 2"),
+        format!("SELECT sum(a.m + b.m) FROM {million} a JOIN {million} b ON a.n + b.n > a.m"),
+        format!(
+            "SELECT count(DISTINCT a.m + b.m) FROM {million} a JOIN {few} c ON c.n > 0 JOIN {million} b ON b.n < a.n"
+        ),
+    ] {
+        let run = || {
+            let (engine, sql) = (engine.clone(), sql.clone());
+            tokio::spawn(
+                async move { engine.sql(&Caller::local(None), &sql, vec![], limits(400)).await.map(|a| a.rows) },
+            )
+        };
+        // As many as there are threads, and one more.
+        let all: Vec<_> = (0..=std::thread::available_parallelism().unwrap().get()).map(|_| run()).collect();
+        for one in all {
+            let error = one.await.unwrap().expect_err(&sql);
+            assert!(matches!(error.kind, ErrorKind::Timeout | ErrorKind::Resources), "{sql:.150}: {error}");
+        }
+        until(|| engine.stats().running() == 0, &sql).await;
+        engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(5000)).await.unwrap();
+    }
+}
+
+/// What takes long over one batch of rows is not interrupted: it is not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_take_minutes_for_a_batch_is_refused() {
+    let (engine, _dir) = engine();
+    let million = million();
+    let start = Instant::now();
+    for (sql, kind) in [
+        ("SELECT levenshtein(repeat('a', 100000), repeat('b', 100000))".to_owned(), ErrorKind::Resources),
+        (
+            format!("SELECT max(levenshtein(repeat('a', 900 + n), repeat('b', 900 + m))) FROM {million}"),
+            ErrorKind::Resources,
+        ),
+        (
+            format!("SELECT count(*) FROM {million} WHERE regexp_like('a', concat(n, '-', m, '(a{{500}}){{500}}'))"),
+            ErrorKind::Invalid,
+        ),
+        (
+            format!("SELECT count(*) FROM {million} WHERE 'a' ~ concat(n, '-', m, '(a{{500}}){{500}}')"),
+            ErrorKind::Invalid,
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM (SELECT concat(n, '-', m) AS p FROM {million}) WHERE regexp_count('a', p) > 0"
+            ),
+            ErrorKind::Invalid,
+        ),
+    ] {
+        let error = engine.sql(&Caller::local(None), &sql, vec![], limits(20_000)).await.expect_err(&sql);
+        assert_eq!(error.kind, kind, "{sql:.100}: {error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let params = vec![datafusion::scalar::ScalarValue::from("^b.*")];
+    let sql =
+        "SELECT levenshtein('kitten', 'sitting') AS d, regexp_like('abc', $1) AS l, 'abc' ~ concat('b', '$') AS m";
+    let answer = engine.sql(&Caller::local(None), sql, params, limits(5000)).await.unwrap();
+    let rows = custody_query::format::rows(&answer.batches).unwrap();
+    assert_eq!(serde_json::Value::Object(rows[0].clone()), serde_json::json!({"d": 3, "l": false, "m": false}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,11 @@ import sys
 
 import adbc_driver_flightsql.dbapi as flight
 
+# With a user and a password, as forms of tools ask for them: they are shown in a handshake.
+with flight.connect(sys.argv[1], db_kwargs={"username": "ada", "password": "any"}) as connection:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 AS one")
+        assert cursor.fetchall() == [(1,)]
 with flight.connect(sys.argv[1]) as connection:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) AS n FROM tool_calls")
@@ -34,6 +39,27 @@ with flight.connect(sys.argv[1]) as connection:
     ((table,),) = [s["db_schema_tables"] for o in objects for s in o["catalog_db_schemas"]]
     columns = {c["column_name"] for c in table["table_columns"]}
     assert {"grant_id", "actions", "expires_at"} <= columns and not table["table_constraints"], table
+    # The driver refuses rows whose columns are not the announced ones, be it that one may be null: each table and
+    # function, and what is of several types, comes as it was announced.
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT table_name, kind, usage FROM custody_tables ORDER BY table_name")
+        tables = cursor.fetchall()
+        assert len(tables) > 30, tables
+        for name, kind, usage in tables:
+            arguments = {"dwell_time_by": "'rule'", "coverage_by": "'rule'"}.get(name, "'grant-9479ff18f11527a5'")
+            if name.endswith("_as_of"):
+                arguments = "500"
+            source = f"{name}({arguments})" if kind == "function" else name
+            try:
+                with connection.cursor() as own:
+                    own.execute(f"SELECT * FROM {source}")
+                    own.fetch_arrow_table()
+            except Exception as error:
+                raise AssertionError(f"{source} ({usage}): {error}")
+        cursor.execute("SELECT s.attributes -> 'gen_ai.tool.name' AS tool, * FROM spans s JOIN events e ON e.seq = s.seq WHERE s.seq = 77")
+        table = cursor.fetch_arrow_table()
+        assert table["tool"].to_pylist() == ['"send_money"'], table["tool"]
+        assert len(set(table.column_names)) == len(table.column_names) and "seq_2" in table.column_names
     with connection.cursor() as cursor:
         # Parameters of every type that a query can have, in table functions too.
         for value in ["text", 7, -1, 2.5, True, None]:

@@ -9,6 +9,7 @@ import json
 import sys
 
 import duckdb
+import pandas  # It comes with lifelines.
 import polars
 import pyarrow.dataset
 import pyarrow.parquet
@@ -17,13 +18,15 @@ folder, trace = sys.argv[1:]
 tables = ["spans", "logs", "metrics", "events"]
 paths = {table: sorted(glob.glob(f"{folder}/{table}-*.parquet")) for table in tables}
 
-found = {"pyarrow": {}, "duckdb": {}, "polars": {}, "files": []}
+found = {"pyarrow": {}, "duckdb": {}, "polars": {}, "pandas": {}, "files": []}
 for table, files in paths.items():
     if not files:
         continue
     found["pyarrow"][table] = pyarrow.dataset.dataset(files).count_rows()
     found["duckdb"][table] = duckdb.sql(f"SELECT count(*) FROM read_parquet({files})").fetchall()[0][0]
     found["polars"][table] = polars.scan_parquet(files).select(polars.len()).collect().item()
+    # Whole files, with every column: that is how notebooks read them.
+    found["pandas"][table] = sum(len(pandas.read_parquet(file)) for file in files)
 
 spans = pyarrow.dataset.dataset(paths["spans"]).to_table(filter=pyarrow.dataset.field("trace_id") == trace)
 found["pyarrow"]["names"] = sorted(spans["name"].to_pylist())
@@ -31,6 +34,11 @@ ask = f"SELECT name FROM read_parquet({paths['spans']}) WHERE trace_id = '{trace
 found["duckdb"]["names"] = [row[0] for row in duckdb.sql(ask).fetchall()]
 lazy = polars.scan_parquet(paths["spans"]).filter(polars.col("trace_id") == trace).select("name").collect()
 found["polars"]["names"] = sorted(lazy["name"].to_list())
+
+frames = pandas.concat(pandas.read_parquet(file) for file in paths["spans"])
+found["pandas"]["names"] = sorted(frames[frames["trace_id"] == trace]["name"])
+if len(frames):
+    assert str(frames["start_time"].dtype) == "datetime64[ns, UTC]", frames.dtypes
 
 for path in paths["spans"]:
     file = pyarrow.parquet.ParquetFile(path)

@@ -50,7 +50,7 @@ pub(crate) struct Sent {
     log: Option<String>,
     /// The id of a span, 1 to 16 hex digits.
     span: Option<String>,
-    /// Its parent.
+    /// Its parent; of a log record the span that it was written in.
     parent: Option<String>,
     /// Its name.
     name: String,
@@ -211,6 +211,7 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
             time_unix_nano: at,
             event_name: record.log.clone().unwrap_or_default(),
             trace_id,
+            span_id: id(record.parent.as_deref(), 16),
             attributes,
             ..Default::default()
         };

@@ -1,5 +1,14 @@
 //! What events have in common, and for how long they count.
 
+use std::sync::Arc;
+
+use datafusion::arrow::array::{AsArray as _, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::error::ArrowError;
+use datafusion::catalog::{MemTable, TableProvider};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::logical_expr::{col, lit};
+use datafusion::prelude::SessionContext;
 use serde_json::Value as Json;
 
 use crate::attributes::parse_time;
@@ -28,9 +37,43 @@ pub(super) type Key = (By, String);
 
 /// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
 pub(crate) fn is_aside(event: &EventRow) -> bool {
-    let kind = event.kind.as_str();
-    let answers = kind.starts_with("alert") || matches!(kind, "investigation" | "containment_decision" | "erasure");
-    answers || event.submitter.starts_with("system:")
+    is_aside_by(&event.kind, &event.submitter)
+}
+
+fn is_aside_by(kind: &str, submitter: &str) -> bool {
+    kind.starts_with("alert") || ANSWERS.contains(&kind) || submitter.starts_with("system:")
+}
+
+/// What people answer alerts with, and what the ledger says of itself.
+const ANSWERS: [&str; 3] = ["investigation", "containment_decision", "erasure"];
+
+/// The events of a batch that checks are about.
+pub(super) fn without_asides(batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    let column = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    let (Some(kinds), Some(submitters)) = (column("kind"), column("submitter")) else {
+        return Err(ArrowError::SchemaError("events have no kind and submitter".into()));
+    };
+    let is_kept = |i: usize| !is_aside_by(kinds.value(i), submitters.value(i));
+    let kept: BooleanArray = (0..batch.num_rows()).map(|i| Some(is_kept(i))).collect();
+    filter_record_batch(batch, &kept)
+}
+
+/// The table `events` as every rule sees it, as where checks follow the log: without the ledger's own alerts, which
+/// name the spans that they are about. The few events that there are, or a view of all.
+pub(super) fn about(
+    few: Option<Vec<RecordBatch>>,
+    all: Option<Arc<dyn TableProvider>>,
+) -> Result<Arc<dyn TableProvider>> {
+    match (few, all) {
+        (Some(few), _) => Ok(Arc::new(MemTable::try_new(EventRow::schema(), vec![few])?)),
+        (None, Some(all)) => {
+            let answers = ANSWERS.iter().map(|kind| lit(*kind)).collect();
+            let about = col("kind").not_like(lit("alert%")).and(col("kind").in_list(answers, true));
+            let about = about.and(col("submitter").not_like(lit("system:%")));
+            Ok(SessionContext::new().read_table(all)?.filter(about)?.into_view())
+        }
+        (None, None) => Err(DataFusionError::Internal("there are no events".into())),
+    }
 }
 
 /// What an event has in common with others.

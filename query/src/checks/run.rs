@@ -28,6 +28,7 @@ use super::ends::{self, EndedRow};
 use super::habits::{self, HabitRow};
 use super::hit::HitRow;
 use super::judged::Judged;
+use super::relations::{about, without_asides};
 use super::sequences::{self, NumberedRow};
 use super::tuning::Tuning;
 use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
@@ -176,6 +177,7 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
         bytes += batch.get_array_memory_size();
         // Files carry more about their columns than the rows' own schema says.
         let batch = RecordBatch::try_new(EventRow::schema(), batch.columns().to_vec());
+        let batch = batch.and_then(|batch| without_asides(&batch));
         batches.push(batch.map_err(|e| Error::internal(format!("events cannot be held: {e}")))?);
         Ok(bytes <= EVENTS_BYTES_MAX)
     })?;
@@ -401,9 +403,9 @@ impl Checker {
         let mut tables = Tables::whole(snapshot, entries, now, &self.tuning).map_err(wrong)?;
         let of = Arc::clone(snapshot);
         let few = tokio::task::spawn_blocking(move || few_events(&of)).await;
-        if let Some(few) = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))?? {
-            tables.0.insert("events", Arc::new(MemTable::try_new(EventRow::schema(), vec![few]).map_err(wrong)?));
-        }
+        let few = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))??;
+        let events = about(few, tables.0.get("events").cloned()).map_err(wrong)?;
+        tables.0.insert("events", events);
         let found = self.found(tables, snapshot, None).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
         let of = Arc::clone(snapshot);

@@ -133,6 +133,27 @@ async fn judged_one_by_one_is_judged_all_at_once() {
     assert!(hits.len() >= 12, "the records meet in few ways: {hits:?}");
 }
 
+/// The ledger's alert names the span that it is about, and is written when it was found out: it is no cause of anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledgers_own_alerts_are_no_evidence_of_anything() {
+    let rules = built_in();
+    let tuning = Tuning::of(&rules);
+    let checker = Checker::new(rules, tuning).await.unwrap();
+    let records = json!([
+        {"span": "a", "at": 0, "service": "agent", "attributes": {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.id": "x"}},
+        {"span": "b", "parent": "a", "at": 1, "service": "tools",
+         "attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.agent.id": "x", "authz.grant.id": "never"}},
+        {"log": "security.alert", "parent": "a", "at": 200, "received": 200, "service": "custody", "submitter": "system:checks",
+         "attributes": {"security.alert.id": "1", "security_rule.name": "probing"}},
+    ]);
+    let records: Vec<Sent> = serde_json::from_value(records).unwrap();
+    let (snapshot, ledger, end) = snapshot_of(&records);
+    let now = Time(end + 1_000_000_000_000);
+    let found = checker.everything(&Arc::new(snapshot), &Entries::These(ledger), now).await.unwrap();
+    let found: Vec<_> = found.iter().map(|hit| (hit.seq, hit.check_id.as_str())).collect();
+    assert_eq!(found, [(1, "unknown_grant")]);
+}
+
 /// The window is shorter than the grace time: the record goes first, and what was found about it must not go with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hit_whose_record_goes_before_its_time_is_told_then() {

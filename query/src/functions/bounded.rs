@@ -16,6 +16,12 @@ pub(super) const BATCH_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of a constant: planning folds it into the plan, and copies that many times.
 const CONSTANT_BYTES_MAX: u64 = 1 << 20;
 
+/// Pairs of letters that are compared in about the time that a byte of a result takes.
+const PAIRS_A_BYTE: u64 = 8;
+
+/// Bytes that a byte of a format becomes at most: `%+` is 35 long.
+const FORMATTED_BYTES: u64 = 18;
+
 /// How large a result can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Growth {
@@ -31,6 +37,11 @@ pub(super) enum Growth {
     Sum,
     /// All arguments together, with the separator between elements.
     Join,
+    /// A time as a format says: two letters of it can become a whole date.
+    Format,
+    /// A number, for which each letter of one is compared with each of the other: not room, but time, in which nobody can
+    /// interrupt it.
+    Pairs,
 }
 
 /// A function that is asked how much it will give before it is called.
@@ -128,6 +139,15 @@ impl Growth {
                     (text.len() as u64).saturating_add(times.saturating_mul(to))
                 })
             }
+            Self::Format => args.get(1)?.bytes(rows).saturating_mul(FORMATTED_BYTES),
+            Self::Pairs => {
+                let (a, b) = (args.first()?.texts()?, args.get(1)?.texts()?);
+                let pairs = each(&|i| {
+                    let (a, b) = (a.value(args[0].row(i)).len() as u64, b.value(args[1].row(i)).len() as u64);
+                    a.saturating_mul(b)
+                });
+                pairs / PAIRS_A_BYTE
+            }
             Self::Product => {
                 let first = args.first()?.bytes(rows).saturating_add(rows as u64);
                 first.saturating_mul(args.get(2)?.longest().saturating_add(1))
@@ -147,6 +167,11 @@ impl Bounded {
         let allowed = if is_constant { CONSTANT_BYTES_MAX } else { BATCH_BYTES_MAX };
         match most {
             Some(most) if most <= allowed => Ok(()),
+            _ if self.growth == Growth::Pairs => Err(DataFusionError::ResourcesExhausted(format!(
+                "{}() would compare more than {} million pairs of letters at once; ask for fewer or shorter values",
+                self.inner.name(),
+                (allowed * PAIRS_A_BYTE) >> 20
+            ))),
             most => Err(DataFusionError::ResourcesExhausted(format!(
                 "{}() could give {} MiB at once, and {} are allowed; ask for fewer or shorter values",
                 self.inner.name(),

@@ -6,6 +6,7 @@
 //! docs/sql.md has the same list; a test compares the three.
 
 mod bounded;
+mod elements;
 mod planner;
 mod truncated;
 
@@ -27,12 +28,12 @@ const SCALAR: &[&str] = &[
     "union_extract", "union_tag",
     // Text.
     "ascii", "bit_length", "btrim", "character_length", "chr", "contains", "ends_with", "find_in_set", "initcap",
-    "left", "levenshtein", "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "split_part",
+    "left", "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "split_part",
     "starts_with", "strpos", "substr", "substr_index", "to_hex", "translate", "upper", "encode", "decode",
     "regexp_count", "regexp_instr", "regexp_like", "regexp_match",
     // Time.
     "current_date", "current_time", "date_bin", "date_part", "date_trunc", "from_unixtime", "make_date", "now",
-    "to_char", "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
+    "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
     "to_timestamp_nanos", "to_timestamp_seconds", "to_unixtime",
     // Numbers.
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "cos", "cosh", "cot",
@@ -54,6 +55,8 @@ const SCALAR: &[&str] = &[
 
 /// Functions whose results can be larger, each with what it would give.
 const BOUNDED: &[(&str, Growth)] = &[
+    ("levenshtein", Growth::Pairs),
+    ("to_char", Growth::Format),
     ("repeat", Growth::Repeat),
     ("lpad", Growth::Pad),
     ("rpad", Growth::Pad),
@@ -126,10 +129,14 @@ pub(crate) fn session() -> SessionStateBuilder {
         .with_scalar_functions(LISTED.0.clone())
         .with_aggregate_functions(LISTED.1.clone())
         .with_window_functions(LISTED.2.clone())
+        .with_physical_optimizer_rule(Arc::new(crate::yielding::GiveWay))
 }
 
 /// A function as a session has it: as it is, bounded, or not at all.
 fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
+    if elements::NAMES.contains(&inner.name()) {
+        return Some(Arc::new(ScalarUDF::from(elements::OfElements::new(inner))));
+    }
     if inner.name() == "date_trunc" {
         return Some(Arc::new(ScalarUDF::from(Truncated { inner })));
     }

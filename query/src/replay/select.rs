@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde_json::Value as Json;
 
 use crate::Error;
+use crate::adapt::hex_as_stored;
 use crate::ids::{Finder, Kind, Posting};
 use crate::lineage::below;
 use crate::projection::Snapshot;
@@ -14,7 +15,7 @@ use crate::segments::{Table, Wanted};
 
 /// The seqs, in order.
 pub(super) fn select(snapshot: &Snapshot, finder: &Finder<'_>, id: &str) -> Result<Vec<u64>, Error> {
-    let trace = of_trace(snapshot, finder, &id.to_ascii_lowercase())?;
+    let trace = of_trace(snapshot, finder, &hex_as_stored(id, 32).unwrap_or_else(|| id.to_owned()))?;
     if !trace.is_empty() {
         return Ok(trace);
     }

@@ -6,7 +6,6 @@
 //! while, and for the identity that asked for it: nobody asks under another's name, and what it
 //! finds is what its holder may see.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,18 +23,19 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
-    FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket,
+    FlightEndpoint, FlightInfo, HandshakeRequest, Ticket,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::flight_about::{foreign_keys, message, primary_keys, sql_info, types, unmade};
+use super::flight_handshake::{Shaken, shake};
 use super::flight_running::Running;
-use super::flight_ticket::{Statement, cancelled, parameter, status};
+use super::flight_ticket::{Statement, announced, cancelled, parameter, status};
 use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::caller::Caller;
@@ -100,7 +100,8 @@ impl Flight {
             () = sending.cancelled() => return Err(cancelled()),
             rows = self.engine.stream(caller, &statement.sql, params, self.limits.clone()) => rows.map_err(status)?,
         };
-        let schema = Arc::clone(&rows.schema);
+        let schema = announced(&rows.schema);
+        let shown = Arc::clone(&schema);
         let batches = stream::try_unfold((rows, sending), async |(mut rows, sending)| {
             let next = tokio::select! {
                 () = sending.cancelled() => return Err(FlightError::Tonic(Box::new(cancelled()))),
@@ -116,6 +117,7 @@ impl Flight {
                 Err(error) => Err(FlightError::Tonic(Box::new(status(error)))),
             }
         });
+        let batches = batches.map(move |batch| Ok(batch?.with_schema(Arc::clone(&shown))?));
         let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
         Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
     }
@@ -187,13 +189,8 @@ fn built(batch: Result<RecordBatch, FlightError>) -> Result<Response<DataStream>
 impl FlightSqlService for Flight {
     type FlightService = Self;
 
-    /// Anybody on loopback is let in; a token is given for clients that want one.
-    async fn do_handshake(
-        &self,
-        _: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
-        let answer = HandshakeResponse { protocol_version: 0, payload: bytes::Bytes::new() };
-        Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
+    async fn do_handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Result<Shaken, Status> {
+        shake(request.metadata())
     }
 
     async fn get_flight_info_statement(
@@ -204,7 +201,7 @@ impl FlightSqlService for Flight {
         let statement = Statement::of(query.query);
         let schema = self.schema(&caller(&request)?, &statement).await?;
         let statement_handle = statement.ticket(&caller(&request)?).encode().into();
-        info(&TicketStatementQuery { statement_handle }, &schema, request)
+        info(&TicketStatementQuery { statement_handle }, &announced(&schema), request)
     }
 
     async fn do_get_statement(
@@ -227,7 +224,7 @@ impl FlightSqlService for Flight {
         let prepared_statement_handle = statement.encode().into();
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle,
-            dataset_schema: message(&columns)?,
+            dataset_schema: message(&announced(&columns))?,
             // JDBC counts the parameters by it; a query without any has an empty schema.
             parameter_schema: message(&parameters)?,
         })
@@ -270,7 +267,7 @@ impl FlightSqlService for Flight {
         let statement = Statement::decode(&query.prepared_statement_handle)?;
         let schema = self.schema(&caller, &statement).await?;
         let prepared_statement_handle = statement.ticket(&caller).encode().into();
-        info(&CommandPreparedStatementQuery { prepared_statement_handle }, &schema, request)
+        info(&CommandPreparedStatementQuery { prepared_statement_handle }, &announced(&schema), request)
     }
 
     async fn do_get_prepared_statement(

@@ -1,8 +1,9 @@
 //! Handles and tickets of Flight SQL: a statement with its parameters, for whom and until when.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
@@ -76,6 +77,16 @@ pub(super) fn status(error: Error) -> Status {
 /// Why a cancelled query has no more rows.
 pub(super) fn cancelled() -> Status {
     Status::cancelled("the query was cancelled")
+}
+
+/// The columns of an answer as they are announced, and sent: any may be null. Which may not, planning finds out more
+/// exactly than parsing does, and drivers refuse rows whose columns are not those that were announced.
+pub(super) fn announced(schema: &Schema) -> SchemaRef {
+    let nullable = |field: &FieldRef| field.as_ref().clone().with_nullable(true);
+    Arc::new(Schema::new_with_metadata(
+        schema.fields().iter().map(nullable).collect::<Vec<_>>(),
+        schema.metadata().clone(),
+    ))
 }
 
 /// A bound value as a handle carries it.

@@ -5,6 +5,7 @@ pub mod events;
 mod evidence;
 pub mod flight;
 mod flight_about;
+mod flight_handshake;
 mod flight_running;
 mod flight_ticket;
 pub mod observe;

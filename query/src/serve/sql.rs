@@ -41,7 +41,10 @@ fn yes() -> bool {
 
 /// Values for `$1` and so on, or for `$name`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "params are a list, for $1 and ?, or an object, for $name, of texts, numbers, true, false or null"
+)]
 pub(super) enum Params {
     Places(Vec<serde_json::Value>),
     Names(serde_json::Map<String, serde_json::Value>),
