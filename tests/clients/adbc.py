@@ -56,9 +56,9 @@ with flight.connect(sys.argv[1]) as connection:
                     own.fetch_arrow_table()
             except Exception as error:
                 raise AssertionError(f"{source} ({usage}): {error}")
-        cursor.execute("SELECT s.attributes -> 'gen_ai.tool.name' AS tool, * FROM spans s JOIN events e ON e.seq = s.seq WHERE s.seq = 77")
+        cursor.execute("SELECT s.attributes -> 'gen_ai.tool.name' AS asked, * FROM spans s JOIN events e ON e.seq = s.seq WHERE s.seq = 77")
         table = cursor.fetch_arrow_table()
-        assert table["tool"].to_pylist() == ['"send_money"'], table["tool"]
+        assert table["asked"].to_pylist() == ['"send_money"'], table["asked"]
         assert len(set(table.column_names)) == len(table.column_names) and "seq_2" in table.column_names
     with connection.cursor() as cursor:
         # Parameters of every type that a query can have, in table functions too.
