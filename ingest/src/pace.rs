@@ -104,6 +104,7 @@ mod tests {
     fn who_has_stopped_is_not_waited_for() {
         let ((sender, follow), start, mut pace) = (follow(), Instant::now(), Pace::default());
         pace.rest(&follow, 10, MS, start);
+        pace.rest(&follow, 15, MS, start + MS * 1000);
         assert_eq!(pace.rest(&follow, 20, MS, start + STUCK), 4 * MS);
         assert_eq!(pace.rest(&follow, 30, MS, start + STUCK + MS), Duration::ZERO);
         sender.send_replace(10);

@@ -25,8 +25,8 @@ const HEX: [(&str, usize); 6] = [
 /// An id as rows have it: lower case, without `0x`, without the hyphens of a UUID. `None` if it is so already, or no id
 /// of so many digits.
 pub(crate) fn hex_as_stored(text: &str, digits: usize) -> Option<String> {
-    let text = text.trim();
-    let bare = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let written = text.trim();
+    let bare = written.strip_prefix("0x").or_else(|| written.strip_prefix("0X")).unwrap_or(written);
     let bare: String = bare.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
     (bare.len() == digits && bare != text && bare.bytes().all(|b| b.is_ascii_hexdigit())).then_some(bare)
 }
