@@ -172,7 +172,7 @@ fn write_json(out: &mut String, value: &impl std::fmt::Display) {
 /// An attribute's non-empty text, or its number or truth value as text.
 pub(crate) fn text_of<'a>(attribute: &KeyValue<'a>) -> Option<Cow<'a, str>> {
     Some(match attribute.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) if text.is_empty() => return None,
+        Value::StringValue("") => return None,
         Value::StringValue(text) => Cow::Borrowed(*text),
         Value::IntValue(i) => i.to_string().into(),
         Value::BoolValue(flag) => Cow::Borrowed(if *flag { "true" } else { "false" }),

@@ -125,7 +125,7 @@ mod tests {
         let times = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let time = state as i64 / 2;
-            (state % 7 != 0).then_some(if state % 5 == 0 { time / HOUR_NS * HOUR_NS } else { time })
+            (!state.is_multiple_of(7)).then_some(if state.is_multiple_of(5) { time / HOUR_NS * HOUR_NS } else { time })
         });
         let times: TimestampNanosecondArray = times.take(2_000).chain([Some(0), Some(-1), Some(1)]).collect();
         for zone in ["UTC", "+00:00", "Europe/Vienna", "+05:30"] {
