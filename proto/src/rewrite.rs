@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use crate::scan::LENGTH;
 use crate::schema::{self, Kind, Message};
 use crate::{Invalid, Limits, Signal};
 
@@ -270,9 +271,6 @@ fn only_text(wire: &[u8]) -> Option<&str> {
     let alone = field.number == 1 && field.wire == LENGTH && field.body.end == wire.len();
     alone.then(|| std::str::from_utf8(&wire[field.body]).ok()).flatten()
 }
-
-/// A wire type of the protobuf encoding: a length and as many bytes.
-const LENGTH: u8 = 2;
 
 /// One field on the wire. Only a field of wire type [`LENGTH`] has a prefix.
 struct Field {

@@ -270,12 +270,12 @@ struct Key {
 }
 
 /// Wire types of the protobuf encoding.
-const VARINT: u8 = 0;
-const FIXED64: u8 = 1;
-const LENGTH: u8 = 2;
-const GROUP: u8 = 3;
-const GROUP_END: u8 = 4;
-const FIXED32: u8 = 5;
+pub(crate) const VARINT: u8 = 0;
+pub(crate) const FIXED64: u8 = 1;
+pub(crate) const LENGTH: u8 = 2;
+pub(crate) const GROUP: u8 = 3;
+pub(crate) const GROUP_END: u8 = 4;
+pub(crate) const FIXED32: u8 = 5;
 
 /// Reads wire bytes from a stretch of the request.
 struct Cursor<'a> {

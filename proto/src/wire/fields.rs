@@ -1,6 +1,8 @@
 //! The fields of one message, one after the other: keys, numbers and stretches of bytes, taken or
 //! refused as prost takes or refuses them.
 
+use crate::scan::{FIXED32, FIXED64, GROUP, GROUP_END, LENGTH, VARINT};
+
 /// The bytes are not what they are read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
@@ -15,14 +17,6 @@ impl std::error::Error for Malformed {}
 
 /// How many levels of messages may be in one another, as protobuf parsers have it.
 const DEPTH_MAX: u32 = 100;
-
-/// Wire types of the protobuf encoding.
-const VARINT: u8 = 0;
-const FIXED64: u8 = 1;
-const LENGTH: u8 = 2;
-const GROUP: u8 = 3;
-const GROUP_END: u8 = 4;
-const FIXED32: u8 = 5;
 
 /// What stands before a field: its number and how it is encoded.
 #[derive(Clone, Copy)]

@@ -15,7 +15,7 @@ macro_rules! found {
         }
 
         /// How long each name is: a key is compared with those of its own length alone.
-        #[allow(non_upper_case_globals)]
+        #[allow(non_upper_case_globals, reason = "each has the name of the place that it is the length of")]
         mod length {
             $(pub(super) const $place: usize = $name.len();)+
         }

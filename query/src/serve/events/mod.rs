@@ -8,7 +8,7 @@ mod answer;
 mod consumers;
 mod export;
 mod filter;
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, reason = "made by tonic from events.proto")]
 pub mod generated;
 pub mod grpc;
 mod held;
