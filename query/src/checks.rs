@@ -5,9 +5,11 @@
 mod ends;
 mod evaluator;
 mod examples;
+mod fields;
 mod follow;
 mod functions;
 mod habits;
+mod here;
 mod hit;
 mod judged;
 mod process;
@@ -18,6 +20,7 @@ mod sequences;
 mod state;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod tuning;
 mod uses;
 mod violations;

@@ -40,6 +40,12 @@ pub(crate) trait Weighed {
     fn text_bytes(&self) -> usize;
 }
 
+/// A row some of whose columns can be made alone.
+pub(crate) trait Columnar: Sized {
+    /// A column of rows by its name; `None` if there is no such column.
+    fn column(rows: &[&Self], name: &str) -> Option<ArrayRef>;
+}
+
 /// A value that can stand in a column.
 pub trait Cell: Sized {
     /// What collects such values.
@@ -278,6 +284,18 @@ macro_rules! table {
         impl $crate::rows::Weighed for $row {
             fn text_bytes(&self) -> usize {
                 0 $(+ <$type as $crate::rows::Cell>::own_bytes(&self.$name))+
+            }
+        }
+
+        impl $crate::rows::Columnar for $row {
+            fn column(rows: &[&Self], name: &str) -> Option<datafusion::arrow::array::ArrayRef> {
+                $(if name == stringify!($name).trim_start_matches("r#") {
+                    let bytes = rows.iter().map(|row| <$type as $crate::rows::Cell>::own_bytes(&row.$name)).sum();
+                    let mut column = <$type as $crate::rows::Cell>::with_room(rows.len(), bytes);
+                    rows.iter().for_each(|row| $crate::rows::Cell::append(&row.$name, &mut column));
+                    return Some(<$type as $crate::rows::Cell>::finish(&mut column));
+                })+
+                None
             }
         }
 

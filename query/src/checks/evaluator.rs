@@ -5,22 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use datafusion::arrow::array::StringArray;
-use datafusion::error::DataFusionError;
 
 use super::ends::{self, EndedRow};
 use super::habits::HabitRow;
+use super::here::Touched;
 use super::hit::HitRow;
 use super::relations::{expiry, gives, is_aside};
-use super::run::{Checker, Counted, Entries, Tables, once};
+use super::run::{Checker, Entries, once};
 use super::sequences::{self, Sequences};
-use super::state::{DECISIONS_HELD, State};
+use super::state::{DECISIONS_HELD, Held, State};
+use super::touched::{self, Counted};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
-use crate::event::{EventBuilder, EventRow};
-use crate::grants::Grants;
+use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
-use crate::segments::{Table, Tail, Wanted};
+use crate::segments::{Table, Wanted};
 
 /// Records that one step takes, at most.
 pub(crate) const STEP_RECORDS: u64 = 4096;
@@ -80,7 +80,12 @@ fn keys_of<T>(hits: &BTreeMap<(u64, String), T>, seq: u64) -> Vec<(u64, String)>
 impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
-        let state = State::new(checker.tuning().window(), checker.tuning().memory_bytes);
+        let whole = checker
+            .used()
+            .iter()
+            .any(|at| EventRow::schema().fields().get(*at).is_some_and(|f| f.name() == "attributes"));
+        let fields = (Arc::clone(checker.fields()), whole);
+        let state = State::new(checker.tuning().window(), checker.tuning().memory_bytes, fields);
         let reads = |table: &str| checker.reads(table);
         let wants = Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
         Self {
@@ -345,25 +350,20 @@ impl Evaluator {
             return Ok(Vec::new());
         }
         let seqs = self.state.lineage(&ended, snapshot)?;
-        let few = self.few(&seqs, self.at, Vec::new());
-        let grants = Grants::without_uses(&few, AsOf::Now, clock)?;
+        let held = self.held_of(&seqs);
+        let grants = touched::grants(&held, clock);
         let own = grants.rows().iter().filter(|grant| ended.contains(&grant.issued_seq));
         let rows = ends::of(snapshot, own, clock, self.checker.tuning().grace())?;
         let counted = self.counted(&ended, &seqs, &rows);
-        let wrong = |e: DataFusionError| Error::query(&e);
-        let tables = Tables::touched(&few, &self.entries, self.at, clock, counted).map_err(wrong)?;
+        let entries = (&self.entries, self.at, self.at);
+        let touched = Touched::of(&self.checker, &held, Vec::new(), entries, clock, counted);
         let kinds = HashSet::from(["grant_end".to_owned()]);
-        self.checker.run(tables, &few, &kinds, ended.iter().copied().collect()).await
+        self.checker.run(touched, &kinds, ended.iter().copied().collect()).await
     }
 
-    /// A snapshot of some events and spans alone.
-    fn few(&self, seqs: &BTreeSet<u64>, to: u64, spans: Vec<datafusion::arrow::array::RecordBatch>) -> Arc<Snapshot> {
-        let mut events = EventBuilder::default();
-        seqs.iter().flat_map(|seq| self.state.all(*seq)).for_each(|event| events.push(event));
-        let mut tail = Tail { to, ..Tail::default() };
-        tail.tables[Table::Events as usize] = vec![events.finish()];
-        tail.tables[Table::Spans as usize] = spans;
-        Arc::new(Snapshot { size: to, tail, ..Snapshot::default() })
+    /// Events at hand, with what is kept beside them.
+    fn held_of(&self, seqs: &BTreeSet<u64>) -> Vec<&Held> {
+        seqs.iter().flat_map(|seq| self.state.held(*seq)).collect()
     }
 
     /// Runs the rules over what some records touch.
@@ -384,12 +384,11 @@ impl Evaluator {
         if judged.iter().any(|seq| self.sequences.has(*seq)) {
             kinds.insert("record".into());
         }
-        let few = self.few(&seqs, range.1, spans);
         let counted = self.counted(judged, &seqs, &[]);
-        let wrong = |e: DataFusionError| Error::query(&e);
-        let tables = Tables::touched(&few, &self.entries, range.0, now, counted).map_err(wrong)?;
+        let entries = (&self.entries, range.0, range.1);
+        let touched = Touched::of(&self.checker, &self.held_of(&seqs), spans, entries, now, counted);
         let about = judged.iter().copied().chain(range.0..range.1).collect();
-        let found = self.checker.run(tables, &few, &kinds, about).await?;
+        let found = self.checker.run(touched, &kinds, about).await?;
         let is_new = |seq: u64| (range.0..range.1).contains(&seq) && self.state.get(seq).is_none();
         Ok(found.into_iter().filter(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq)).collect())
     }

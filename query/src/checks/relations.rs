@@ -76,16 +76,9 @@ pub(super) fn about(
     }
 }
 
-/// What an event has in common with others.
-pub(super) fn keys(event: &EventRow) -> Vec<Key> {
+/// What an event has in common with others, as far as its attributes tell.
+pub(super) fn keys_of_attributes(event: &EventRow) -> Vec<Key> {
     let mut out = Vec::new();
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Trace, event.trace_id.clone());
-    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
-    add(By::Child, event.parent_grant_id.clone());
-    add(By::Agent, event.agent_id.clone());
-    add(By::Call, event.tool_call_id.clone());
-    add(By::Conversation, event.conversation_id.clone());
     let has = |name: &str| event.attributes.contains(name);
     const NAMES: [&str; 5] =
         ["authz.credential.id", "service-account-id", "schema_digest", "schema.digest", "authz.approval.by"];
@@ -104,6 +97,19 @@ pub(super) fn keys(event: &EventRow) -> Vec<Key> {
     if text("authz.tool.schema_digest").or_else(|| text("gen_ai.tool.schema.digest")).is_some() {
         add(By::Schema, event.tool.clone());
     }
+    out
+}
+
+/// What an event has in common with others, but for what its attributes tell.
+pub(super) fn keys(event: &EventRow) -> Vec<Key> {
+    let mut out = Vec::new();
+    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
+    add(By::Trace, event.trace_id.clone());
+    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
+    add(By::Child, event.parent_grant_id.clone());
+    add(By::Agent, event.agent_id.clone());
+    add(By::Call, event.tool_call_id.clone());
+    add(By::Conversation, event.conversation_id.clone());
     out
 }
 

@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use async_trait::async_trait;
 use custody_store::Reader;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::context::SQLOptions;
@@ -20,12 +19,15 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext, col};
 
 use super::ends::{self, EndedRow};
+use super::fields::Fields;
 use super::habits::{self, HabitRow};
+use super::here::{Here, Touched, Used};
 use super::hit::HitRow;
 use super::judged::Judged;
 use super::relations::{about, without_asides};
@@ -67,15 +69,6 @@ pub(crate) const RULE_TABLES: [&str; 11] = [
     "ended_grants",
 ];
 
-/// What the evaluator counted, of the records that it judges.
-pub(crate) struct Counted {
-    pub(crate) uses: RecordBatch,
-    pub(crate) habits: RecordBatch,
-    pub(crate) span_ids: RecordBatch,
-    pub(crate) numbered: RecordBatch,
-    pub(crate) ended: RecordBatch,
-}
-
 /// Where the ledger's entries are read.
 #[derive(Clone)]
 pub(crate) enum Entries {
@@ -96,34 +89,10 @@ impl Entries {
     }
 }
 
-/// The rows of one run.
+/// The tables of a run over everything.
 pub(crate) struct Tables(HashMap<&'static str, Arc<dyn TableProvider>>);
 
 impl Tables {
-    /// Rows of a snapshot; `ledger` has the entries from `from` on.
-    fn new(snapshot: &Arc<Snapshot>, entries: &Entries, from: u64, now: Time) -> DfResult<Self> {
-        let mut all: HashMap<&'static str, Arc<dyn TableProvider>> = HashMap::new();
-        all.insert("events", Arc::new(SealedTable::new(snapshot, Table::Events)));
-        all.insert("spans", Arc::new(SealedTable::new(snapshot, Table::Spans)));
-        let of = Arc::clone(snapshot);
-        let grants = move || Ok(GrantRow::batch(Grants::of(&of, AsOf::Now, now)?.rows()));
-        all.insert("grants", Arc::new(Lazy::new(GrantRow::schema(), grants)));
-        let of = Arc::clone(snapshot);
-        all.insert(
-            "denials",
-            Arc::new(Lazy::new(DenialRow::schema(), move || Ok(DenialRow::batch(&denials(&of, AsOf::Now)?)))),
-        );
-        let ledger: Arc<dyn TableProvider> = match entries {
-            Entries::Log(reader) => {
-                let entries = Ledger::between(reader.clone(), from, snapshot.size, snapshot.visible().clone());
-                Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(entries)])?)
-            }
-            Entries::These(rows) => Arc::new(MemTable::try_new(LedgerRow::schema(), vec![vec![rows.clone()]])?),
-        };
-        all.insert("ledger", ledger);
-        Ok(Self(all))
-    }
-
     /// All rows of a snapshot.
     pub(crate) fn whole(
         snapshot: &Arc<Snapshot>,
@@ -131,11 +100,23 @@ impl Tables {
         now: Time,
         tuning: &Arc<Tuning>,
     ) -> DfResult<Self> {
-        let mut tables = Self::new(snapshot, entries, 0, now)?;
+        let mut all: HashMap<&'static str, Arc<dyn TableProvider>> = HashMap::new();
+        all.insert("events", Arc::new(SealedTable::new(snapshot, Table::Events)));
+        all.insert("spans", Arc::new(SealedTable::new(snapshot, Table::Spans)));
+        let ledger: Arc<dyn TableProvider> = match entries {
+            Entries::Log(reader) => {
+                let entries = Ledger::between(reader.clone(), 0, snapshot.size, snapshot.visible().clone());
+                Arc::new(StreamingTable::try_new(LedgerRow::schema(), vec![Arc::new(entries)])?)
+            }
+            Entries::These(rows) => Arc::new(MemTable::try_new(LedgerRow::schema(), vec![vec![rows.clone()]])?),
+        };
+        all.insert("ledger", ledger);
         let mut lazy = |name: &'static str, schema: SchemaRef, make: fn(&Snapshot, &Tuning, Time) -> Made| {
             let (of, tuning) = (Arc::clone(snapshot), Arc::clone(tuning));
-            tables.0.insert(name, Arc::new(Lazy::new(schema, move || make(&of, &tuning, now))));
+            all.insert(name, Arc::new(Lazy::new(schema, move || make(&of, &tuning, now))));
         };
+        lazy("grants", GrantRow::schema(), |of, _, now| Ok(GrantRow::batch(Grants::of(of, AsOf::Now, now)?.rows())));
+        lazy("denials", DenialRow::schema(), |of, _, _| Ok(DenialRow::batch(&denials(of, AsOf::Now)?)));
         lazy("call_uses", UseRow::schema(), |of, _, _| all_uses(of));
         lazy("call_habits", HabitRow::schema(), |of, tuning, _| habits::of_all(of, tuning.window()));
         lazy("span_ids", SpanIdRow::schema(), |of, _, _| all_span_ids(of));
@@ -144,29 +125,12 @@ impl Tables {
             let grants = Grants::without_uses(of, AsOf::Now, now)?;
             Ok(EndedRow::batch(&ends::of(of, grants.rows().iter(), now, tuning.grace())?))
         });
-        Ok(tables)
+        Ok(Self(all))
     }
 
-    /// The rows that some records touch, and the entries from `from` on.
-    pub(crate) fn touched(
-        few: &Arc<Snapshot>,
-        entries: &Entries,
-        from: u64,
-        now: Time,
-        counted: Counted,
-    ) -> DfResult<Self> {
-        let mut tables = Self::new(few, entries, from, now)?;
-        let all = [
-            ("call_uses", counted.uses),
-            ("call_habits", counted.habits),
-            ("span_ids", counted.span_ids),
-            ("numbered", counted.numbered),
-            ("ended_grants", counted.ended),
-        ];
-        for (name, rows) in all {
-            tables.0.insert(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?));
-        }
-        Ok(tables)
+    /// One of them.
+    pub(super) fn get(&self, name: &str) -> DfResult<&Arc<dyn TableProvider>> {
+        self.0.get(name).ok_or_else(|| DataFusionError::Internal(format!("{name} has no rows in this run")))
     }
 }
 
@@ -184,46 +148,12 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
     Ok((bytes <= EVENTS_BYTES_MAX).then_some(batches))
 }
 
-/// A table whose rows come with each run.
-#[derive(Debug)]
-struct Here {
-    name: &'static str,
-    schema: SchemaRef,
-}
-
-#[async_trait]
-impl TableProvider for Here {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let tables = state.config().get_extension::<Tables>();
-        let table = tables.as_ref().and_then(|tables| tables.0.get(self.name));
-        let table = table.ok_or_else(|| DataFusionError::Internal(format!("{} has no rows in this run", self.name)))?;
-        table.scan(state, projection, filters, limit).await
-    }
-}
-
 /// A rule, planned: over everything, and for hits about some records only.
 struct Planned {
     rule: Rule,
     whole: LogicalPlan,
-    judged: LogicalPlan,
+    /// Ready to be run, again and again: what new records cost must not be the planning.
+    judged: Arc<dyn ExecutionPlan>,
 }
 
 /// Rules, planned.
@@ -234,6 +164,9 @@ pub struct Checker {
     state: SessionState,
     tuning: Arc<Tuning>,
     judged: Judged,
+    /// What the rules read of attributes, and which columns of events.
+    fields: Arc<Fields>,
+    used: Vec<usize>,
     /// One run at a time is about some records only.
     one_by_one: tokio::sync::Mutex<()>,
 }
@@ -255,7 +188,9 @@ impl Checker {
         let wrong = |e: DataFusionError| Error::internal(format!("the checks cannot be set up: {e}"));
         let pool = FairSpillPool::new(MEMORY_BYTES);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(wrong)?;
-        let config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+        let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+        // Plans that say more as they run cannot be run again.
+        config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
         let state = crate::functions::session().with_config(config).with_runtime_env(runtime);
         let mut context = SessionContext::new_with_state(state.build());
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
@@ -274,19 +209,22 @@ impl Checker {
             ("numbered", NumberedRow::schema()),
             ("ended_grants", EndedRow::schema()),
         ];
+        let used = Used::default();
         for (name, schema) in schemas {
-            context.register_table(name, Arc::new(Here { name, schema })).map_err(wrong)?;
+            let here = Here { name, schema, used: Arc::clone(&used) };
+            context.register_table(name, Arc::new(here)).map_err(wrong)?;
         }
         let view = context.sql(TOOL_CALLS).await.map_err(wrong)?.into_view();
         context.register_table("tool_calls", view).map_err(wrong)?;
-        let mut planned = Vec::new();
+        let mut frames = Vec::new();
         for rule in rules {
             if tuning.is_on_somewhere(&rule.id) {
-                planned.push(plan(&context, rule, &judged).await?);
+                frames.push(frame(&context, &rule).await.map(|frame| (rule, frame))?);
             }
         }
+        let (fields, rules) = plan(&context.state(), frames, &judged).await?;
         let mut read = HashSet::new();
-        for Planned { whole, .. } in &planned {
+        for Planned { whole, .. } in &rules {
             let look = |node: &LogicalPlan| {
                 if let LogicalPlan::TableScan(scan) = node {
                     read.insert(scan.table_name.table().to_owned());
@@ -295,8 +233,21 @@ impl Checker {
             };
             whole.apply_with_subqueries(look).map_err(wrong)?;
         }
+        let used = used.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let one_by_one = tokio::sync::Mutex::default();
-        Ok(Arc::new(Self { rules: planned, read, state: context.state(), tuning, judged, one_by_one }))
+        let (state, fields) = (context.state(), Arc::new(fields));
+        Ok(Arc::new(Self { rules, read, state, tuning, judged, fields, used, one_by_one }))
+    }
+
+    /// What the rules read of attributes.
+    pub(super) fn fields(&self) -> &Arc<Fields> {
+        &self.fields
+    }
+
+    /// The columns of `events` that the rules read about what is judged, by place; behind the table's own come
+    /// those of [`Self::fields`].
+    pub(super) fn used(&self) -> &[usize] {
+        &self.used
     }
 
     /// The tuning that it goes by.
@@ -319,56 +270,40 @@ impl Checker {
     /// they find, without what the tuning turns off: that goes by the workspace, which `describe` tells.
     pub(crate) async fn run(
         &self,
-        tables: Tables,
-        snapshot: &Snapshot,
+        touched: Touched,
         kinds: &HashSet<String>,
         judged: HashSet<u64>,
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let _one_by_one = self.one_by_one.lock().await;
         self.judged.set(judged);
-        let found = self.found(tables, snapshot, Some(kinds)).await;
+        let mut state = self.state.clone();
+        state.config_mut().set_extension(Arc::new(touched));
+        let is_event = |kind: &String| !matches!(kind.as_str(), "span" | "record" | "grant_end");
+        let has_events = kinds.iter().any(is_event);
+        let concerns = |rule: &Rule| rule.on.iter().any(|on| (on == "any" && has_events) || kinds.contains(on));
+        let mut out = Ok(Vec::new());
+        for Planned { rule, judged, .. } in self.rules.iter().filter(|planned| concerns(&planned.rule)) {
+            let Ok(all) = &mut out else { break };
+            match hits(rule, reset_plan_states(Arc::clone(judged)), &state).await {
+                Ok(hits) => all.extend(hits),
+                Err(error) => out = Err(error),
+            }
+        }
         self.judged.set(HashSet::new());
-        found
+        out
     }
 
-    /// Runs the rules that can have a hit about one of these kinds, or all over everything.
-    async fn found(
-        &self,
-        tables: Tables,
-        snapshot: &Snapshot,
-        kinds: Option<&HashSet<String>>,
-    ) -> Result<Vec<(HitRow, bool)>, Error> {
+    /// Runs all rules over everything.
+    async fn found(&self, tables: Tables, snapshot: &Snapshot) -> Result<Vec<(HitRow, bool)>, Error> {
         let mut state = match snapshot.places().is_empty() {
             true => self.state.clone(),
             false => with_places(&self.state, snapshot)?,
         };
         state.config_mut().set_extension(Arc::new(tables));
         let mut out = Vec::new();
-        for Planned { rule, whole, judged } in &self.rules {
-            let concerns = |kinds: &HashSet<String>| {
-                let is_event = |kind: &String| !matches!(kind.as_str(), "span" | "record" | "grant_end");
-                let any = rule.on.iter().any(|on| on == "any") && kinds.iter().any(is_event);
-                any || rule.on.iter().any(|on| kinds.contains(on))
-            };
-            let plan = if kinds.is_some() { judged } else { whole };
-            if kinds.is_some_and(|kinds| !concerns(kinds)) {
-                continue;
-            }
-            let failed = |e: DataFusionError| {
-                let error = Error::query(&e);
-                Error { message: format!("rule {}: {}", rule.id, error.message), ..error }
-            };
-            let start = Instant::now();
-            let before = out.len();
-            let physical = state.query_planner().create_physical_plan(plan, &state).await.map_err(failed)?;
-            for batch in collect(physical, state.task_ctx()).await.map_err(failed)? {
-                let hits = read(&batch).map_err(failed)?;
-                out.extend(hits.into_iter().map(|hit| {
-                    let hit = HitRow { check_id: rule.id.clone(), tags: rule.tags.clone(), ..hit };
-                    (hit, rule.waits)
-                }));
-            }
-            tracing::debug!(rule = rule.id, hits = out.len() - before, elapsed = ?start.elapsed(), "a rule ran");
+        for Planned { rule, whole, .. } in &self.rules {
+            let physical = state.query_planner().create_physical_plan(whole, &state).await;
+            out.extend(hits(rule, physical, &state).await?);
         }
         Ok(out)
     }
@@ -406,7 +341,7 @@ impl Checker {
         let few = few.map_err(|e| Error::internal(format!("the checks failed: {e}")))??;
         let events = about(few, tables.0.get("events").cloned()).map_err(wrong)?;
         tables.0.insert("events", events);
-        let found = self.found(tables, snapshot, None).await?;
+        let found = self.found(tables, snapshot).await?;
         let seqs: BTreeSet<u64> = found.iter().map(|(hit, _)| hit.seq).collect();
         let of = Arc::clone(snapshot);
         let events = tokio::task::spawn_blocking(move || of.events_at(&seqs)).await;
@@ -435,9 +370,31 @@ pub(crate) fn once(hits: Vec<HitRow>) -> Vec<HitRow> {
     hits
 }
 
-async fn plan(context: &SessionContext, rule: Rule, judged: &Judged) -> Result<Planned, Error> {
-    let id = rule.id.clone();
-    let named = |error: Error| Error { message: format!("rule {id}: {}", error.message), ..error };
+/// What one rule finds.
+async fn hits(
+    rule: &Rule,
+    physical: DfResult<Arc<dyn ExecutionPlan>>,
+    state: &SessionState,
+) -> Result<Vec<(HitRow, bool)>, Error> {
+    let failed = |e: DataFusionError| named(rule, Error::query(&e));
+    let start = Instant::now();
+    let mut out = Vec::new();
+    for batch in collect(physical.map_err(failed)?, state.task_ctx()).await.map_err(failed)? {
+        out.extend(read(&batch).map_err(failed)?.into_iter().map(|hit| {
+            let hit = HitRow { check_id: rule.id.clone(), tags: rule.tags.clone(), ..hit };
+            (hit, rule.waits)
+        }));
+    }
+    tracing::debug!(rule = rule.id, hits = out.len(), elapsed = ?start.elapsed(), "a rule ran");
+    Ok(out)
+}
+
+fn named(rule: &Rule, error: Error) -> Error {
+    Error { message: format!("rule {}: {}", rule.id, error.message), ..error }
+}
+
+/// What a rule says, with the columns that it must give.
+async fn frame(context: &SessionContext, rule: &Rule) -> Result<DataFrame, Error> {
     let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let sql = functions::bind(&rule.id, &rule.sql);
     let frame = context.sql_with_options(&sql, options).await;
@@ -446,22 +403,45 @@ async fn plan(context: &SessionContext, rule: Rule, judged: &Judged) -> Result<P
         if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
             error.message = format!("there is no table {name}; rules read {}", RULE_TABLES.join(", "));
         }
-        named(error)
+        named(rule, error)
     })?;
     for column in COLUMNS {
         if frame.schema().field_with_unqualified_name(column).is_err() {
             let all = COLUMNS.join(", ");
-            return Err(named(Error::invalid(format!("its query gives no column {column}; it must give {all}"))));
+            return Err(named(rule, Error::invalid(format!("its query gives no column {column}; it must give {all}"))));
         }
     }
-    let frame = frame.select_columns(&COLUMNS).map_err(|e| named(Error::query(&e)))?;
-    let optimized = |frame: &DataFrame| context.state().optimize(frame.logical_plan());
-    let whole = optimized(&frame).map_err(|e| named(Error::query(&e)))?;
-    // Said of the answer, and carried down by the optimizer to where the judged records are read: what they
-    // are joined with is read in whole, and joined with no others.
-    let few = frame.filter(judged.holds(col("seq"))).and_then(|frame| optimized(&frame));
-    let few = few.map_err(|e| named(Error::query(&e)))?;
-    Ok(Planned { rule, whole, judged: few })
+    frame.select_columns(&COLUMNS).map_err(|e| named(rule, Error::query(&e)))
+}
+
+/// Plans rules; gives what they read of attributes, too.
+async fn plan(
+    state: &SessionState,
+    frames: Vec<(Rule, DataFrame)>,
+    judged: &Judged,
+) -> Result<(Fields, Vec<Planned>), Error> {
+    let mut plans = Vec::with_capacity(frames.len());
+    for (rule, frame) in frames {
+        let failed = |e: DataFusionError| named(&rule, Error::query(&e));
+        let whole = state.optimize(frame.logical_plan()).map_err(failed)?;
+        // Said of the answer, and carried down by the optimizer to where the judged records are read: what they
+        // are joined with is read in whole, and joined with no others.
+        let few = frame.filter(judged.holds(col("seq"))).map_err(failed)?.into_unoptimized_plan();
+        plans.push((rule, whole, few));
+    }
+    let mut few = Vec::with_capacity(plans.len());
+    for (rule, _, plan) in &plans {
+        few.push(state.optimize(plan).map_err(|e| named(rule, Error::query(&e)))?);
+    }
+    let fields = Fields::of(few.iter()).map_err(|e| Error::query(&e))?;
+    let mut out = Vec::with_capacity(plans.len());
+    for (rule, whole, plan) in plans {
+        let failed = |e: DataFusionError| named(&rule, Error::query(&e));
+        let plan = state.optimize(&fields.put_into(plan).map_err(failed)?).map_err(failed)?;
+        let judged = state.query_planner().create_physical_plan(&plan, state).await.map_err(failed)?;
+        out.push(Planned { rule, whole, judged });
+    }
+    Ok((fields, out))
 }
 
 /// The rows of a rule's answer, whatever kinds of text and number it used.

@@ -3,9 +3,11 @@
 //! still in the segments, and a grant is read back from there when it is used again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
+use super::fields::{Fields, Found};
 use super::habits::{HabitRow, Habits};
-use super::relations::{By, Key, end_of, gives, is_aside, keys, size};
+use super::relations::{By, Key, end_of, gives, is_aside, keys, keys_of_attributes, size};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::EventRow;
@@ -27,7 +29,7 @@ const AGAIN_MAX: usize = 1000;
 pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
 
 /// Kinds that change what is known of a grant.
-const GRANTS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
+pub(super) const GRANTS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
 
 /// Kinds after whose late arrival settled records are judged again.
 const EVIDENCE: [&str; 10] = [
@@ -43,19 +45,44 @@ const EVIDENCE: [&str; 10] = [
     "authority_change",
 ];
 
+/// An event at hand.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Held {
+    /// Without its attributes, where nobody reads those as such.
+    pub(super) row: EventRow,
+    /// What rules read of them.
+    pub(super) found: Found,
+    /// What it has in common with others, as far as its attributes tell.
+    more: Vec<Key>,
+}
+
+impl Held {
+    fn keys(&self) -> impl Iterator<Item = Key> {
+        keys(&self.row).into_iter().chain(self.more.iter().cloned())
+    }
+
+    /// What it takes in memory.
+    fn size(&self) -> usize {
+        let found = self.found.iter().map(|(_, text)| size_of::<(u16, Box<str>)>() + text.len());
+        size(&self.row) + size_of::<Found>() + found.sum::<usize>()
+    }
+}
+
 /// Events at hand.
 pub(crate) struct State {
     /// How many events, and bytes of their texts, at most.
     room: (usize, usize),
-    events: BTreeMap<u64, EventRow>,
+    /// What is looked for in attributes, and whether rules read them as they are, too.
+    fields: (Arc<Fields>, bool),
+    events: BTreeMap<u64, Held>,
     /// Further events of the same records.
-    more: HashMap<u64, Vec<EventRow>>,
+    more: HashMap<u64, Vec<Held>>,
     index: HashMap<Key, BTreeSet<u64>>,
     /// Events in the order in which time lets them go; grants are not among them.
     recent: VecDeque<(i64, u64)>,
     /// Records of grants by the time of their end.
-    held: BTreeSet<(i64, u64)>,
-    held_bytes: usize,
+    lasting: BTreeSet<(i64, u64)>,
+    lasting_bytes: usize,
     uses: HashMap<String, u64>,
     nth: HashMap<u64, u64>,
     habits: Habits,
@@ -75,16 +102,18 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Without a past; `window` is how long events stay, in ns, and `bytes` what they take at most.
-    pub(crate) fn new(window: i64, bytes: usize) -> Self {
+    /// Without a past; `window` is how long events stay, in ns, and `bytes` what they take at most. `fields` is
+    /// what rules read of attributes, and whether they read all of them.
+    pub(super) fn new(window: i64, bytes: usize, fields: (Arc<Fields>, bool)) -> Self {
         Self {
             room: (EVENTS_MAX, bytes),
+            fields,
             events: BTreeMap::new(),
             more: HashMap::new(),
             index: HashMap::new(),
             recent: VecDeque::new(),
-            held: BTreeSet::new(),
-            held_bytes: 0,
+            lasting: BTreeSet::new(),
+            lasting_bytes: 0,
             uses: HashMap::new(),
             nth: HashMap::new(),
             habits: Habits::new(window),
@@ -101,11 +130,16 @@ impl State {
 
     /// The first event of a record.
     pub(crate) fn get(&self, seq: u64) -> Option<&EventRow> {
-        self.events.get(&seq)
+        self.events.get(&seq).map(|held| &held.row)
     }
 
     /// All events of a record.
     pub(crate) fn all(&self, seq: u64) -> impl Iterator<Item = &EventRow> {
+        self.held(seq).map(|held| &held.row)
+    }
+
+    /// All events of a record, with what is kept beside them.
+    pub(super) fn held(&self, seq: u64) -> impl Iterator<Item = &Held> {
         self.events.get(&seq).into_iter().chain(self.more.get(&seq).into_iter().flatten())
     }
 
@@ -116,45 +150,59 @@ impl State {
 
     /// Takes an event in.
     pub(crate) fn insert(&mut self, event: EventRow) {
-        if self.all(event.seq).any(|known| *known == event) {
+        let until = self.until(&event);
+        let held = self.hold(event);
+        let event = &held.row;
+        if self.held(event.seq).any(|known| *known == held) {
             return;
         }
         if event.kind == "tool_call" {
-            self.before.insert(event.seq, self.habits.take_event(&event));
+            self.before.insert(event.seq, self.habits.take_event(event));
             if let Some(grant) = &event.grant_id {
                 let nth = self.uses.entry(grant.clone()).or_default();
                 *nth += 1;
                 self.nth.insert(event.seq, *nth);
             }
         }
-        for key in keys(&event) {
+        for key in held.keys() {
             self.index.entry(key).or_default().insert(event.seq);
         }
-        self.bytes += size(&event);
+        self.bytes += held.size();
         if self.events.contains_key(&event.seq) {
-            self.more.entry(event.seq).or_default().push(event);
+            self.more.entry(event.seq).or_default().push(held);
             return;
         }
-        let decides = Self::is_held(&event.kind, event.decision.as_deref());
-        let until = match event.kind.as_str() {
-            kind if GRANTS.contains(&kind) => {
-                if let Some(id) = &event.grant_id {
-                    self.unknown.remove(id);
-                }
-                Some(end_of(&event))
-            }
-            // What was approved or refused counts for later calls: it stays longer than the window.
-            _ if decides => Some(event.ingest_time.0.saturating_add(DECISIONS_HELD)),
-            _ => None,
-        };
+        if let Some(id) = event.grant_id.as_ref().filter(|_| GRANTS.contains(&event.kind.as_str())) {
+            self.unknown.remove(id);
+        }
         match until {
             Some(until) => {
-                self.held.insert((until, event.seq));
-                self.held_bytes += size(&event);
+                self.lasting.insert((until, event.seq));
+                self.lasting_bytes += held.size();
             }
             None => self.recent.push_back((event.ingest_time.0, event.seq)),
         }
-        self.events.insert(event.seq, event);
+        self.events.insert(event.seq, held);
+    }
+
+    /// Until when an event stays that stays longer than the window: its attributes tell.
+    fn until(&self, event: &EventRow) -> Option<i64> {
+        if GRANTS.contains(&event.kind.as_str()) {
+            return Some(end_of(event));
+        }
+        // What was approved or refused counts for later calls.
+        let decides = Self::is_held(&event.kind, event.decision.as_deref());
+        decides.then(|| event.ingest_time.0.saturating_add(DECISIONS_HELD))
+    }
+
+    /// The event as it is kept. Of those that tell of authority the attributes are read again.
+    fn hold(&self, mut row: EventRow) -> Held {
+        let (fields, whole) = &self.fields;
+        let (found, more) = (fields.read(&row.attributes), keys_of_attributes(&row));
+        if !whole && !GRANTS.contains(&row.kind.as_str()) && row.kind != "executor_decision" {
+            row.attributes = String::new();
+        }
+        Held { row, found, more }
     }
 
     /// Uses of a grant that were counted before.
@@ -180,22 +228,22 @@ impl State {
             self.remove(seq);
             gone.push(seq);
         }
-        while let Some(&(_, seq)) = self.held.first().filter(|(end, _)| *end < before) {
-            self.let_held_go();
+        while let Some(&(_, seq)) = self.lasting.first().filter(|(end, _)| *end < before) {
+            self.let_lasting_go();
             gone.push(seq);
         }
         while self.events.len() > self.room.0 || self.bytes > self.room.1 {
             // What lasts must not push out what is new: it can be found again, and has at most half of the room.
-            let lasts = 2 * self.held.len() > self.room.0 || 2 * self.held_bytes > self.room.1;
+            let lasts = 2 * self.lasting.len() > self.room.0 || 2 * self.lasting_bytes > self.room.1;
             let oldest = self.recent.front().filter(|_| !lasts).map(|(_, seq)| *seq);
-            match (oldest, self.held.first().map(|(_, seq)| *seq)) {
+            match (oldest, self.lasting.first().map(|(_, seq)| *seq)) {
                 (Some(seq), _) => {
                     self.recent.pop_front();
                     self.remove(seq);
                     gone.push(seq);
                 }
                 (None, Some(seq)) => {
-                    self.let_held_go();
+                    self.let_lasting_go();
                     gone.push(seq);
                 }
                 (None, None) => break,
@@ -224,11 +272,11 @@ impl State {
     }
 
     /// Lets go of the first of what lasts.
-    fn let_held_go(&mut self) {
-        let Some((_, seq)) = self.held.pop_first() else { return };
-        if let Some(event) = self.events.get(&seq) {
-            self.held_bytes = self.held_bytes.saturating_sub(size(event));
-            self.let_go |= GRANTS.contains(&event.kind.as_str());
+    fn let_lasting_go(&mut self) {
+        let Some((_, seq)) = self.lasting.pop_first() else { return };
+        if let Some(held) = self.events.get(&seq) {
+            self.lasting_bytes = self.lasting_bytes.saturating_sub(held.size());
+            self.let_go |= GRANTS.contains(&held.row.kind.as_str());
         }
         self.remove(seq);
     }
@@ -245,9 +293,10 @@ impl State {
     }
 
     /// Takes an event of a record that goes out of the index.
-    fn forget(&mut self, event: &EventRow) {
-        self.bytes = self.bytes.saturating_sub(size(event));
-        for key in keys(event) {
+    fn forget(&mut self, held: &Held) {
+        self.bytes = self.bytes.saturating_sub(held.size());
+        let event = &held.row;
+        for key in held.keys() {
             if let Some(seqs) = self.index.get_mut(&key) {
                 seqs.remove(&event.seq);
                 if seqs.is_empty() {
@@ -272,9 +321,9 @@ impl State {
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
         let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
-        for event in out.clone().into_iter().flat_map(|seq| self.all(seq)) {
-            grants.extend(event.grant_id.iter().chain(&event.parent_grant_id).cloned());
-            for key in keys(event).into_iter().filter(|key| !matches!(key.0, By::Use | By::Grant)) {
+        for held in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
+            grants.extend(held.row.grant_id.iter().chain(&held.row.parent_grant_id).cloned());
+            for key in held.keys().filter(|key| !matches!(key.0, By::Use | By::Grant)) {
                 if seen.insert(key.clone()) {
                     out.extend(self.of(key.0, &key.1).rev().take(RELATED_MAX));
                 }
@@ -288,7 +337,7 @@ impl State {
 
     /// The records of the grants that some records gave, and of all above them.
     pub(crate) fn lineage(&mut self, given: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
-        let grants = given.iter().filter_map(|seq| self.events.get(seq)?.grant_id.clone()).collect();
+        let grants = given.iter().filter_map(|seq| self.get(*seq)?.grant_id.clone()).collect();
         let mut out = given.clone();
         self.with_lineage(grants, snapshot, &mut out)?;
         Ok(out)
@@ -370,9 +419,9 @@ impl State {
 
     /// The records that gave the grant that a record ends, and those derived from it.
     pub(crate) fn ended_by(&self, seq: u64) -> Vec<u64> {
-        let revokes = self.events.get(&seq).is_some_and(|event| event.kind == "grant_revoked");
+        let revokes = self.get(seq).is_some_and(|event| event.kind == "grant_revoked");
         let touched = if revokes { self.touched_by(seq) } else { BTreeSet::new() };
-        touched.into_iter().filter(|seq| self.events.get(seq).is_some_and(gives)).collect()
+        touched.into_iter().filter(|seq| self.get(*seq).is_some_and(gives)).collect()
     }
 
     /// The records that evidence may judge otherwise.
@@ -395,7 +444,7 @@ impl State {
             take(By::Grant, &id, &mut out);
             for child in id.iter().flat_map(|id| self.of(By::Child, id)) {
                 out.insert(child);
-                let grant = self.events.get(&child).and_then(|e| e.grant_id.clone());
+                let grant = self.get(child).and_then(|e| e.grant_id.clone());
                 below.extend(grant.filter(|g| walked.insert(g.clone())));
             }
         }
@@ -406,7 +455,7 @@ impl State {
     /// The count of each use among some events.
     pub(crate) fn uses(&self, seqs: &BTreeSet<u64>) -> Vec<UseRow> {
         let one = |seq: &u64| {
-            let (nth, event) = (self.nth.get(seq)?, self.events.get(seq)?);
+            let (nth, event) = (self.nth.get(seq)?, self.get(*seq)?);
             Some(UseRow { seq: *seq, grant_id: event.grant_id.clone()?, nth: *nth })
         };
         seqs.iter().filter_map(one).collect()
@@ -419,7 +468,7 @@ impl State {
 
     /// The spans of the traces of some events.
     pub(crate) fn span_ids(&self, seqs: &BTreeSet<u64>) -> Vec<SpanIdRow> {
-        let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.events.get(s)?.trace_id.as_ref()).collect();
+        let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.get(*s)?.trace_id.as_ref()).collect();
         let mut out = Vec::new();
         for trace in traces {
             let id = u128::from_str_radix(trace, 16).ok();

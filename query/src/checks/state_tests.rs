@@ -17,7 +17,7 @@ fn event(seq: u64, kind: &str, grant: &str) -> EventRow {
 
 #[test]
 fn what_lasts_does_not_crowd_out_what_is_new() {
-    let mut state = State::new(1000, usize::MAX);
+    let mut state = State::new(1000, usize::MAX, Default::default());
     state.room = (10, usize::MAX);
     for seq in 0..20 {
         let endless = EventRow { attributes: "{}".into(), ..event(seq, "grant_issued", &format!("g{seq}")) };
@@ -27,7 +27,7 @@ fn what_lasts_does_not_crowd_out_what_is_new() {
         state.insert(event(seq, "tool_call", "g0"));
     }
     let gone = state.let_go(0);
-    let of = |kind: &str| state.events.values().filter(|e| e.kind == kind).map(|e| e.seq).collect::<Vec<_>>();
+    let of = |kind: &str| state.events.values().filter(|e| e.row.kind == kind).map(|e| e.row.seq).collect::<Vec<_>>();
     assert_eq!(of("tool_call"), [23, 24, 25, 26, 27], "the newest");
     assert_eq!(of("grant_issued"), [15, 16, 17, 18, 19]);
     assert_eq!(gone.len(), 18);
@@ -35,7 +35,7 @@ fn what_lasts_does_not_crowd_out_what_is_new() {
 
 #[test]
 fn a_record_can_be_several_events_and_leaves_nothing_behind() {
-    let mut state = State::new(1000, usize::MAX);
+    let mut state = State::new(1000, usize::MAX, Default::default());
     let output = EventRow { conversation_id: Some("c".into()), ..event(1, "output", "g") };
     state.insert(event(1, "tool_call", "g"));
     state.insert(output.clone());
@@ -45,14 +45,14 @@ fn a_record_can_be_several_events_and_leaves_nothing_behind() {
     assert_eq!(found, BTreeSet::from([1]));
     assert_eq!(state.let_go(2), [1]);
     assert!(state.index.is_empty() && state.more.is_empty() && state.uses.is_empty() && state.before.is_empty());
-    assert_eq!((state.bytes, state.held_bytes), (0, 0));
+    assert_eq!((state.bytes, state.lasting_bytes), (0, 0));
 }
 
 #[test]
 fn a_grant_that_went_is_found_again_with_its_uses_and_one_that_is_not_there_is_sought_once() {
     let mut events = vec![event(0, "grant_issued", "g")];
     events.extend((1..6).map(|seq| event(seq, "tool_call", "g")));
-    let mut state = State::new(1000, usize::MAX);
+    let mut state = State::new(1000, usize::MAX, Default::default());
     events.iter().for_each(|event| state.insert(event.clone()));
     assert_eq!(state.let_go(i64::MAX - 1).len(), 6);
     let again = [event(6, "tool_call", "g"), event(7, "tool_call", "never")];

@@ -1,6 +1,7 @@
 //! `manifest.json`: which segment files there are, and of what. It is replaced whole,
 //! after the files that it names are durable; what it does not name does not exist.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use custody_store::Reader;
@@ -51,6 +52,9 @@ pub(crate) struct FileEntry {
     pub(crate) path: String,
     /// Rows in it.
     pub(crate) rows: u64,
+    /// Of events, how many there are of each kind; older files do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) kinds: BTreeMap<String, u64>,
     /// Its size.
     pub(crate) bytes: u64,
     /// BLAKE3 of the file, hex.

@@ -135,14 +135,30 @@ impl SealedTable {
                 source.with_pushdown_filters(false).with_predicate(pruning(state, &self.schema(), visible, filters)?)
             }
         };
+        let mut known = self.statistics(from, to, rows, bytes);
+        if let Some(left) = left(files, filters) {
+            // By this it is decided which side of a join is held in memory.
+            let share = left as f64 / (rows as f64).max(1.0);
+            known.num_rows = Precision::Inexact(left as usize);
+            known.total_byte_size = Precision::Inexact((bytes as f64 * share) as usize);
+        }
         let config = FileScanConfigBuilder::new(place.url().clone(), Arc::new(source))
             .with_file_groups(groups)
-            .with_statistics(self.statistics(from, to, rows, bytes))
+            .with_statistics(known)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
         ParquetFormat::default().create_physical_plan(state, config).await
     }
+}
+
+/// How many rows filters by kind leave, if the files say how many there are of each.
+fn left(files: &Files<'_>, filters: &[Expr]) -> Option<u64> {
+    let kinds = filters.iter().filter_map(lookup::ids).find(|(column, _)| *column == "kind").map(|(_, kinds)| kinds)?;
+    files.iter().try_fold(0, |sum, (_, file)| {
+        let counts = Some(&file.entry.kinds).filter(|counts| !counts.is_empty())?;
+        Some(sum + kinds.iter().filter_map(|kind| counts.get(kind)).sum::<u64>())
+    })
 }
 
 /// Whether few rows are looked for by their id or seq. Then it pays to test those columns

@@ -1,12 +1,14 @@
 //! Writing segment files: zstd (LZ4 until they are merged), row groups sized for pruning, page index, statistics,
 //! bloom filters, and in the footer what the file is of.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use custody_store::Reader;
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::object_store::buffered::BufWriter;
 use datafusion::object_store::path::Path;
@@ -78,7 +80,7 @@ impl Spot {
         let hashing = Hashing { file, hasher: blake3::Hasher::new(), bytes: 0 };
         let writer = AsyncArrowWriter::try_new(hashing, table.schema(), Some(self.properties(table, rows)));
         let writer = writer.map_err(|e| failed("a segment file cannot be begun", e))?;
-        Ok(Output { place: Arc::clone(&self.place), table, path, writer, rows: 0 })
+        Ok(Output { place: Arc::clone(&self.place), table, path, writer, rows: 0, kinds: BTreeMap::new() })
     }
 
     fn properties(&self, table: Table, rows: usize) -> WriterProperties {
@@ -127,12 +129,17 @@ pub(super) struct Output {
     path: String,
     writer: AsyncArrowWriter<Hashing>,
     rows: u64,
+    /// Of events, how many there are of each kind.
+    kinds: BTreeMap<String, u64>,
 }
 
 impl Output {
     /// Adds rows.
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         self.rows += batch.num_rows() as u64;
+        if let Some(kinds) = batch.column_by_name("kind").filter(|_| self.table == Table::Events) {
+            count(kinds.as_string_opt::<i32>().into_iter().flatten().flatten(), &mut self.kinds);
+        }
         self.writer.write(batch).await.map_err(|e| failed(&format!("{} cannot be written", self.path), e))
     }
 
@@ -144,6 +151,7 @@ impl Output {
         let entry = FileEntry {
             table: self.table.name().to_owned(),
             rows: self.rows,
+            kinds: self.kinds,
             bytes: hashing.bytes,
             digest: hashing.hasher.finalize().to_hex().to_string(),
             path: self.path,
@@ -152,6 +160,24 @@ impl Output {
         self.place.sync(&Path::from(entry.path.as_str()))?;
         Ok(SegmentFile::new(&self.place, self.table, entry))
     }
+}
+
+/// Counts texts; many are like the one before.
+fn count<'a>(texts: impl Iterator<Item = &'a str>, counts: &mut BTreeMap<String, u64>) {
+    let (mut last, mut run) = ("", 0);
+    let mut add = |text: &str, run: u64| match counts.get_mut(text) {
+        Some(count) => *count += run,
+        None if run > 0 => _ = counts.insert(text.to_owned(), run),
+        None => {}
+    };
+    for text in texts {
+        if text != last {
+            add(last, run);
+            (last, run) = (text, 0);
+        }
+        run += 1;
+    }
+    add(last, run);
 }
 
 /// Writes the rows of a range that are in memory.

@@ -138,3 +138,35 @@ async fn what_is_asked_before_all_others_can_be_answered() {
         assert_eq!(ask(&engine, text).await.rows, 0, "{text}");
     }
 }
+
+/// Which side of a join is held in memory does not go by how it is written, but by how many rows there are of a kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_holds_the_kind_of_which_there_are_fewer() {
+    let mut log = Log::new(6);
+    (6..90).step_by(3).for_each(|n| append(&mut log.writer, n..n + 1));
+    let reader = log.reader.clone();
+    let projection = tokio::task::spawn_blocking(move || sealed(&reader, limits(30, 0))).await.unwrap();
+    let snapshot = projection.snapshot();
+    let counted = snapshot.segments.iter().filter_map(|segment| segment.file(Table::Events));
+    let counted: u64 = counted.filter_map(|file| file.entry.kinds.get("tool_call")).sum();
+    let engine = Engine::new(Arc::new(projection)).unwrap();
+    let ask = async |query: &str| {
+        let answer = engine.sql(&crate::Caller::local(None), query, vec![], QueryLimits::default()).await.unwrap();
+        crate::format::rows(&answer.batches).unwrap()
+    };
+    let few = "(SELECT * FROM events WHERE kind = 'grant_issued') g";
+    let many = "(SELECT * FROM events WHERE kind IN ('tool_call', 'model_call')) c";
+    let mut answers = Vec::new();
+    for (left, right) in [(few, many), (many, few)] {
+        let query = format!("SELECT g.seq, c.seq FROM {left} JOIN {right} ON c.grant_id = g.grant_id ORDER BY 1, 2");
+        let plan = format!("{:?}", ask(&format!("EXPLAIN {query}")).await);
+        let plan = &plan[plan.find("HashJoinExec").expect("a hash join")..];
+        let place = |kind: &str| plan.find(kind).unwrap_or(usize::MAX);
+        assert!(place("grant_issued") < place("tool_call"), "{plan}");
+        answers.push(ask(&query).await);
+    }
+    assert_eq!(answers[0], answers[1]);
+    let to = snapshot.segments.last().unwrap().to;
+    let calls = ask(&format!("SELECT count(*) AS n FROM events WHERE kind = 'tool_call' AND seq < {to}")).await;
+    assert_eq!(calls[0]["n"], counted, "as the manifest says");
+}
