@@ -58,6 +58,9 @@ pub(super) enum Next {
     Gone(Response),
 }
 
+/// The wait for what comes next, and the stream behind it.
+type Turn = BoxFuture<'static, (Result<Option<Next>, Error>, Following)>;
+
 impl Following {
     /// Begins a stream; that it does is recorded before.
     pub(super) async fn begin(
@@ -103,7 +106,7 @@ impl Following {
     }
 
     /// The next sheet, by itself: a wait for it is not begun anew for a sign of life.
-    fn turn(mut self) -> BoxFuture<'static, (Result<Option<Next>, Error>, Self)> {
+    fn turn(mut self) -> Turn {
         async move { (self.next().await, self) }.boxed()
     }
 }
@@ -119,7 +122,7 @@ pub(super) fn answer(following: Following) -> Response {
 /// What of a stream is to be sent.
 struct Sending {
     /// What comes when all of that is sent; it is not begun before.
-    turn: Option<BoxFuture<'static, (Result<Option<Next>, Error>, Following)>>,
+    turn: Option<Turn>,
     parts: VecDeque<Bytes>,
     /// What the parts are of: it counts as held until they are taken.
     sheet: Option<Arc<Sheet>>,

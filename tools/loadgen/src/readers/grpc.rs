@@ -170,14 +170,14 @@ mod tests {
     #[test]
     fn messages_are_whole_however_they_are_cut() {
         let event = |seq: u8, body: &str| {
-            let mut event = vec![1 << 3, seq, 2 << 3 | 2, 1, b'u', 3 << 3 | 2, body.len() as u8];
+            let mut event = vec![1 << 3, seq, (2 << 3) | 2, 1, b'u', (3 << 3) | 2, body.len() as u8];
             event.extend(body.as_bytes());
-            let mut field = vec![1 << 3 | 2, event.len() as u8];
+            let mut field = vec![(1 << 3) | 2, event.len() as u8];
             field.extend(event);
             field
         };
         let mut message = [event(3, "one"), event(5, "two")].concat();
-        message.extend([2 << 3 | 2, 2, b'c', b'u', 4 << 3 | 2, 6, 1 << 3, 3, 2 << 3, 6, 3 << 3, 2]);
+        message.extend([(2 << 3) | 2, 2, b'c', b'u', (4 << 3) | 2, 6, 1 << 3, 3, 2 << 3, 6, 3 << 3, 2]);
         let mut stream = Vec::new();
         for message in [&message[..], &[], &message] {
             stream.push(0);
