@@ -36,7 +36,7 @@ impl Call {
     fn encode(&self) -> Vec<u8> {
         let mut message = Vec::new();
         let mut text = |number: u8, text: &str| {
-            message.push(number << 3 | 2);
+            message.push((number << 3) | 2);
             prost::encoding::encode_varint(text.len() as u64, &mut message);
             message.extend_from_slice(text.as_bytes());
         };
