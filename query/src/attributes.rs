@@ -46,7 +46,8 @@ fn members(attributes: &[KeyValue<'_>], depth: usize) -> Map<String, Json> {
     // How often a key came that came twice: thousands of one key must not take their square.
     let mut times: HashMap<&str, u64> = HashMap::new();
     for attribute in attributes {
-        let value = attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth));
+        let value = conceal_token(attribute)
+            .map_or_else(|| attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth)), Json::String);
         let mut key = attribute.key.to_owned();
         // A key that comes twice keeps both values: the second as `key#2`.
         while out.contains_key(&key) {
@@ -78,6 +79,19 @@ pub(crate) fn conceal(text: &str) -> Option<String> {
     Some(format!("{scheme}eyJ{signed}.blake3:{}", blake3::hash(signature.as_bytes()).to_hex()))
 }
 
+/// The attribute with a grant's token, of whatever format.
+pub(crate) const TOKEN: &str = "authz.grant.token";
+
+/// The token of a grant that is no JWS: which of its parts makes it usable depends on its format,
+/// so all of it is replaced.
+fn conceal_token(attribute: &KeyValue<'_>) -> Option<String> {
+    if attribute.key != TOKEN {
+        return None;
+    }
+    let Some(Value::StringValue(text)) = attribute.value.as_ref()?.value else { return None };
+    (!text.is_empty() && conceal(text).is_none()).then(|| format!("blake3:{}", blake3::hash(text.as_bytes()).to_hex()))
+}
+
 /// Attributes as the members of a JSON object.
 pub(crate) fn attributes_map(attributes: &[KeyValue<'_>]) -> Map<String, Json> {
     members(attributes, DEPTH_MAX)
@@ -107,9 +121,10 @@ fn write_object(out: &mut String, attributes: &[KeyValue<'_>], depth: usize) {
         }
         write_text(out, attribute.key);
         out.push(':');
-        match &attribute.value {
-            Some(value) => write_value(out, value, depth),
-            None => out.push_str("null"),
+        match (&attribute.value, conceal_token(attribute)) {
+            (_, Some(concealed)) => write_text(out, &concealed),
+            (Some(value), None) => write_value(out, value, depth),
+            (None, None) => out.push_str("null"),
         }
     }
     out.push('}');
