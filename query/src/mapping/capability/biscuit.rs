@@ -121,10 +121,6 @@ fn before(expression: &[u8]) -> Option<i64> {
     let date = term(right, 4)?;
     // OpBinary.kind: less than 0, less or equal 2.
     let kind = fields(messages(&fields(operator)?, 3).next()?)?;
-    let is_before = match kind.as_slice() {
-        [(1, Field::Number(0 | 2))] => true,
-        [] => true,
-        _ => false,
-    };
+    let is_before = matches!(kind.as_slice(), [] | [(1, Field::Number(0 | 2))]);
     is_before.then(|| i64::try_from(date).ok())?
 }

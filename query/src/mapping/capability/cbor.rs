@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
 
 /// A half-precision number (RFC 8949, appendix D).
 fn half(bits: u16) -> f64 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let (exponent, mantissa) = (i32::from((bits >> 10) & 31), f64::from(bits & 1023));
     let size = match exponent {
         0 => mantissa * 2f64.powi(-24),
         31 if mantissa == 0.0 => f64::INFINITY,

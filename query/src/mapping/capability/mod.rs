@@ -101,14 +101,14 @@ fn cid(codec: u8, bytes: &[u8]) -> String {
     let mut out = String::from("b");
     let (mut bits, mut held) = (0u32, 0u32);
     for byte in whole {
-        (bits, held) = ((bits << 8 | u32::from(byte)) & 0xfff, held + 8);
+        (bits, held) = (((bits << 8) | u32::from(byte)) & 0xfff, held + 8);
         while held >= 5 {
             held -= 5;
-            out.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(bits >> held & 31) as usize]));
+            out.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[((bits >> held) & 31) as usize]));
         }
     }
     if held > 0 {
-        out.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(bits << (5 - held) & 31) as usize]));
+        out.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[((bits << (5 - held)) & 31) as usize]));
     }
     out
 }
