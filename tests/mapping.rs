@@ -47,7 +47,7 @@ fn coverage_of_mapping_adds_up() {
         rows[0].clone()
     };
     let row = of("sandbox");
-    assert_eq!((&row["records"], &row["unmapped"]), (&json!(n_openshell), &json!(1)), "{row}");
+    assert_eq!((&row["records"], &row["unmapped"]), (&json!(n_openshell), &json!(2)), "{row}");
     assert_eq!(
         (&row["sources"], &row["signal"], &row["scope"]),
         (&json!(["openshell"]), &json!("log"), &json!("test"))
@@ -108,6 +108,91 @@ fn tokens_are_checked_and_never_shown() {
     assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("/nowhere.json"));
 }
 
+fn post_recorded(server: &Server, signal: &str, file: &str) {
+    let path = format!("{}/tests/data/sources/{file}", env!("CARGO_MANIFEST_DIR"));
+    let url = format!("http://{}/v1/{signal}", server.otlp_http);
+    let request = ureq::post(url).header("Content-Type", "application/x-protobuf");
+    assert_eq!(request.send(&std::fs::read(path).unwrap()[..]).unwrap().status().as_u16(), 200);
+}
+
+/// Claude Code tells of each call in a log and in two spans: whoever counts calls counts each once, and finds the
+/// sub-agent by the call's id.
+#[test]
+fn calls_that_are_told_by_logs_and_spans_are_counted_once() {
+    let mut server = Server::start();
+    post_recorded(&server, "traces", "claude_code/traces.pb");
+    post_recorded(&server, "logs", "claude_code/logs.pb");
+    let calls = server.sql("SELECT tool_call_id, tool, status FROM tool_calls ORDER BY tool_call_id");
+    let call = |id: &str, tool: &str| json!({"tool_call_id": id, "tool": tool, "status": "ok"});
+    let want = [call("toolu_agent", "Agent"), call("toolu_ls", "Bash"), call("toolu_mcp", "get_weather")];
+    assert_eq!(calls, want.into_iter().chain([call("toolu_skill", "Skill")]).collect::<Vec<_>>());
+    let covered = server.sql("SELECT tool_calls AS n FROM authority_coverage WHERE \"by\" = 'all'");
+    assert_eq!(covered, [json!({"n": 4})]);
+    let by = server.sql(
+        "SELECT c.tool_call_id FROM tool_calls c JOIN events r ON r.tool_call_id = c.tool_call_id AND \
+         r.conversation_id = c.conversation_id AND r.kind = 'tool_result' AND r.tool IS NOT NULL AND r.agent_id IS NOT NULL",
+    );
+    assert_eq!(by, [json!({"tool_call_id": "toolu_ls"})], "the sub-agent's call");
+    // What was refused is in the spans alone, and is no call.
+    let refused = server.sql(
+        "SELECT e.decision, p.tool, p.tool_call_id FROM events e JOIN events p ON p.span_id = e.parent_span_id \
+         WHERE e.kind = 'policy_evaluation' AND e.decision = 'deny' AND p.kind = 'tool_result'",
+    );
+    assert_eq!(refused, [json!({"decision": "deny", "tool": "Bash", "tool_call_id": "toolu_rm"})]);
+    server.stop_and_verify();
+}
+
+/// Tokens of other formats than JWS make a grant, unverified, and are in no table as they came.
+#[test]
+fn a_warrant_is_a_grant_that_nobody_can_take_from_a_table() {
+    let path = format!("{}/tests/data/sources/tokens/made.json", env!("CARGO_MANIFEST_DIR"));
+    let made: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut server = Server::start();
+    let attribute = |key: &str, value: &Value| json!({"key": key, "value": {"stringValue": value}});
+    let (parent, child) = (&made["tenuo"][0], &made["tenuo"][1]);
+    let issued =
+        json!({"eventName": "authz.grant.issued", "attributes": [attribute("authz.grant.token", &parent["token"])]});
+    let derived = json!({"eventName": "authz.grant.derived", "attributes": [
+        attribute("authz.grant.token", &child["token"]), attribute("authz.grant.parent_id", &parent["id"])]});
+    post(&server, "/v1/logs", &logs("planner", vec![issued, derived]));
+    let grants = server.sql("SELECT grant_id, depth, actions, max_depth, signature FROM grants ORDER BY depth");
+    let grant = |of: &Value, depth: u32| json!({"grant_id": of["id"], "depth": depth, "actions": ["send_money"], "max_depth": 64, "signature": "unverified"});
+    assert_eq!(grants, [grant(parent, 0), grant(child, 1)]);
+    let chain = server.sql(&format!(
+        "SELECT narrowed, widened_by FROM delegation_chain('{}') WHERE depth = 1",
+        child["id"].as_str().unwrap()
+    ));
+    assert_eq!(chain, [json!({"narrowed": true, "widened_by": []})]);
+    for table in ["events", "logs"] {
+        let shown = server.custody(&["sql", &format!("SELECT * FROM {table}"), "--format", "json"]);
+        assert!(shown.contains("blake3:") && !shown.contains(parent["token"].as_str().unwrap()), "{table}: {shown}");
+    }
+    server.stop_and_verify();
+}
+
+/// What OTLP does not name is shown by its number.
+#[test]
+fn numbers_without_a_name_are_shown() {
+    let mut server = Server::start();
+    let span = json!({"traceId": "01".repeat(16), "spanId": "01".repeat(8), "name": "execute_tool x", "kind": 9,
+        "startTimeUnixNano": "1000", "status": {"code": 7},
+        "attributes": [{"key": "gen_ai.operation.name", "value": {"stringValue": "execute_tool"}}]});
+    post(&server, "/v1/traces", &json!({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}));
+    post(&server, "/v1/logs", &logs("s", vec![json!({"severityNumber": 99, "body": {"stringValue": "words"}})]));
+    let spans = server.sql("SELECT kind, status_code FROM spans");
+    assert_eq!(spans, [json!({"kind": "9", "status_code": "7"})]);
+    assert_eq!(server.sql("SELECT status FROM tool_calls"), [json!({"status": "7"})]);
+    assert_eq!(
+        server.sql("SELECT severity_number FROM logs WHERE service_name = 's'"),
+        [json!({"severity_number": 99})]
+    );
+    // It goes out as OCSF all the same: a status of another kind.
+    let events = server.custody(&["events", "--format", "ocsf"]);
+    let event: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
+    assert_eq!((&event["class_uid"], &event["status_id"]), (&json!(6003), &json!(99)), "{event}");
+    server.stop_and_verify();
+}
+
 fn count(server: &Server, what: &str) -> u64 {
     server.sql(&format!("SELECT count(*) AS n FROM {what}"))[0]["n"].as_u64().unwrap()
 }
@@ -140,10 +225,10 @@ fn rows_are_made_again_while_records_come_in() {
     age(&folder.path().join("data"));
     let server = Server::start_in(folder, &flags);
     // How many they become is a matter of how fast they are sealed.
-    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(3);
+    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(4);
     until(|| !segments(&dir).is_empty() && segments(&dir).iter().all(is_new));
     assert_eq!(count(&server, "events"), before);
-    assert_eq!(count(&server, "events WHERE mapping_version < 3"), 0);
+    assert_eq!(count(&server, "events WHERE mapping_version < 4"), 0);
     assert!(segments(&dir).iter().all(is_new));
 
     let mut rebuild = Command::new(CUSTODY)

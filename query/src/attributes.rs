@@ -46,7 +46,8 @@ fn members(attributes: &[KeyValue<'_>], depth: usize) -> Map<String, Json> {
     // How often a key came that came twice: thousands of one key must not take their square.
     let mut times: HashMap<&str, u64> = HashMap::new();
     for attribute in attributes {
-        let value = attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth));
+        let value = conceal_token(attribute)
+            .map_or_else(|| attribute.value.as_ref().map_or(Json::Null, |v| json(v, depth)), Json::String);
         let mut key = attribute.key.to_owned();
         // A key that comes twice keeps both values: the second as `key#2`.
         while out.contains_key(&key) {
@@ -78,6 +79,26 @@ pub(crate) fn conceal(text: &str) -> Option<String> {
     Some(format!("{scheme}eyJ{signed}.blake3:{}", blake3::hash(signature.as_bytes()).to_hex()))
 }
 
+/// The attribute with a grant's token, of whatever format.
+pub(crate) const TOKEN: &str = "authz.grant.token";
+
+/// The token of a grant that is no JWS: which of its parts makes it usable depends on its format,
+/// so all of it is replaced. It may come as text, as bytes, or with those above it.
+fn conceal_token(attribute: &KeyValue<'_>) -> Option<String> {
+    if attribute.key != TOKEN {
+        return None;
+    }
+    let value = attribute.value.as_ref()?;
+    let digest = match value.value.as_ref()? {
+        Value::StringValue(text) if text.is_empty() || conceal(text).is_some() => return None,
+        Value::StringValue(text) => blake3::hash(text.as_bytes()),
+        Value::BytesValue(bytes) => blake3::hash(bytes),
+        Value::ArrayValue(_) | Value::KvlistValue(_) => blake3::hash(json(value, DEPTH_MAX).to_string().as_bytes()),
+        _ => return None,
+    };
+    Some(format!("blake3:{}", digest.to_hex()))
+}
+
 /// Attributes as the members of a JSON object.
 pub(crate) fn attributes_map(attributes: &[KeyValue<'_>]) -> Map<String, Json> {
     members(attributes, DEPTH_MAX)
@@ -107,9 +128,10 @@ fn write_object(out: &mut String, attributes: &[KeyValue<'_>], depth: usize) {
         }
         write_text(out, attribute.key);
         out.push(':');
-        match &attribute.value {
-            Some(value) => write_value(out, value, depth),
-            None => out.push_str("null"),
+        match (&attribute.value, conceal_token(attribute)) {
+            (_, Some(concealed)) => write_text(out, &concealed),
+            (Some(value), None) => write_value(out, value, depth),
+            (None, None) => out.push_str("null"),
         }
     }
     out.push('}');
@@ -309,6 +331,24 @@ mod tests {
             KeyValue { key: "b", value: Some(AnyValue { value: Some(Value::BytesValue(&[1, 2])) }) },
         ];
         assert_eq!(attributes_json(&attributes), r##"{"a":"1","a#2":"2","n":"NaN","b":"AQI="}"##);
+    }
+
+    #[test]
+    fn a_token_of_any_format_is_shown_as_its_digest() {
+        let any = |value| Some(AnyValue { value: Some(value) });
+        let token = |value| KeyValue { key: TOKEN, value: any(value) };
+        let list = ArrayValue { values: ["warrant", "above it"].map(|t| any(Value::StringValue(t)).unwrap()).into() };
+        for one in [Value::StringValue("warrant"), Value::BytesValue(b"warrant"), Value::ArrayValue(list)] {
+            let both = [text("a", "warrant of arrest"), token(one)];
+            let written = attributes_json(&both);
+            assert_eq!(written, Json::Object(attributes_map(&both)).to_string());
+            assert!(written.starts_with(r#"{"a":"warrant of arrest","authz.grant.token":"blake3:"#), "{written}");
+            assert!(!written.contains("d2FycmFudA") && !written.contains("above it"), "{written}");
+        }
+        // Of a JWS the claims are shown, as ever, and of nothing nothing.
+        let jws = attributes_json(&[token(Value::StringValue("eyJh.eyJq.c2ln"))]);
+        assert!(jws.contains("eyJh.eyJq.blake3:") && !jws.contains("c2ln"), "{jws}");
+        assert_eq!(attributes_json(&[token(Value::StringValue(""))]), r#"{"authz.grant.token":""}"#);
     }
 
     #[test]

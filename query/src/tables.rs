@@ -1,5 +1,7 @@
 //! The tables that are records as they came: `spans`, `logs` and `ledger`.
 
+use std::borrow::Cow;
+
 use custody_proto::otlp::trace::span::SpanKind;
 use custody_proto::wire::{AnyValue, Event, Link, LogRecord, Resource, Span, Value};
 use datafusion::arrow::array::StringBuilder;
@@ -28,7 +30,7 @@ table! {
         flags: u32,
         /// Name.
         name: String,
-        /// internal, server, client, producer, consumer or unspecified.
+        /// internal, server, client, producer, consumer or unspecified; of a kind that OTLP does not name, its number.
         kind: String,
         /// Start.
         start_time: Time,
@@ -36,7 +38,7 @@ table! {
         end_time: Option<Time>,
         /// End minus start, ns.
         duration_ns: Option<i64>,
-        /// unset, ok or error.
+        /// unset, ok or error; of a code that OTLP does not name, its number.
         status_code: String,
         /// What went wrong, in the source's words.
         status_message: Option<String>,
@@ -80,7 +82,7 @@ table! {
         time: Option<Time>,
         /// When it was collected.
         observed_time: Option<Time>,
-        /// 1 to 24; 0 for none.
+        /// As it was sent: 1 to 24 by OTLP; 0 for none.
         severity_number: u32,
         /// Severity in the source's words.
         severity_text: Option<String>,
@@ -191,7 +193,7 @@ impl SpanBuilder {
         self.trace_state.append_option(filled(span.trace_state));
         self.flags.append_value(span.flags);
         self.name.append_value(span.name);
-        self.kind.append_value(kind_name(span.kind()));
+        self.kind.append_value(kind_name(span));
         start.append(&mut self.start_time);
         end.append(&mut self.end_time);
         self.duration_ns.append_option(end.map(|end| end.0.saturating_sub(start.0)));
@@ -298,14 +300,16 @@ pub(crate) fn span_row(context: &RecordContext<'_>, span: &Span<'_>) -> SpanRow 
     SpanRow::read(&one.finish()).pop().unwrap_or_default()
 }
 
-fn kind_name(kind: SpanKind) -> &'static str {
-    match kind {
-        SpanKind::Unspecified => "unspecified",
-        SpanKind::Internal => "internal",
-        SpanKind::Server => "server",
-        SpanKind::Client => "client",
-        SpanKind::Producer => "producer",
-        SpanKind::Consumer => "consumer",
+/// A span's kind in one word; the number of one that OTLP does not name.
+fn kind_name(span: &Span<'_>) -> Cow<'static, str> {
+    match SpanKind::try_from(span.kind) {
+        Ok(SpanKind::Unspecified) => "unspecified".into(),
+        Ok(SpanKind::Internal) => "internal".into(),
+        Ok(SpanKind::Server) => "server".into(),
+        Ok(SpanKind::Client) => "client".into(),
+        Ok(SpanKind::Producer) => "producer".into(),
+        Ok(SpanKind::Consumer) => "consumer".into(),
+        Err(_) => span.kind.to_string().into(),
     }
 }
 

@@ -15,6 +15,8 @@ SELECT seq, record_hash, event_time, end_time,
            WHEN 'openinference' THEN json_get_str(attributes, 'output.value')
            WHEN 'openllmetry' THEN coalesce(json_get_str(attributes, 'gen_ai.tool.call.result'),
                                             json_get_str(attributes, 'traceloop.entity.output'))
+           WHEN 'claude_platform' THEN coalesce(json_get_str(attributes, 'gen_ai.tool.call.result'),
+                                                json_get_str(attributes, 'anthropic.tool_result.content'))
            WHEN 'codex' THEN json_get_str(attributes, 'output')
            WHEN 'claude_code' THEN NULL
            WHEN 'gemini' THEN NULL

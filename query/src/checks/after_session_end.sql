@@ -1,6 +1,6 @@
 -- Something was done in a session that had ended.
 -- severity: medium
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 -- needs: session.state

@@ -1,6 +1,6 @@
 -- The grant needs a person's approval, and the call began without one.
 -- severity: high
--- tags: OWASP ASI09, OWASP ASI03
+-- tags: OWASP ASI09, OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 -- needs: authz.grant.approval.state

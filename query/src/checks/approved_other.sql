@@ -1,6 +1,6 @@
 -- What was executed is not what the approver was shown: the digests differ.
 -- severity: critical
--- tags: OWASP ASI09
+-- tags: OWASP ASI09, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 -- needs: authz.approval.shown_digest, authz.arguments.digest

@@ -1,6 +1,6 @@
 -- A system of record changed, and no executor allowed it.
 -- severity: high
--- tags: OWASP ASI02, OWASP ASI03
+-- tags: OWASP ASI02, OWASP ASI03, ATLAS AML.T0053
 -- on: system_update
 -- fires: after grace
 -- default: off

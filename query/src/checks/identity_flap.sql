@@ -1,6 +1,6 @@
 -- An agent changed its credential without a change of authority that says so. Told once for each further credential.
 -- severity: medium
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0012
 -- on: any
 -- fires: after grace
 -- needs: authz.credential.id or service-account-id

@@ -1,6 +1,6 @@
 -- A call was approved only after it had begun.
 -- severity: high
--- tags: OWASP ASI09
+-- tags: OWASP ASI09, ATLAS AML.T0053
 -- on: approval
 -- fires: after grace
 -- needs: gen_ai.tool.call.id on both

@@ -1,6 +1,6 @@
 -- A memory was written after untrusted content was read, and read later in the conversation before something was written or sent.
 -- severity: high
--- tags: OWASP ASI06, ATLAS AML.T0051.001
+-- tags: OWASP ASI06, ATLAS AML.T0051.001, ATLAS AML.T0080.000
 -- on: tool_call
 -- fires: at once
 -- needs: memory.id, memory.operation, authz.context.trust, authz.effect

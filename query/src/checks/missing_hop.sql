@@ -1,6 +1,6 @@
 -- A call reached a service that requires a proxy's decision, and there is none: a service that is named as such, or one whose calls by the same agent had one all but always before.
 -- severity: high
--- tags: OWASP ASI03, OWASP ASI07
+-- tags: OWASP ASI03, OWASP ASI07, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 -- setting services: [] | the services that are called through a proxy only

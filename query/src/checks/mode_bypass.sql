@@ -1,6 +1,6 @@
 -- Permissions were switched off: the agent asks nobody any more.
 -- severity: high
--- tags: OWASP ASI03, OWASP ASI09
+-- tags: OWASP ASI03, OWASP ASI09, ATLAS AML.T0081
 -- on: authority_change
 -- fires: at once
 -- setting modes: ["bypassPermissions", "bypass", "yolo", "danger-full-access"] | the modes in which nobody is asked

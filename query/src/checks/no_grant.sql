@@ -1,6 +1,6 @@
 -- A tool call names no grant, where they are required: in a service and workspace whose calls named one all but always before.
 -- severity: high
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 -- setting calls_min: 20 | how many calls must have named a grant, of the newest 200 within the window, to make it the rule; 0 requires one of every call

@@ -1,6 +1,6 @@
 -- More calls than the grant is good for, in the order in which the ledger took them.
 -- severity: medium
--- tags: OWASP ASI02, OWASP ASI03
+-- tags: OWASP ASI02, OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 -- needs: authz.grant.max_uses

@@ -1,6 +1,6 @@
 -- The executor saw other arguments than the caller sent: the digests differ.
 -- severity: high
--- tags: OWASP ASI02, OWASP ASI07
+-- tags: OWASP ASI02, OWASP ASI07, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 -- needs: authz.arguments.digest

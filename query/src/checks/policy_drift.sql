@@ -1,6 +1,6 @@
 -- A policy evaluation refused what the grant had allowed, before the call and with nothing after it that allows it.
 -- severity: high
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,

@@ -1,6 +1,6 @@
 -- A step was taken that its process does not have, or before the step that must come first. Silent until processes are described.
 -- severity: high
--- tags: OWASP ASI02, OWASP ASI08
+-- tags: OWASP ASI02, OWASP ASI08, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 -- needs: authz.process.id

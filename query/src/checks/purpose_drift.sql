@@ -1,6 +1,6 @@
 -- The call belongs to another task, process or workspace than its grant.
 -- severity: high
--- tags: OWASP ASI01, OWASP ASI03
+-- tags: OWASP ASI01, OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 -- needs: authz.task.id, authz.process.id or authz.workspace on both

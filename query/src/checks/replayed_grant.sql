@@ -1,6 +1,6 @@
 -- The same grant and call come from two submitters.
 -- severity: critical
--- tags: OWASP ASI03, ATLAS AML.T0053
+-- tags: OWASP ASI03, ATLAS AML.T0053, ATLAS AML.T0091.000
 -- on: tool_call
 -- fires: at once
 -- needs: gen_ai.tool.call.id

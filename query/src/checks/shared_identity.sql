@@ -1,6 +1,6 @@
 -- One credential or service account is used by a second agent. Told once for each further agent.
 -- severity: high
--- tags: OWASP ASI03, OWASP ASI07
+-- tags: OWASP ASI03, OWASP ASI07, ATLAS AML.T0091.000
 -- on: any
 -- fires: at once
 -- needs: authz.credential.id or service-account-id

@@ -1,6 +1,6 @@
 -- A tool's schema is another than before (a rug pull). Told once for each new schema.
 -- severity: high
--- tags: OWASP ASI04, OWASP ASI02
+-- tags: OWASP ASI04, OWASP ASI02, ATLAS AML.T0109, ATLAS AML.T0110
 -- on: tool_call
 -- fires: at once
 -- needs: authz.tool.schema_digest

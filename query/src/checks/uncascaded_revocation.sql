@@ -1,6 +1,6 @@
 -- A grant was revoked, and what had been derived from it was used on.
 -- severity: high
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: at once
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,

@@ -1,6 +1,6 @@
 -- A skill was used that is not certified.
 -- severity: medium
--- tags: OWASP ASI04
+-- tags: OWASP ASI04, ATLAS AML.T0010.005
 -- on: skill_invocation
 -- fires: at once
 -- needs: skill.certification.state

@@ -1,6 +1,6 @@
 -- A grant was shown to an executor that it is not meant for.
 -- severity: medium
--- tags: OWASP ASI03
+-- tags: OWASP ASI03, ATLAS AML.T0053
 -- on: executor_decision
 -- fires: at once
 -- needs: authz.grant.audience

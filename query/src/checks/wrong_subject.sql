@@ -1,6 +1,6 @@
 -- The acting agent is not the one that the grant was given to.
 -- severity: high
--- tags: OWASP ASI03, ATLAS AML.T0053
+-- tags: OWASP ASI03, ATLAS AML.T0053, ATLAS AML.T0091.000
 -- on: tool_call
 -- fires: at once
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,

@@ -3,6 +3,7 @@
 
 use custody_proto::wire::{Event, LogRecord, Span};
 
+use super::capability::{self, Capability};
 use super::{RecordContext, base_log};
 use crate::attributes::{Attributes, attributes_json, attributes_map};
 use crate::event::EventRow;
@@ -68,16 +69,30 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) 
         row.status = Some(if attributes.has_text("error.type") { "error" } else { "ok" }.into());
         row.status = attributes.text("authz.status").or(row.status);
     }
+    // A token that its holder can narrow says itself what it grants.
+    let token = attributes.lent("authz.grant.token").filter(|_| kind.starts_with("grant_"));
+    let read = token.and_then(|token| capability::read(&token));
+    if let Some(read) = &read {
+        capability::fill(&mut row, read);
+    }
     row.invalid_reasons = invalid_reasons(&row, attributes);
-    stamp_token(&mut row, log);
+    let is_unread = read.as_ref().is_some_and(|read| read.actions.is_empty()) && !attributes.has("authz.grant.actions");
+    if is_unread && matches!(kind, "grant_issued" | "grant_derived") {
+        row.invalid_reasons.push("the actions of its token cannot be read".into());
+    }
+    stamp_token(&mut row, log, read.as_ref());
     Some(row)
 }
 
 /// The token of a grant: checked here, and in the row without the part that makes it usable.
-fn stamp_token(row: &mut EventRow, log: &LogRecord<'_>) {
+fn stamp_token(row: &mut EventRow, log: &LogRecord<'_>, read: Option<&Capability>) {
     let attributes = Attributes(&log.attributes);
     if attributes.has_text("authz.grant.token") || attributes.has_text(issuers::STATE) {
         let mut said = attributes_map(&log.attributes);
+        let names = read.map(capability::attributes).unwrap_or_default();
+        for (name, value) in names.into_iter().filter(|(_, value)| !value.is_null()) {
+            said.entry(name).or_insert(value);
+        }
         issuers::stamp(&mut said, row, attributes);
         row.attributes = serde_json::Value::Object(said).to_string();
     }

@@ -82,7 +82,7 @@ pub(super) fn base_span(context: &RecordContext<'_>, span: &Span<'_>, source: &s
         links: span.links.iter().map(link).collect(),
         initiator_type: initiator_type.filter(|_| initiator_id.is_some()),
         initiator_id,
-        status: Some(span_status(span).to_owned()),
+        status: Some(span_status(span).into_owned()),
         ..base(context, &said, source)
     };
     if row.parent_span_id.is_some() && row.parent_span_id == row.span_id {

@@ -1,8 +1,10 @@
 //! From records to provenance events: pure, versioned, and run again over the
 //! whole log whenever it changes. docs/semantic-conventions.md is its contract.
 
+mod a2a;
 mod authz;
 mod base;
+pub(crate) mod capability;
 mod claude_code;
 mod claude_platform;
 mod codex;
@@ -15,9 +17,11 @@ mod ledger;
 mod ocsf;
 mod openinference;
 mod openllmetry;
+mod openshell;
 mod policy;
 mod pomerium;
 mod security;
+mod tenuo;
 mod token;
 
 use std::borrow::Cow;
@@ -32,7 +36,7 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 3;
+pub const MAPPING_VERSION: u32 = 4;
 
 /// Every kind of event that a mapping makes.
 pub const KINDS: [&str; 25] = [
@@ -103,10 +107,12 @@ fn complete(mut rows: Vec<EventRow>, attributes: &[KeyValue<'_>]) -> Vec<EventRo
 /// them as JSON already need not write them once more.
 pub(crate) fn bare_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<EventRow> {
     let row = claude_platform::map_span(context, span)
+        .or_else(|| claude_code::map_span(context, span))
         .or_else(|| genai::map(context, span))
         .or_else(|| openinference::map(context, span))
         .or_else(|| openllmetry::map(context, span))
         .or_else(|| pomerium::map_span(context, span))
+        .or_else(|| a2a::map_span(context, span))
         .or_else(|| gateway_span(context, span))
         .or_else(|| grant_used(context, span));
     let mut rows: Vec<EventRow> = row.into_iter().collect();
@@ -149,13 +155,19 @@ fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow
     if said.at("/class_uid").is_some() {
         return ocsf::map(context, log, &said);
     }
+    if claude_platform::is_session(&said) {
+        return Some(claude_platform::map_session(context, log, &said));
+    }
     if claude_platform::is_event(&said) {
         return claude_platform::map_log(context, log, &said);
     }
     if let Some(claims) = said.text(&format!("/{}", token::CLAIMS)).and_then(|text| document::Document::parse(&text)) {
         return token::map(context, log, &claims);
     }
-    policy::map(context, log, &said).or_else(|| token::map(context, log, &said))
+    let row = policy::map(context, log, &said).or_else(|| token::map(context, log, &said));
+    row.or_else(|| openshell::map(context, log, &said))
+        .or_else(|| tenuo::map(context, log, &said))
+        .or_else(|| a2a::map_log(context, log, &said))
 }
 
 fn gateway_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
@@ -198,12 +210,14 @@ pub(crate) fn otlp_time(nanos: u64) -> Option<Time> {
     (nanos != 0).then(|| Time(i64::try_from(nanos).unwrap_or(i64::MAX)))
 }
 
-/// A span's status in one word.
-pub(crate) fn span_status(span: &Span<'_>) -> &'static str {
-    match span.status.as_ref().map(|s| s.code()) {
-        Some(StatusCode::Ok) => "ok",
-        Some(StatusCode::Error) => "error",
-        _ => "unset",
+/// A span's status in one word; the number of one that OTLP does not name.
+pub(crate) fn span_status(span: &Span<'_>) -> Cow<'static, str> {
+    let code = span.status.as_ref().map_or(0, |status| status.code);
+    match StatusCode::try_from(code) {
+        Ok(StatusCode::Unset) => "unset".into(),
+        Ok(StatusCode::Ok) => "ok".into(),
+        Ok(StatusCode::Error) => "error".into(),
+        Err(_) => code.to_string().into(),
     }
 }
 
@@ -216,6 +230,7 @@ pub(crate) fn call_attributes(source: &str) -> [&'static [&'static str]; 2] {
         "openinference" => [&["input.value"], &["output.value"]],
         "openllmetry" => [&[ARGUMENTS, "traceloop.entity.input"], &[RESULT, "traceloop.entity.output"]],
         "claude_code" => [&["tool_input", "tool_parameters"], &[]],
+        "claude_platform" => [&[ARGUMENTS], &[RESULT, "anthropic.tool_result.content"]],
         "codex" => [&["arguments"], &["output"]],
         "gemini" => [&["function_args"], &[]],
         _ => [&[ARGUMENTS], &[RESULT]],
@@ -246,6 +261,8 @@ fn person(row: &mut EventRow, attributes: Attributes<'_>) {
     row.initiator_type = row.initiator_id.as_ref().map(|_| "user".into());
 }
 
+#[cfg(test)]
+mod recorded_tests;
 #[cfg(test)]
 mod source_tests;
 #[cfg(test)]

@@ -224,8 +224,8 @@ fn authentication(row: &mut EventRow, event: &Document) {
     row.action = row.action.take().map(|activity| format!("authenticate:{activity}"));
     row.decision = match (row.kind.as_str(), event.number("/status_id")) {
         ("authority_change", _) => Some("ended".into()),
-        // Who cannot be seen to log on was let in by nothing.
-        (_, Some(1)) if event.number("/activity_id").is_some() => Some("allow".into()),
+        // Who cannot be seen to log on was let in by nothing: a logon, tickets, a switch of accounts.
+        (_, Some(1)) if matches!(event.number("/activity_id"), Some(1 | 3..=7)) => Some("allow".into()),
         (_, Some(2)) => Some("deny".into()),
         _ => None,
     };

@@ -172,12 +172,21 @@ fn cedar(row: &mut EventRow, said: &Document) {
             reasons.extend(member(policy, "description"));
         }
     }
+    // A policy that was given a name (`@id`) is told by it: its own id is its place among the others.
+    let names = ["/diagnostics", "/response/diagnostics"]
+        .iter()
+        .find_map(|at| said.object(&format!("{at}/id_annotations_by_reason")));
+    for id in &mut ids {
+        if let Some(name) = names.and_then(|names| member(names, id)) {
+            *id = name;
+        }
+    }
     row.policy_id = (!ids.is_empty()).then(|| ids.join(","));
     row.policy_version = said.text("/policystore_version").filter(|version| version != "undefined");
     reasons.extend(said.list("/diagnostics/errors"));
     reasons.extend(said.list("/response/diagnostics/errors"));
     row.reasons = reasons;
-    row.correlation_id = said.text("/request_id").or(row.correlation_id.take());
+    row.correlation_id = said.first(&["/request_id", "/correlation_id"]).or(row.correlation_id.take());
     row.action = entity(said, "/action").map(|(_, id)| id);
     row.resource = entity(said, "/resource").map(|(kind, id)| format!("{kind}:{id}"));
     let Some((kind, id)) = entity(said, "/principal") else { return };

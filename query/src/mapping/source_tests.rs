@@ -94,7 +94,8 @@ fn differences(event: &Map<String, Value>, row: &EventRow) -> Vec<String> {
             }
             "attributes" => {
                 for (name, want) in want.as_object().unwrap() {
-                    if said.get(name) != Some(want) {
+                    // A null stands for what must not be there.
+                    if said.get(name).unwrap_or(&Value::Null) != want {
                         out.push(format!("attribute {name}: {}", said.get(name).unwrap_or(&Value::Null)));
                     }
                 }

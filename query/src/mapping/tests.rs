@@ -211,7 +211,31 @@ fn claude_code_under_both_spellings_of_its_names() {
     assert_eq!(hook, Some(("policy_evaluation".into(), some("deny"), None)));
     let skill = log(CLAUDE, json!({"event.name": "skill_activated", "skill.name": "deploy"})).unwrap();
     assert_eq!((skill.kind.as_str(), skill.skill_id), ("skill_invocation", some("deploy")));
-    assert!(log(CLAUDE, json!({"event.name": "auth"})).is_none());
+    // What hooks do not block is allowed by nobody.
+    let hook = kind(json!({"event.name": "hook_execution_complete", "hook_event": "Stop", "num_blocking": "0"}));
+    assert_eq!(hook, Some(("policy_evaluation".into(), None, None)));
+    assert!(log(CLAUDE, json!({"event.name": "plugin_loaded"})).is_none());
+}
+
+#[test]
+fn claude_code_logins_servers_and_plugins() {
+    let row = |values| log(CLAUDE, values).unwrap();
+    let told = |row: &EventRow| (row.action.clone(), row.decision.clone(), row.status.clone());
+    let login = row(json!({"event.name": "auth", "action": "login", "success": "true", "auth_method": "oauth"}));
+    assert_eq!(told(&login), (some("auth"), some("login"), some("ok")));
+    assert_eq!((login.kind.as_str(), login.resource), ("authority_change", some("oauth")));
+    let failed = row(json!({"event.name": "auth", "action": "login", "success": "false", "error_category": "network"}));
+    assert_eq!(told(&failed), (some("auth"), some("failed"), some("error")));
+    assert_eq!(failed.reasons, ["network"]);
+    let server = row(json!({"event.name": "mcp_server_connection", "status": "failed", "transport_type": "http",
+        "server_scope": "user", "error_code": "ECONNREFUSED", "server_name": "github", "duration_ms": "5"}));
+    assert_eq!(told(&server), (some("mcp_server"), some("failed"), None));
+    assert_eq!((server.kind.as_str(), server.resource), ("authority_change", some("mcp:github")));
+    let plugin = row(json!({"event.name": "plugin_installed", "plugin.name": "p", "install.trigger": "cli"}));
+    assert_eq!((told(&plugin).1, plugin.resource, plugin.reasons), (some("installed"), some("p"), vec!["cli".into()]));
+    let agent = row(json!({"event.name": "subagent_completed", "agent_type": "Explore", "duration_ms": 1000}));
+    assert_eq!((agent.kind.as_str(), agent.agent_name), ("agent_invocation", some("Explore")));
+    assert_eq!((agent.event_time, agent.end_time), (Time(4_000_000_000), Some(Time(5_000_000_000))));
 }
 
 #[test]
@@ -328,10 +352,11 @@ fn pomerium_decisions() {
 #[test]
 fn the_view_of_tool_calls_reads_the_same_attributes() {
     let sql = include_str!("../tool_calls.sql");
-    for source in ["openinference", "openllmetry", "claude_code", "codex", "gemini", "otel_genai"] {
+    for source in ["openinference", "openllmetry", "claude_code", "claude_platform", "codex", "gemini", "otel_genai"] {
         for name in call_attributes(source).concat() {
             assert!(sql.contains(&format!("json_get_str(attributes, '{name}')")), "{source} {name}");
         }
-        assert!(source == "otel_genai" || sql.matches(&format!("WHEN '{source}'")).count() == 2, "{source}");
+        let told = if source == "claude_platform" { 1 } else { 2 };
+        assert!(source == "otel_genai" || sql.matches(&format!("WHEN '{source}'")).count() == told, "{source}");
     }
 }

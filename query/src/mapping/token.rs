@@ -9,7 +9,7 @@ use custody_proto::wire::LogRecord;
 use serde_json::{Map, Value as Json};
 
 use super::document::{Document, member, text};
-use super::{RecordContext, base_log};
+use super::{RecordContext, base_log, capability};
 use crate::event::EventRow;
 use crate::rows::Time;
 
@@ -25,9 +25,15 @@ pub(super) const CLAIMS: &str = "oauth.token.claims";
 pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) -> Option<EventRow> {
     if said.text("/jti").is_some()
         && let Some(events) = said.object("/events")
-        && let Some((kind, event)) = events.iter().find(|(kind, _)| kind.starts_with(CAEP))
+        // What a stream of signals says of itself (`ssf`) changes nobody's authority.
+        && let Some((kind, event)) = events.iter().find(|(kind, _)| kind.starts_with(CAEP) && !kind.contains("/ssf/"))
     {
         return signal(context, log, said, kind, event.as_object()?);
+    }
+    for at in ["/claims", ""] {
+        if let Some(read) = said.at(at).and_then(capability::claims_of) {
+            return Some(narrowed(context, log, said, read));
+        }
     }
     let claims = ["/claims", ""].into_iter().find(|at| is_claims(said, at))?;
     Some(issued(context, log, said, claims))
@@ -37,7 +43,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Docum
 /// somebody is.
 fn is_claims(said: &Document, at: &str) -> bool {
     let has = |name: &str| said.has(&format!("{at}/{name}"));
-    let gives = ["scope", "scp", "authorization_details", "act", "txn"].iter().any(|name| has(name));
+    let gives = ["scope", "scp", "authorization_details", "access", "act", "txn"].iter().any(|name| has(name));
     has("exp") && has("sub") && gives
 }
 
@@ -63,7 +69,7 @@ fn issued(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, at:
     row.initiator_type = row.initiator_id.as_ref().map(|_| if is_workload { "process" } else { "user" }.into());
     row.decision = Some("allow".into());
     row.task_id = row.task_id.or_else(|| get("task_id"));
-    let (actions, resources) = authority(said, at);
+    let Authority { actions, resources, limits } = authority(said, at);
     if let [one] = actions.as_slice() {
         row.action = Some(one.clone());
     }
@@ -75,10 +81,46 @@ fn issued(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, at:
         ("authz.grant.audience", known(audience)),
         ("authz.grant.actions", Json::from(actions)),
         ("authz.grant.resources", resources.map_or(Json::Null, Json::from)),
+        ("authz.grant.constraints", limits.map_or(Json::Null, Json::from)),
         ("authz.grant.not_before", seconds(before)),
         ("authz.grant.expires_at", seconds(after)),
     ];
     said.keep(&mut row, log, names);
+    row
+}
+
+/// Claims of a token that its holder can narrow. Its parent is named beside it, or not at all: the
+/// token has no more than the parent's digest.
+fn narrowed(
+    context: &RecordContext<'_>,
+    log: &LogRecord<'_>,
+    said: &Document,
+    mut read: capability::Capability,
+) -> EventRow {
+    read.parent = read.parent.or_else(|| said.first(&["/subject_token_claims/jti", "/parent_claims/jti"]));
+    let is_derived = read.parent.is_some() || read.parent_hash.is_some() || read.depth.is_some_and(|depth| depth > 0);
+    let kind = if is_derived { "grant_derived" } else { "grant_issued" };
+    let mut row = base_log(context, log, read.format, kind);
+    row.event_time = said.time("/claims/iat").or_else(|| said.time("/iat")).unwrap_or(row.event_time);
+    row.decision = Some("allow".into());
+    capability::fill(&mut row, &read);
+    let mut rule = |broken: bool, reason: &str| {
+        if broken {
+            row.invalid_reasons.push(reason.to_owned());
+        }
+    };
+    rule(row.grant_id.is_none(), "a grant without an id");
+    rule(row.agent_id.is_none(), "a grant without a subject");
+    rule(is_derived && row.parent_grant_id.is_none(), "a derived grant without a parent");
+    rule(row.grant_id.is_some() && row.grant_id == row.parent_grant_id, "a grant that is its own parent");
+    let ends_early = matches!((read.not_before, read.expires_at), (Some(from), Some(to)) if to <= from);
+    rule(ends_early, "a grant that expires before it begins");
+    // A UCAN may be for ever, and says so with a null.
+    for at in ["/claims/exp", "/exp"] {
+        rule(said.has(at) && read.expires_at.is_none(), "exp cannot be read as a time");
+    }
+    rule(read.actions.is_empty(), "the actions of its token cannot be read");
+    said.keep(&mut row, log, capability::attributes(&read));
     row
 }
 
@@ -120,16 +162,26 @@ pub(super) fn actors(act: Option<&Json>) -> Vec<String> {
     out
 }
 
-/// Actions of `scope` and of `authorization_details` (RFC 9396), and the latter's resources.
-/// Nothing named is nothing allowed.
-fn authority(said: &Document, at: &str) -> (Vec<String>, Option<Vec<String>>) {
+/// What a token gives.
+struct Authority {
+    actions: Vec<String>,
+    resources: Option<Vec<String>>,
+    /// JSON, as `authz.grant.constraints` has it.
+    limits: Option<String>,
+}
+
+/// Actions of `scope` and of `authorization_details` (RFC 9396; GNAP's `access`, RFC 9635), and the
+/// latter's resources, kinds of data and privileges. Nothing named is nothing allowed.
+fn authority(said: &Document, at: &str) -> Authority {
     let scope = |name: &str| -> Vec<String> {
         said.list(&format!("{at}/{name}")).iter().flat_map(|s| s.split_whitespace().map(str::to_owned)).collect()
     };
     let mut actions = scope("scope");
     actions.extend(scope("scp"));
     let mut resources = Vec::new();
-    for detail in said.objects(&format!("{at}/authorization_details")) {
+    let mut limits = Map::new();
+    let (details, access) = (format!("{at}/authorization_details"), format!("{at}/access"));
+    for detail in said.objects(&details).chain(said.objects(&access)) {
         let list = |name: &str| match detail.get(name) {
             Some(Json::Array(items)) => items.iter().filter_map(text).collect(),
             other => other.and_then(text).into_iter().collect::<Vec<_>>(),
@@ -139,11 +191,22 @@ fn authority(said: &Document, at: &str) -> (Vec<String>, Option<Vec<String>>) {
         actions.extend(if named.is_empty() { list("type") } else { named });
         resources.extend(list("locations"));
         resources.extend(list("identifier"));
+        for name in ["datatypes", "privileges"] {
+            let of = limits.entry(name).or_insert_with(|| Json::Array(Vec::new()));
+            if let Json::Array(all) = of {
+                all.extend(list(name).into_iter().map(Json::from));
+            }
+        }
     }
+    limits.retain(|_, all| all.as_array().is_some_and(|all| !all.is_empty()));
     // A `*` in a scope is a star to its server, and must not become a pattern of ours.
     actions.retain(|action| !action.contains('*'));
     actions.dedup();
-    (actions, (!resources.is_empty()).then_some(resources))
+    Authority {
+        actions,
+        resources: (!resources.is_empty()).then_some(resources),
+        limits: (!limits.is_empty()).then(|| Json::Object(limits).to_string()),
+    }
 }
 
 /// A security event token: a session that was revoked ends what was given to it.
