@@ -23,11 +23,6 @@ impl<'a> Asker<'a> {
         Self { served, caller, until: Instant::now() + served.limits.timeout }
     }
 
-    /// What is served.
-    pub(super) fn served(&self) -> &'a Served {
-        self.served
-    }
-
     /// How many records the log has, of those that rows were made of.
     pub(super) fn size(&self) -> u64 {
         self.served.engine.view(self.caller).size

@@ -15,8 +15,12 @@ pub(super) const TRACES_MAX: i64 = 1500;
 /// How many it gets if it does not say.
 pub(super) const TRACES_DEFAULT: i64 = 100;
 
-/// Traces that are looked up at once: so many are found by the log's own index.
-pub(super) const AT_ONCE: usize = 32;
+/// Traces that are looked up at once: few, since with more than some thousand records together they would be looked for
+/// in segments, and no longer by the log's own index.
+pub(super) const AT_ONCE: usize = 8;
+
+/// Traces that one request may name.
+pub(super) const NAMED_MAX: usize = 32;
 
 /// Spans of one answer. Each takes eight bytes until its content is read, a piece at a time.
 pub(super) const SPANS_MAX: usize = 2_000_000;

@@ -12,7 +12,7 @@ use axum::routing::get;
 use serde_json::{Value as Json, json};
 
 use super::asker::Asker;
-use super::find::{self, AT_ONCE, Search, TRACES_DEFAULT, TRACES_MAX};
+use super::find::{self, NAMED_MAX, Search, TRACES_DEFAULT, TRACES_MAX};
 use super::model::Traces;
 use super::names;
 use super::parameters::{Parameters, trace_id, wrong};
@@ -139,9 +139,9 @@ fn wanted(parameters: &Parameters) -> Result<Search, Error> {
 fn ids(parameters: &Parameters) -> Result<Vec<String>, Error> {
     let must = || wrong("traceID", "must be a trace id: up to 32 hex digits");
     let ids = parameters.all("traceID").map(|id| trace_id(id).ok_or_else(must)).collect::<Result<Vec<_>, _>>()?;
-    match ids.len() <= AT_ONCE {
+    match ids.len() <= NAMED_MAX {
         true => Ok(ids),
-        false => Err(wrong("traceID", &format!("may be there {AT_ONCE} times"))),
+        false => Err(wrong("traceID", &format!("may be there {NAMED_MAX} times"))),
     }
 }
 
@@ -201,7 +201,7 @@ async fn dependencies(State(served): State<Served>, caller: Caller, uri: Uri) ->
         let found = names::calls(&Asker::new(&served, &caller), from, to, service.as_deref()).await?;
         let link =
             |calls: names::Calls| json!({"parent": calls.parent, "child": calls.child, "callCount": calls.count});
-        Ok(found.into_iter().map(link).collect::<Vec<_>>())
+        Ok::<_, Error>(found.into_iter().map(link).collect())
     };
     match made.await {
         Ok(links) => envelope(StatusCode::OK, Json::Array(links), 0, Json::Null),
