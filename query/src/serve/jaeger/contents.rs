@@ -15,10 +15,11 @@ use custody_proto::entry::FLAG_CONFLICT;
 use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::Span;
-use custody_store::{Block, Reader};
+use custody_store::Block;
 use prost::Message as _;
 
 use super::find::Found;
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 
 /// Bytes of one piece, about.
@@ -77,7 +78,7 @@ enum Stage {
 
 /// An answer in the making. It blocks: ask for pieces where that is allowed.
 pub(super) struct Pages {
-    reader: Reader,
+    engine: Engine,
     traces: VecDeque<Found>,
     form: Box<dyn Form>,
     stage: Stage,
@@ -90,9 +91,9 @@ pub(super) struct Pages {
 
 impl Pages {
     /// Of some traces.
-    pub(super) fn new(reader: &Reader, traces: Vec<Found>, form: impl Form + 'static) -> Self {
+    pub(super) fn new(engine: &Engine, traces: Vec<Found>, form: impl Form + 'static) -> Self {
         Self {
-            reader: reader.clone(),
+            engine: engine.clone(),
             traces: traces.into(),
             form: Box::new(form),
             stage: Stage::Head,
@@ -157,9 +158,9 @@ impl Pages {
         let is_here = |block: &Block| (block.commitments.first_seq..block.commitments.end_seq()).contains(&seq);
         if !self.block.as_ref().is_some_and(is_here) {
             self.shared = None;
-            self.block = self.reader.block_at(seq).map_err(Error::store)?;
+            self.block = self.engine.projection().reader().block_at(seq).map_err(Error::store)?;
         }
-        let Some(block) = &self.block else { return Ok(()) };
+        let block = self.block.as_ref().ok_or_else(|| Error::internal("the log has no such record"))?;
         let (commitments, i) = (&block.commitments, (seq - block.commitments.first_seq) as usize);
         let content = block.content.as_ref().filter(|content| i < content.records() && !content.is_erased(i));
         let is_told = self.stage == Stage::Resources;
@@ -190,8 +191,8 @@ impl Pages {
 
     /// The next piece, made where blocking is allowed.
     async fn apart(mut self) -> Result<(Vec<u8>, Self), Error> {
-        let made = tokio::task::spawn_blocking(move || self.next().map(|piece| (piece, self))).await;
-        made.map_err(|e| Error::internal(format!("the answer cannot be written: {e}")))?
+        let engine = self.engine.clone();
+        engine.apart_blocking(move || self.next().map(|piece| (piece, self))).await
     }
 }
 

@@ -188,7 +188,7 @@ async fn trace(
 
 async fn answer(served: &Served, found: Vec<find::Found>, form: Traces) -> Result<Response, Error> {
     let until = Instant::now() + served.limits.timeout_max;
-    contents::answer(contents::Pages::new(served.engine.projection().reader(), found, form), until).await
+    contents::answer(contents::Pages::new(&served.engine, found, form), until).await
 }
 
 async fn dependencies(State(served): State<Served>, caller: Caller, uri: Uri) -> Response {

@@ -152,7 +152,7 @@ async fn answer(served: &Served, found: Vec<find::Found>, is_raw: bool) -> Resul
         return Ok(not_found());
     }
     let until = Instant::now() + served.limits.timeout_max;
-    let pages = contents::Pages::new(served.engine.projection().reader(), found, ResourceSpans::new(is_raw));
+    let pages = contents::Pages::new(&served.engine, found, ResourceSpans::new(is_raw));
     contents::answer(pages, until).await
 }
 
