@@ -11,7 +11,6 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use custody_proto::Signal;
-use custody_proto::entry::FLAG_CONFLICT;
 use custody_proto::otlp::common::InstrumentationScope;
 use custody_proto::otlp::resource::Resource;
 use custody_proto::otlp::trace::Span;
@@ -33,15 +32,13 @@ pub(super) struct Original<'a> {
     pub(super) seq: u64,
     /// Its content commitment.
     pub(super) hash: &'a [u8; 32],
-    /// Whether another span with its ids and another content came before it.
-    pub(super) conflicts: bool,
     pub(super) span: &'a Span,
     pub(super) shared: &'a Shared,
 }
 
 /// What the spans of one resource and scope of a request have in common.
 pub(super) struct Shared {
-    /// The block that they are in, and the which pair of it they are of.
+    /// The block that they are in, and which pair of it they are of.
     pub(super) group: (u64, usize),
     pub(super) resource: Resource,
     pub(super) scope: InstrumentationScope,
@@ -184,8 +181,8 @@ impl Pages {
             return Ok(());
         }
         let span = Span::decode(content.record(i)).unwrap_or_default();
-        let (hash, conflicts) = (&commitments.commitments[i], commitments.flags[i] & FLAG_CONFLICT != 0);
-        self.form.span(&Original { seq, hash, conflicts, span: &span, shared }, out);
+        let hash = &commitments.commitments[i];
+        self.form.span(&Original { seq, hash, span: &span, shared }, out);
         Ok(())
     }
 

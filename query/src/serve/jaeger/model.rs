@@ -156,9 +156,6 @@ pub(super) fn warnings(original: &Original<'_>) -> Vec<&'static str> {
     } else if original.span.end_time_unix_nano < original.span.start_time_unix_nano {
         out.push("the span ends before it starts: the clock of its sender went back");
     }
-    if original.conflicts {
-        out.push("the log has an earlier span with these ids and another content");
-    }
     out
 }
 
@@ -256,7 +253,7 @@ mod tests {
         form.head(&mut out);
         form.begin("83a9efd15c1c98a977e0711cc93ee28b", &mut out);
         for (seq, (span, shared)) in spans.iter().enumerate() {
-            let original = Original { seq: seq as u64, hash: &[7; 32], conflicts: false, span, shared };
+            let original = Original { seq: seq as u64, hash: &[7; 32], span, shared };
             form.span(&original, &mut out);
         }
         for seq in form.middle(&mut out) {

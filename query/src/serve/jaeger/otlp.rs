@@ -199,7 +199,7 @@ mod tests {
         let (mut form, mut out) = (ResourceSpans::new(is_raw), Vec::new());
         form.head(&mut out);
         for (seq, (span, shared)) in spans.iter().enumerate() {
-            form.span(&Original { seq: seq as u64, hash: &[7; 32], conflicts: false, span, shared }, &mut out);
+            form.span(&Original { seq: seq as u64, hash: &[7; 32], span, shared }, &mut out);
         }
         assert!(form.middle(&mut out).is_empty());
         form.end(&mut out);
