@@ -5,7 +5,7 @@
 mod scene;
 mod support;
 
-use scene::{HEALTH, PAYMENT, Scene, resource_spans, span, tags};
+use scene::{HEALTH, HEALTH_LONG, PAYMENT, Scene, resource_spans, span, tags};
 use serde_json::{Value, json};
 use support::Server;
 
@@ -95,10 +95,10 @@ fn a_trace_is_as_jaeger_has_it() {
 #[test]
 fn an_id_comes_short_or_in_capitals_and_what_is_not_there_is_said_so() {
     let scene = Scene::start(&[]);
-    for id in ["a1f", "A1F", "0000000000000A1F", HEALTH, "AAAAAAAAAAAAAAAAAAAKHw=="] {
+    for id in ["a1f", "A1F", "0000000000000A1F", HEALTH_LONG, "AAAAAAAAAAAAAAAAAAAKHw=="] {
         assert_eq!(scene.get(&format!("/api/traces/{id}"))["data"][0]["traceID"], HEALTH, "{id}");
         let answer = scene.get(&format!("/api/v3/traces/{id}"));
-        assert_eq!(answer["result"]["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"], HEALTH, "{id}");
+        assert_eq!(answer["result"]["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"], HEALTH_LONG, "{id}");
     }
     let none = json!([{"code": 404, "msg": "trace not found"}]);
     let want = json!({"data": null, "total": 0, "limit": 0, "offset": 0, "errors": none});
@@ -118,7 +118,7 @@ fn an_id_comes_short_or_in_capitals_and_what_is_not_there_is_said_so() {
     let answer = scene.get(&format!("/api/traces?traceID={PAYMENT}&traceID=fff&traceID=a1f"));
     let ids: Vec<&Value> = answer["data"].as_array().unwrap().iter().map(|trace| &trace["traceID"]).collect();
     assert_eq!(ids, [PAYMENT, HEALTH]);
-    assert_eq!(answer["errors"], json!([{"msg": "trace not found", "traceID": format!("{:0>32}", "fff")}]));
+    assert_eq!(answer["errors"], json!([{"msg": "trace not found", "traceID": format!("{:0>16}", "fff")}]));
 }
 
 /// Word for word what the page sends: its `api/jaeger.ts` and `reducers`, up to 2.18.
@@ -225,7 +225,7 @@ fn what_the_jaeger_ui_sends_to_version_three() {
     for query in [now, before] {
         let summaries = scene.get(&format!("/api/v3/trace-summaries?{query}"))["summaries"].clone();
         assert_eq!((summaries.as_array().unwrap().len(), &summaries[0]), (2, &payment), "{query}");
-        assert_eq!(summaries[1]["traceId"], HEALTH);
+        assert_eq!(summaries[1]["traceId"], HEALTH_LONG);
         let result = scene.get(&format!("/api/v3/traces?{query}"))["result"].clone();
         assert_eq!(result["resourceSpans"].as_array().unwrap().len(), 4, "{result}");
     }
@@ -256,7 +256,7 @@ fn what_the_jaeger_ui_sends_to_version_three() {
         (json!({"bytesValue": "AQID"}), json!({"intValue": "9007199254740993"}))
     );
     assert_eq!(attribute("list"), json!({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}));
-    let link = json!({"traceId": HEALTH, "spanId": "0000000000000009", "traceState": "c=d", "flags": 1});
+    let link = json!({"traceId": HEALTH_LONG, "spanId": "0000000000000009", "traceState": "c=d", "flags": 1});
     assert_eq!(span["links"], json!([link]));
     assert_eq!(span["startTimeUnixNano"], (scene.start + 20_000_000).to_string());
 }

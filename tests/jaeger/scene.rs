@@ -9,8 +9,11 @@ use crate::support::Server;
 /// The payment.
 pub const PAYMENT: &str = "83a9efd15c1c98a977e0711cc93ee28b";
 
-/// A check of health, half an hour before it.
-pub const HEALTH: &str = "00000000000000000000000000000a1f";
+/// A check of health, half an hour before it; of 64 bits, as version 1 writes it.
+pub const HEALTH: &str = "0000000000000a1f";
+
+/// The same as OTLP and version 3 write it.
+pub const HEALTH_LONG: &str = "00000000000000000000000000000a1f";
 
 /// What the server was sent, and when it began.
 pub struct Scene {
@@ -79,9 +82,10 @@ impl Scene {
         let attempt = json!([{"key": "attempt", "value": {"intValue": "2"}}]);
         transfer["events"] =
             json!([{"timeUnixNano": (start + 30 * ms).to_string(), "name": "exception", "attributes": attempt}]);
-        transfer["links"] = json!([{"traceId": HEALTH, "spanId": "0000000000000009", "traceState": "c=d", "flags": 1}]);
-        let health = span(HEALTH, 9, 0, "GET /health", start - 1_800_000 * ms, 5 * ms);
-        let nameless = span(HEALTH, 10, 9, "probe", start - 1_799_999 * ms, 2 * ms);
+        transfer["links"] =
+            json!([{"traceId": HEALTH_LONG, "spanId": "0000000000000009", "traceState": "c=d", "flags": 1}]);
+        let health = span(HEALTH_LONG, 9, 0, "GET /health", start - 1_800_000 * ms, 5 * ms);
+        let nameless = span(HEALTH_LONG, 10, 9, "probe", start - 1_799_999 * ms, 2 * ms);
         json!({"resourceSpans": [
             resource_spans(Some("frontend"), None, &[root, call, health]),
             resource_spans(Some("bank"), None, &[transfer]),

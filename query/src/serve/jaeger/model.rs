@@ -71,8 +71,8 @@ impl Form for Traces {
 
     fn begin(&mut self, trace_id: &str, out: &mut Vec<u8>) {
         let comma = if std::mem::take(&mut self.is_first) { "" } else { "," };
-        out.extend_from_slice(format!("{comma}{{\"traceID\":\"{trace_id}\",\"spans\":[").as_bytes());
-        trace_id.clone_into(&mut self.trace_id);
+        short(trace_id).clone_into(&mut self.trace_id);
+        out.extend_from_slice(format!("{comma}{{\"traceID\":\"{}\",\"spans\":[", self.trace_id).as_bytes());
         self.known.clear();
         (self.spans, self.told, self.last) = (0, 0, None);
     }
@@ -106,6 +106,11 @@ impl Form for Traces {
         let errors = if self.errors.is_empty() { Json::Null } else { Json::Array(std::mem::take(&mut self.errors)) };
         out.extend_from_slice(format!("],\"total\":0,\"limit\":0,\"offset\":0,\"errors\":{errors}}}").as_bytes());
     }
+}
+
+/// A trace id as API v1 has it (`TraceID.String`): one of 64 bits has 16 digits.
+pub(super) fn short(id: &str) -> &str {
+    id.strip_prefix("0000000000000000").filter(|low| low.len() == 16).unwrap_or(id)
 }
 
 /// A resource as a process (`resourceToJaegerProtoProcess`).
@@ -214,10 +219,11 @@ fn references(span: &Span, trace_id: &str) -> Vec<Json> {
     }
     for link in &span.links {
         let (linked, kind) = (const_hex::encode(&link.trace_id), ref_type(link));
+        let linked = short(&linked);
         if has_parent && linked == trace_id && link.span_id == span.parent_span_id {
             out[0]["refType"] = kind.into();
         } else {
-            out.push(reference(kind, &linked, &link.span_id));
+            out.push(reference(kind, linked, &link.span_id));
         }
     }
     out

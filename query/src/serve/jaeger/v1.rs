@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::asker::Asker;
 use super::find::{self, NAMED_MAX, Search, TRACES_DEFAULT, TRACES_MAX};
-use super::model::Traces;
+use super::model::{Traces, short};
 use super::names;
 use super::parameters::{Parameters, trace_id, wrong};
 use super::{contents, with_retry};
@@ -160,7 +160,7 @@ async fn search(State(served): State<Served>, caller: Caller, uri: Uri) -> Respo
         }
         let found = find::spans(&asker, &ids).await?;
         let is_missing = |id: &&String| !found.iter().any(|found| found.trace_id == **id);
-        let missing = ids.iter().filter(is_missing).map(|id| json!({"msg": NOT_FOUND, "traceID": id})).collect();
+        let missing = ids.iter().filter(is_missing).map(|id| json!({"msg": NOT_FOUND, "traceID": short(id)})).collect();
         answer(&served, found, Traces::new(parameters.flag(&["raw"])?, missing)).await
     };
     made.await.unwrap_or_else(|error| refused(&error))

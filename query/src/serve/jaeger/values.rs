@@ -1,10 +1,12 @@
 //! Values of attributes as Jaeger writes them: typed tags (API v1), and OTLP's JSON (API v3).
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use custody_proto::otlp::common::any_value::Value;
 use custody_proto::otlp::common::{AnyValue, KeyValue};
-use serde_json::{Map, Number, Value as Json, json};
+use serde_json::{Number, Value as Json, json};
 
 use crate::attributes::conceal;
 
@@ -76,7 +78,8 @@ fn plain(value: Option<&Value>, depth: usize) -> Json {
         Some(Value::ArrayValue(list)) => list.values.iter().map(of).collect(),
         Some(Value::KvlistValue(list)) => {
             let member = |member: &KeyValue| (member.key.clone(), member.value.as_ref().map_or(Json::Null, of));
-            Json::Object(list.values.iter().map(member).collect::<Map<_, _>>())
+            // In the order of their names, as Go writes a map.
+            Json::Object(list.values.iter().map(member).collect::<BTreeMap<_, _>>().into_iter().collect())
         }
         None | Some(Value::StringValueStrindex(_)) => Json::Null,
     }
@@ -128,7 +131,9 @@ mod tests {
         let list = |values: Vec<KeyValue>| {
             Value::ArrayValue(ArrayValue { values: values.into_iter().filter_map(|pair| pair.value).collect() })
         };
-        let nested = Value::KvlistValue(KeyValueList { values: vec![of(list(vec![of(Value::BoolValue(true))]))] });
+        let first = KeyValue { key: "a".into(), ..of(Value::IntValue(1)) };
+        let nested =
+            Value::KvlistValue(KeyValueList { values: vec![of(list(vec![of(Value::BoolValue(true))])), first] });
         for (value, tag_type, tag_value, any_value) in [
             (Value::StringValue("s".into()), "string", json!("s"), json!({"stringValue": "s"})),
             (Value::BoolValue(false), "bool", json!(false), json!({"boolValue": false})),
@@ -152,8 +157,9 @@ mod tests {
             (
                 nested,
                 "string",
-                json!(r#"{"k":[true]}"#),
-                json!({"kvlistValue": {"values": [{"key": "k", "value": {"arrayValue": {"values": [{"boolValue": true}]}}}]}}),
+                json!(r#"{"a":1,"k":[true]}"#),
+                json!({"kvlistValue": {"values": [{"key": "k", "value": {"arrayValue": {"values": [{"boolValue": true}]}}},
+                    {"key": "a", "value": {"intValue": "1"}}]}}),
             ),
         ] {
             let attribute = of(value);
