@@ -95,10 +95,13 @@ pub(super) fn began(column: &str, from: i64, to: i64) -> String {
 
 /// Spans with a tag: of their own, of their resource, of one of their events, or one that stands for a column.
 fn has_tag(key: &str, value: &str) -> String {
-    let (name, text) = (quoted(key), quoted(value));
-    let mut any =
-        vec![format!("json_as_text(attributes, {name}) = {text}"), format!("json_as_text(resource, {name}) = {text}")];
     let json = |text: &str| serde_json::Value::from(text).to_string();
+    // Texts are searched for the name before they are parsed. Of a column itself the planner would parse every row first,
+    // also those of other services.
+    let (name, text, member) = (quoted(key), quoted(value), quoted(&format!("{}:", json(key))));
+    let is =
+        |column: &str| format!("contains({column}, {member}) AND json_as_text(substr({column}, 1), {name}) = {text}");
+    let mut any = vec![is("attributes"), is("resource")];
     let mut in_events = |member: String| any.push(format!("contains(events, {})", quoted(&member)));
     // A member of a list of objects, as it is written there. In a text its quotes would be escaped, so nothing else
     // looks so, but for the members that each event has beside its attributes.
@@ -236,7 +239,7 @@ mod tests {
         };
         let text = search.condition();
         assert!(text.contains("service_name = 'o''brien'") && text.contains("name = 'x'' OR ''1''=''1'"), "{text}");
-        assert!(text.contains("json_as_text(attributes, 'k''') = 'v\"'''"), "{text}");
+        assert!(text.contains("json_as_text(substr(attributes, 1), 'k''') = 'v\"'''"), "{text}");
         assert!(text.contains(r#"contains(events, '"k''":"v\"''"')"#), "{text}");
         assert!(text.contains("duration_ns >= 5"), "{text}");
         let text = Search { service: Some(NO_SERVICE.into()), ..Search::default() }.condition();
