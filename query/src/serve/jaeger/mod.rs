@@ -17,7 +17,7 @@ mod v3;
 mod values;
 
 use axum::Router;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use super::Served;
@@ -26,6 +26,14 @@ use crate::error::ErrorKind;
 /// The paths of both versions.
 pub(super) fn routes() -> Router<Served> {
     v1::routes().merge(v3::routes())
+}
+
+/// The status of an error: that of SQL, but for what takes too long. Browsers ask again by themselves after a 408.
+fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        kind => super::status(kind),
+    }
 }
 
 /// Says when to ask again, to whom too much runs already.

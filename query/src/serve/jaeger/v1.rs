@@ -16,10 +16,10 @@ use super::find::{self, NAMED_MAX, Search, TRACES_DEFAULT, TRACES_MAX};
 use super::model::{Traces, short};
 use super::names;
 use super::parameters::{Parameters, trace_id, wrong};
-use super::{contents, with_retry};
+use super::{contents, status, with_retry};
 use crate::caller::Caller;
 use crate::error::Error;
-use crate::serve::{Served, status};
+use crate::serve::Served;
 
 /// Without a start a search goes back two days, as Jaeger's.
 const LOOKBACK: i64 = 2 * 24 * 3_600_000_000_000;

@@ -15,10 +15,10 @@ use super::asker::Asker;
 use super::find::{self, Search, TRACES_DEFAULT, TRACES_MAX};
 use super::otlp::ResourceSpans;
 use super::parameters::{Names, Parameters, trace_id, wrong};
-use super::{contents, names, summaries, with_retry};
+use super::{contents, names, status, summaries, with_retry};
 use crate::caller::Caller;
 use crate::error::Error;
-use crate::serve::{Served, status};
+use crate::serve::Served;
 
 const TIME_MIN: &Names = &["query.startTimeMin", "query.start_time_min"];
 const TIME_MAX: &Names = &["query.startTimeMax", "query.start_time_max"];
