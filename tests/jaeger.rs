@@ -344,6 +344,29 @@ fn each_refusal_names_the_parameter_and_the_mend() {
     }
 }
 
+/// What takes too long is said to have: with the status of a gateway, since browsers ask again after a 408.
+#[test]
+fn what_takes_too_long_says_so() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &["--query-timeout", "0.01"]);
+    let time = "query.startTimeMin=1970-01-01T00:00:00Z&query.startTimeMax=2100-01-01T00:00:00Z";
+    // Thirty tags are a hundred and fifty conditions: planning them takes longer than that.
+    let asked = |path: String| {
+        let mut told = String::new();
+        support::until(|| {
+            let (status, body) = server.get(&path);
+            told = body;
+            status == 504
+        });
+        told
+    };
+    let tags: Vec<String> = (0..30).map(|i| format!("%22{i}%22%3A%22{i}%22")).collect();
+    let tags = format!("%7B{}%7D", tags.join(","));
+    let told = asked(format!("/api/traces?service=a&tags={tags}"));
+    assert!(told.contains("longer than 0.01 s; ask for a shorter time") && told.contains("\"code\":504"), "{told}");
+    let told = asked(format!("/api/v3/trace-summaries?{time}&query.attributes={tags}"));
+    assert!(told.contains("longer than 0.01 s; ask for a shorter time") && told.contains("\"httpCode\":504"), "{told}");
+}
+
 /// A span that came while it ran is shown until it comes finished; then there is one, without a warning.
 #[test]
 fn a_span_is_shown_as_it_is_now() {
