@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use custody_store::system::SeqSet;
 use datafusion::arrow::array::StringArray;
 
 use super::ends::{self, EndedRow};
@@ -358,7 +359,7 @@ impl Evaluator {
         let entries = (&self.entries, self.at, self.at);
         let touched = Touched::of(&self.checker, &held, Vec::new(), entries, clock, counted);
         let kinds = HashSet::from(["grant_end".to_owned()]);
-        self.checker.run(touched, &kinds, ended.iter().copied().collect()).await
+        self.checker.run(touched, &kinds, SeqSet::of_seqs(ended.iter().copied())).await
     }
 
     /// Events at hand, with what is kept beside them.
@@ -387,7 +388,7 @@ impl Evaluator {
         let counted = self.counted(judged, &seqs, &[]);
         let entries = (&self.entries, range.0, range.1);
         let touched = Touched::of(&self.checker, &self.held_of(&seqs), spans, entries, now, counted);
-        let about = judged.iter().copied().chain(range.0..range.1).collect();
+        let about = SeqSet::of_seqs(judged.iter().copied().chain(range.0..range.1));
         let found = self.checker.run(touched, &kinds, about).await?;
         let is_new = |seq: u64| (range.0..range.1).contains(&seq) && self.state.get(seq).is_none();
         Ok(found.into_iter().filter(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq)).collect())

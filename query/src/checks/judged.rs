@@ -3,21 +3,21 @@
 //! seq, which the optimizer carries down to where those records are read: then a rule that joins each call
 //! with its neighbours joins the new ones, and not all neighbours with each other.
 
-use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use custody_store::system::SeqSet;
 use datafusion::arrow::array::{AsArray as _, BooleanArray};
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Expr, Volatility, create_udf};
 
-/// The seqs of the records of the present run.
+/// The seqs of the records of the present run: mostly ranges, and every rule asks about every event at hand.
 #[derive(Clone, Default)]
-pub(super) struct Judged(Arc<RwLock<HashSet<u64>>>);
+pub(super) struct Judged(Arc<RwLock<SeqSet>>);
 
 impl Judged {
     /// Begins a run.
-    pub(super) fn set(&self, seqs: HashSet<u64>) {
+    pub(super) fn set(&self, seqs: SeqSet) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = seqs;
     }
 
@@ -30,7 +30,7 @@ impl Judged {
                 return Err(DataFusionError::Execution("judged takes a seq".into()));
             };
             let seqs = seqs.read().unwrap_or_else(PoisonError::into_inner);
-            let out: BooleanArray = asked.iter().map(|seq| Some(seq.is_some_and(|seq| seqs.contains(&seq)))).collect();
+            let out: BooleanArray = asked.iter().map(|seq| Some(seq.is_some_and(|seq| seqs.contains(seq)))).collect();
             Ok(ColumnarValue::Array(Arc::new(out)))
         };
         let types = vec![DataType::UInt64];

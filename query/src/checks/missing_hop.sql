@@ -16,6 +16,15 @@ WITH decisions AS (
     SELECT c.*
     FROM tool_calls c
     LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND p.service <> c.service AND p.event_time <= c.event_time
+), decided AS (
+    SELECT b.agent_id, b.service
+    FROM tool_calls b
+    LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+), unusual AS (
+    -- Where no call had a decision, which is most places, none is missed: the calls need not be compared.
+    SELECT c.*
+    FROM undecided c
+    LEFT SEMI JOIN decided d ON d.agent_id = c.agent_id AND d.service = c.service
 )
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('service ', c.service, ' was called, and no decision about it is in the trace') AS detail,
@@ -27,7 +36,7 @@ SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_
        concat('service ', c.service, ' was called, and no decision about it is in the trace; of ', CAST(count(DISTINCT b.seq) AS VARCHAR),
               ' earlier calls ', CAST(count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) AS VARCHAR), ' had one') AS detail,
        make_array(c.seq) AS evidence
-FROM undecided c
+FROM unusual c
 JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time
                  AND seconds_between(b.event_time, c.event_time) <= setting('window_seconds', c.workspace)
 LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use custody_store::Reader;
+use custody_store::system::SeqSet;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -272,7 +273,7 @@ impl Checker {
         &self,
         touched: Touched,
         kinds: &HashSet<String>,
-        judged: HashSet<u64>,
+        judged: SeqSet,
     ) -> Result<Vec<(HitRow, bool)>, Error> {
         let _one_by_one = self.one_by_one.lock().await;
         self.judged.set(judged);
@@ -289,7 +290,7 @@ impl Checker {
                 Err(error) => out = Err(error),
             }
         }
-        self.judged.set(HashSet::new());
+        self.judged.set(SeqSet::default());
         out
     }
 
