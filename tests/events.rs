@@ -8,6 +8,8 @@ mod check;
 mod many;
 #[path = "events/pull.rs"]
 mod pull;
+#[path = "events/shared.rs"]
+mod shared;
 #[path = "events/siem.rs"]
 mod siem;
 #[path = "events/store.rs"]

@@ -235,6 +235,17 @@ fn readers_beside_the_load_are_each_held_against_the_ledger() {
     let readers = &json["steps"][0]["readers"];
     let few = readers["events"].as_u64().unwrap();
     assert!(few > 0 && few < events / 2, "{json}");
+    // Over gRPC, fast and slow.
+    let more = ["--seed", "3", "--readers-by", "grpc,sse", "--slow", "0.5"];
+    let output = loadgen(&[&args[..8], &["--readers", "6"], &more[..]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let readers = &json["steps"][0]["readers"];
+    let counts =
+        ["readers", "slow", "wrong", "behind", "broken_connections"].map(|name| readers[name].as_u64().unwrap());
+    assert_eq!(counts, [6, 3, 0, 0, 0], "{json}");
+    assert!(readers["delivered_events"].as_u64() >= Some(3 * readers["events"].as_u64().unwrap()), "{json}");
+    assert_eq!(json["parameters"]["readers_by"], serde_json::json!(["grpc", "sse"]), "{json}");
     server.stop_and_verify();
 }
 

@@ -12,6 +12,8 @@ mod harness;
 mod headers;
 #[path = "security/reload.rs"]
 mod reload;
+#[path = "security/shared.rs"]
+mod shared;
 #[path = "security/start.rs"]
 mod start;
 #[path = "support/mod.rs"]

@@ -54,6 +54,7 @@ pub struct QueryStats {
     errors: [AtomicU64; REASONS.len()],
     seconds: Histogram,
     event_pages: AtomicU64,
+    event_pages_made: AtomicU64,
     event_streams: AtomicU64,
 }
 
@@ -65,6 +66,7 @@ impl Default for QueryStats {
             errors: Default::default(),
             seconds: Histogram::new(TIMES),
             event_pages: AtomicU64::new(0),
+            event_pages_made: AtomicU64::new(0),
             event_streams: AtomicU64::new(0),
         }
     }
@@ -141,6 +143,11 @@ impl QueryStats {
         self.event_pages.fetch_add(1, Relaxed);
     }
 
+    /// One was written, and not found.
+    pub(crate) fn page_made(&self) {
+        self.event_pages_made.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn stream(self: &Arc<Self>) -> Streaming {
         self.event_streams.fetch_add(1, Relaxed);
         Streaming(Arc::clone(self))
@@ -157,6 +164,11 @@ impl QueryStats {
             Family::gauge("custody_sql_queries_running", "SQL queries that run", gauge(&self.running)),
             Family::one("custody_sql_query_duration_seconds", "Time of SQL queries, however they ended", seconds),
             Family::counter("custody_event_pages", "Pages of events served", &self.event_pages),
+            Family::counter(
+                "custody_event_pages_made",
+                "Pages written for readers and their streams; what others find is not written again",
+                &self.event_pages_made,
+            ),
             Family::gauge("custody_event_streams", "Event streams that are open", gauge(&self.event_streams)),
         ]
     }

@@ -100,6 +100,8 @@ impl Server {
             .args(flags)
             // Tests that count records know of those that they send; those of checks turn them on.
             .args(if flags.contains(&"--checks") { &[][..] } else { &["--checks", "off"] })
+            // As much as on the smallest machine.
+            .args(if flags.contains(&"--query-memory-max") { &[][..] } else { &["--query-memory-max", "1073741824"] })
             .env("CUSTODY_LOG", "warn")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

@@ -11,7 +11,7 @@ use custody_proto::otlp::collector_logs::ExportLogsServiceRequest;
 use custody_proto::otlp::common::{AnyValue, any_value::Value};
 use custody_proto::otlp::logs::{LogRecord, ResourceLogs, ScopeLogs};
 use custody_proto::{Limits, Signal};
-use custody_query::{Audit, AuditMode, Concurrency, Engine, QueryLimits, Recorder, Redaction};
+use custody_query::{Audit, AuditMode, Concurrency, Engine, QueryLimits, Recorder, Redaction, memory_for_queries};
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -25,8 +25,8 @@ pub struct QueryFlags {
     /// The longest a query may take, planning included; requests ask for less by timeout_ms [default: 600].
     #[arg(long, value_name = "SECONDS")]
     query_timeout: Option<f64>,
-    /// Memory of all queries together; one has at most half of it, and spills to disk what more it
-    /// needs [default: 1073741824].
+    /// Memory of all queries together; one has at most half of it, and spills to disk what more it needs
+    /// [default: an eighth of the machine's, or of the container's; 1 GiB at least, 16 GiB at most].
     #[arg(long, value_name = "BYTES")]
     query_memory_max: Option<usize>,
     /// Most rows that a request may ask for by max_rows [default: 1000000].
@@ -91,7 +91,7 @@ impl QueryFlags {
     }
 
     fn memory(&self) -> Result<usize, Failure> {
-        at_least("--query-memory-max", self.query_memory_max, 16 << 20, 1 << 30)
+        at_least("--query-memory-max", self.query_memory_max, 16 << 20, memory_for_queries())
     }
 
     /// Gives an engine its limits, and the way to the log for what is asked of it. `known`: a policy says who

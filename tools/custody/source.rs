@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, router};
-use custody_query::{Engine, Projection, QueryLimits};
+use custody_query::{Concurrency, Engine, Projection, QueryLimits, memory_for_queries};
 use custody_store::Reader;
 use serde_json::Value;
 
@@ -125,12 +125,14 @@ impl Source {
     pub fn of_directory(dir: &Path) -> Result<Self, Failure> {
         let reader = Reader::open(dir).map_err(Failure::unable)?;
         let projection = Projection::of(reader).map_err(Failure::unable)?;
-        let engine = Engine::new(projection).map_err(Failure::unable)?;
+        let memory = memory_for_queries();
+        let engine = Engine::new(projection).map_err(Failure::unable)?.with_limits(Concurrency::default(), memory);
+        let limits = QueryLimits { memory_bytes_max: memory / 2, ..QueryLimits::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(Failure::unable)?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).map_err(Failure::unable)?;
         let address = listener.local_addr().map_err(Failure::unable)?;
-        let served = Served::new(engine, QueryLimits::default(), Arc::new(Unobserved));
+        let served = Served::new(engine, limits, Arc::new(Unobserved));
         let router = custody_query::everybody(router(served));
         runtime.spawn(axum::serve(listener, router).into_future());
         Ok(Self {

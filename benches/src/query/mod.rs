@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use custody_query::{Caller, Engine, Projection, QueryLimits, SegmentLimits};
+use custody_query::{Caller, Concurrency, Engine, Projection, QueryLimits, SegmentLimits, memory_for_queries};
 use custody_store::{Options, Reader, open};
 use tokio::runtime::Runtime;
 
@@ -100,12 +100,17 @@ fn engine(dir: &Path) -> (Engine, custody_query::Follower) {
     while *projection.visible().borrow() < size {
         std::thread::sleep(Duration::from_millis(5));
     }
-    (Engine::new(projection).expect("the engine starts"), follower)
+    (with_memory(Engine::new(projection).expect("the engine starts")), follower)
 }
 
 /// The rows of an answer, and how long it took.
 fn ask(runtime: &Runtime, engine: &Engine, sql: &str) -> (usize, Duration) {
-    let limits = QueryLimits { timeout: Duration::from_secs(600), rows_max: 1_000_000, ..QueryLimits::default() };
+    let limits = QueryLimits {
+        timeout: Duration::from_secs(600),
+        rows_max: 1_000_000,
+        memory_bytes_max: memory_for_queries() / 2,
+        ..QueryLimits::default()
+    };
     let start = Instant::now();
     let answer = runtime
         .block_on(engine.sql(&Caller::local(None), sql, vec![], limits))
@@ -231,7 +236,12 @@ fn sealed(dir: &Path) -> Engine {
     drop(follower);
     let (_, _, in_memory) = projection.snapshot().extent();
     assert_eq!(in_memory, 0, "rows are left in memory, which plain DataFusion does not see");
-    Engine::new(projection).expect("the engine starts")
+    with_memory(Engine::new(projection).expect("the engine starts"))
+}
+
+/// With what `custody` gives queries on this machine.
+fn with_memory(engine: Engine) -> Engine {
+    engine.with_limits(Concurrency::default(), memory_for_queries())
 }
 
 /// Makes this thread, and those that it starts, as nice as query threads are.

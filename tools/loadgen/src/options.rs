@@ -100,13 +100,23 @@ pub struct Options {
 
     /// Have so many readers of the ledger's events meanwhile: a run for each number, such as 0,100.
     ///
-    /// Half of them follow by pages with long polls, half by server-sent events. Each must see every event that the
-    /// ledger took since it began, once and in order.
+    /// They follow by pages with long polls, by server-sent events, or over gRPC (--readers-by). Each must see every
+    /// event that the ledger took since it began, once and in order.
     #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "steps", value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub readers: Vec<u16>,
     /// The share of readers that are slow: they take a thousand events a second, and no more.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share, requires = "readers")]
     pub slow: f64,
+    /// How readers read, as many of them by each of these ways.
+    #[arg(
+        long,
+        value_name = "WAY,...",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "pages,sse",
+        requires = "readers"
+    )]
+    pub readers_by: Vec<ReaderWay>,
     /// Readers ask for events of these kinds alone.
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = kind, requires = "readers")]
     pub reader_kinds: Vec<String>,
@@ -144,6 +154,28 @@ const EXAMPLES: &str = "Examples:
 pub enum Protocol {
     Grpc,
     Http,
+}
+
+/// How a reader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReaderWay {
+    /// Pages, with long polls.
+    Pages,
+    /// A stream of server-sent events.
+    Sse,
+    /// A stream of gRPC messages.
+    Grpc,
+}
+
+impl ReaderWay {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pages => "pages",
+            Self::Sse => "sse",
+            Self::Grpc => "grpc",
+        }
+    }
 }
 
 impl Options {

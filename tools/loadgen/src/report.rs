@@ -246,6 +246,7 @@ fn parameters(options: &Options) -> Value {
         "threads": options.threads,
         "readers": options.readers,
         "slow": options.slow,
+        "readers_by": options.readers_by.iter().map(|way| way.name()).collect::<Vec<_>>(),
         "reader_kinds": options.reader_kinds,
     })
 }

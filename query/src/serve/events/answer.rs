@@ -1,25 +1,17 @@
 //! A page as an HTTP answer: NDJSON or one JSON object, its headers, and conditional requests.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
-use super::held::Held;
-use super::{Page, Position, Request, sealed};
+use super::sheet::{Form, Parts, Sheet, digest};
+use super::{Position, Request, sealed};
 use crate::error::Error;
 use crate::serve::Served;
-
-/// A body up to this size is made at once.
-const SMALL_BYTES: usize = 1 << 20;
-
-/// Events of a larger one that are written at a time.
-const STEP_LINES: usize = 64;
 
 /// How the reader wants it.
 pub(super) struct Shape<'a> {
@@ -30,12 +22,42 @@ pub(super) struct Shape<'a> {
     pub(super) headers: &'a HeaderMap,
 }
 
-/// The range of the log that a page covers.
-pub(super) fn range(page: &Page) -> Json {
-    let last = (page.next > page.from).then(|| page.next - 1);
-    json!({
-        "first_seq": last.map(|_| page.from), "last_seq": last, "matched": page.lines.len(), "skipped": page.skipped(),
-    })
+/// How the events of a page are written.
+pub(super) fn form(request: &Request, json: bool) -> Form {
+    if json { Form::Array { quoted: !request.format.is_json() } } else { Form::Lines }
+}
+
+/// The records that a page covers: those of a sheet, and those before it that gave no event.
+pub(super) struct Covered<'a> {
+    from: u64,
+    sheet: &'a Sheet,
+    has_more: bool,
+}
+
+impl<'a> Covered<'a> {
+    /// From there on, of a log of so many records.
+    pub(super) fn new(from: u64, sheet: &'a Sheet, size: u64) -> Self {
+        Self { from: from.min(sheet.from), sheet, has_more: sheet.next < size }
+    }
+
+    fn range(&self) -> Json {
+        let last = (self.sheet.next > self.from).then(|| self.sheet.next - 1);
+        let skipped = self.sheet.skipped + (self.sheet.from - self.from);
+        json!({
+            "first_seq": last.map(|_| self.from), "last_seq": last, "matched": self.sheet.matched, "skipped": skipped,
+        })
+    }
+
+    /// What stands behind the events in an object.
+    pub(super) fn tail(&self, cursor: &str, checkpoint: Option<&str>, proof: Option<&Json>) -> String {
+        let mut rest = json!({
+            "next_cursor": cursor, "has_more": self.has_more, "range": self.range(), "checkpoint": checkpoint,
+        });
+        if let (Some(proof), Some(object)) = (proof, rest.as_object_mut()) {
+            object.insert("proof".into(), proof.clone());
+        }
+        format!("],{}", &rest.to_string()[1..])
+    }
 }
 
 /// Answers with a page, or that the reader has it already.
@@ -43,16 +65,18 @@ pub(super) async fn page(
     served: &Served,
     request: &Request,
     position: Position,
-    (page, held): (&Arc<Page>, Held),
+    sheet: &Arc<Sheet>,
     shape: Shape<'_>,
 ) -> Result<Response, Error> {
-    let reader = served.engine.projection().reader();
-    let checkpoint = served.events.seals.covering(reader, page.next).await?;
-    let cursor = request.cursors.encode(Position { seq: page.next, horizon: position.horizon });
+    let projection = served.engine.projection();
+    let reader = projection.reader();
+    let checkpoint = served.events.seals.covering(reader, sheet.next).await?;
+    let page = Covered::new(position.seq, sheet, projection.snapshot().size);
+    let cursor = request.cursors.encode(Position { seq: sheet.next, horizon: position.horizon }, sheet.mark);
     let proof = match request.proof {
         false => None,
         true => {
-            let (reader, from, next, note) = (reader.clone(), page.from, page.next, checkpoint.clone());
+            let (reader, from, next, note) = (reader.clone(), page.from, sheet.next, checkpoint.clone());
             let prove = move || sealed::range_proof(&reader, from, next, note.as_deref());
             Some(tokio::task::spawn_blocking(prove).await.map_err(|e| Error::internal(e.to_string()))??)
         }
@@ -60,100 +84,36 @@ pub(super) async fn page(
     let content_type = if shape.json { "application/json" } else { ndjson_type(request) };
     // A page that was full with more behind it is the same for ever, but for its checkpoint.
     let mut etag = String::new();
-    if page.has_more && page.lines.len() >= request.limit {
-        let fixed = if shape.json { tail(page, &cursor, None, None) } else { String::new() };
-        etag = digest(page.lines.iter().map(|line| line.text.as_bytes()).chain([fixed.as_bytes()]));
+    if let Some(tag) = sheet.tag.as_ref().filter(|_| page.has_more) {
+        etag.clone_from(tag);
         if shape.json {
             let proof = proof.as_ref().map(Json::to_string).unwrap_or_default();
-            let note = checkpoint.as_deref().unwrap_or_default();
-            etag = format!("{etag}.{}", digest([note.as_bytes(), proof.as_bytes()].into_iter()));
+            let (fixed, note) = (page.tail(&cursor, None, None), checkpoint.as_deref().unwrap_or_default());
+            let fixed = digest([tag.as_bytes(), fixed.as_bytes()].into_iter());
+            etag = format!("{fixed}.{}", digest([note.as_bytes(), b"\0", proof.as_bytes()].into_iter()));
         }
         etag = format!("\"{etag}\"");
         if let Some(known) = known(shape.headers, &etag) {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
-            fill(&mut response, &cursor, page, &shape, checkpoint.as_deref(), &known);
+            fill(&mut response, &cursor, &page, &shape, checkpoint.as_deref(), &known);
             return Ok(response);
         }
     }
-    let form = match shape.json {
-        true => Form::Object {
-            quoted: !request.format.is_json(),
-            tail: tail(page, &cursor, checkpoint.as_deref(), proof.as_ref()),
-        },
-        false => Form::Lines,
+    let (head, tail) = match shape.json {
+        true => (ARRAY, page.tail(&cursor, checkpoint.as_deref(), proof.as_ref())),
+        false => ("", String::new()),
     };
-    let body = body(Arc::clone(page), form, held);
+    let body = Parts::body(head, Arc::clone(sheet), tail);
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
-    fill(&mut response, &cursor, page, &shape, checkpoint.as_deref(), &etag);
+    fill(&mut response, &cursor, &page, &shape, checkpoint.as_deref(), &etag);
     Ok(response)
 }
 
+/// What stands before the events in an object.
+pub(super) const ARRAY: &str = "{\"data\":[";
+
 fn ndjson_type(request: &Request) -> &'static str {
     if request.format.is_json() { "application/x-ndjson" } else { "text/plain; charset=utf-8" }
-}
-
-/// How the events of a page become a body.
-pub(super) enum Form {
-    /// A line an event.
-    Lines,
-    /// One object; events that are no JSON are texts in it.
-    Object { quoted: bool, tail: String },
-}
-
-/// The body of a page. A large one is made as it is sent: a slow reader holds the page, which he may
-/// share with others, and no copy.
-pub(super) fn body(page: Arc<Page>, form: Form, held: Held) -> Body {
-    let (head, tail, quoted) = match form {
-        Form::Lines => ("", String::new(), None),
-        Form::Object { quoted, tail } => ("{\"data\":[", tail, Some(quoted)),
-    };
-    let is_small = page.bytes <= SMALL_BYTES;
-    let step = if is_small { page.lines.len().max(1) } else { STEP_LINES };
-    let bytes = page.bytes;
-    let steps = (0..page.lines.len()).step_by(step).map(move |at| {
-        let _ = &held;
-        let mut out = String::new();
-        for (i, line) in page.lines.iter().enumerate().skip(at).take(step) {
-            match quoted {
-                None => out.push_str(&line.text),
-                Some(_) if i > 0 => out.push(','),
-                Some(_) => {}
-            }
-            match quoted {
-                None => out.push('\n'),
-                Some(false) => out.push_str(&line.text),
-                Some(true) => out.push_str(&Json::String(line.text.clone()).to_string()),
-            }
-        }
-        out
-    });
-    let parts = std::iter::once(head.to_owned()).chain(steps).chain([tail]);
-    if is_small {
-        let mut whole = String::with_capacity(bytes + 4096);
-        parts.for_each(|part| whole.push_str(&part));
-        return Body::from(whole);
-    }
-    Body::from_stream(futures::stream::iter(parts.map(Ok::<_, Infallible>)))
-}
-
-/// What stands behind the events in an object.
-pub(super) fn tail(page: &Page, cursor: &str, checkpoint: Option<&str>, proof: Option<&Json>) -> String {
-    let mut rest = json!({
-        "next_cursor": cursor, "has_more": page.has_more, "range": range(page), "checkpoint": checkpoint,
-    });
-    if let (Some(proof), Some(object)) = (proof, rest.as_object_mut()) {
-        object.insert("proof".into(), proof.clone());
-    }
-    format!("],{}", &rest.to_string()[1..])
-}
-
-/// Texts as one short one.
-fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_be_bytes()).update(part);
-    }
-    hasher.finalize().to_hex()[..24].to_owned()
 }
 
 /// The tag of a representation that the reader has and that is as good as ours: the same events
@@ -169,7 +129,14 @@ fn known(headers: &HeaderMap, etag: &str) -> Option<String> {
 }
 
 /// The headers of a page.
-fn fill(response: &mut Response, cursor: &str, page: &Page, shape: &Shape<'_>, checkpoint: Option<&str>, etag: &str) {
+fn fill(
+    response: &mut Response,
+    cursor: &str,
+    page: &Covered<'_>,
+    shape: &Shape<'_>,
+    checkpoint: Option<&str>,
+    etag: &str,
+) {
     // The same request behind the cursor: other parameters stay as they were sent.
     let kept = shape.query.unwrap_or_default().split('&').filter(|p| !p.is_empty() && !p.starts_with("after="));
     let query: String = kept.map(|parameter| format!("&{parameter}")).collect();
@@ -184,8 +151,8 @@ fn fill(response: &mut Response, cursor: &str, page: &Page, shape: &Shape<'_>, c
     set("x-has-more", &page.has_more.to_string());
     set("cache-control", caching);
     set("vary", "Accept, Authorization");
-    if page.next > page.from {
-        set("x-seq-range", &format!("{}-{}", page.from, page.next - 1));
+    if page.sheet.next > page.from {
+        set("x-seq-range", &format!("{}-{}", page.from, page.sheet.next - 1));
     }
     if let Some(note) = checkpoint {
         set("x-checkpoint", &STANDARD.encode(short(note)));

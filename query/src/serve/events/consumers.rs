@@ -19,9 +19,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
-use super::held::Held;
-use super::state::{Consumer, Lease, States};
-use super::{Asked, PARAMETERS, POLLS, Page, Position, Request, admit, answer, held_page, refusal, start};
+use super::filter::Place;
+use super::page::Page;
+use super::sheet::{Parts, Sheet};
+use super::state::{Consumer, Key, Lease, States};
+use super::{Asked, PARAMETERS, POLLS, Position, Request, admit, answer, next as pages, refusal, start};
 use crate::caller::Caller;
 use crate::error::{Error, ErrorKind};
 use crate::repeated::Repeat;
@@ -34,11 +36,9 @@ pub(super) const LEASE: Duration = Duration::from_secs(600);
 const OWN_MAX: usize = 100;
 const ALL_MAX: usize = 1_000;
 
-type Key = (String, String);
-
 /// The consumers of a log.
 pub struct Consumers {
-    states: Arc<Mutex<States>>,
+    states: Arc<States>,
     /// Those that are being answered.
     busy: Arc<Mutex<HashSet<Key>>>,
 }
@@ -51,40 +51,31 @@ impl Consumers {
     /// If the file is there and cannot be read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let states = States::open(&dir.join("consumers.json"))?;
-        Ok(Self { states: Arc::new(Mutex::new(states)), busy: Arc::default() })
+        Ok(Self { states: Arc::new(states), busy: Arc::default() })
     }
 
-    fn get(&self, key: &Key) -> Option<Consumer> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).all.get(key).cloned()
-    }
-
-    /// Keeps a consumer, durably; `None` forgets it.
+    /// Keeps a consumer, durably; `None` forgets it. Those who come at the same time share one sync.
     async fn put(&self, key: Key, consumer: Option<Consumer>) -> Result<(), Error> {
+        let saved = self.states.change(key, consumer);
         let states = Arc::clone(&self.states);
-        let save = move || {
-            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = match consumer {
-                Some(consumer) => states.all.insert(key.clone(), consumer),
-                None => states.all.remove(&key),
-            };
-            let saved = states.save();
-            if saved.is_err() {
-                // What is not durable did not happen.
-                match before {
-                    Some(before) => states.all.insert(key, before),
-                    None => states.all.remove(&key),
-                };
-            }
-            saved
-        };
-        tokio::task::spawn_blocking(save).await.map_err(|e| Error::internal(e.to_string()))?
+        let done = tokio::task::spawn_blocking(move || states.save()).await;
+        done.map_err(|e| Error::internal(e.to_string()))?;
+        saved.await.map_err(|e| Error::internal(e.to_string()))?
+    }
+
+    /// Keeps a consumer that went on and has nothing to lose.
+    async fn remember(&self, key: Key, consumer: Consumer) -> Result<(), Error> {
+        if self.states.remember(key, consumer) {
+            let states = Arc::clone(&self.states);
+            tokio::task::spawn_blocking(move || states.save()).await.map_err(|e| Error::internal(e.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Whether there is room for one more of a caller.
     fn has_room(&self, identity: &str) -> bool {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = states.all.keys().filter(|(of, _)| of == identity).count();
-        own < OWN_MAX && states.all.len() < ALL_MAX
+        let (own, all) = self.states.of(identity);
+        own.len() < OWN_MAX && all < ALL_MAX
     }
 }
 
@@ -149,9 +140,7 @@ pub(super) async fn list(State(served): State<Served>, caller: Caller) -> Respon
         Err(error) => return refusal(error),
     };
     let size = served.engine.projection().snapshot().size;
-    let states = consumers.states.lock().unwrap_or_else(PoisonError::into_inner);
-    let own = states.all.values().filter(|consumer| *consumer.identity == *caller.identity);
-    let own: Vec<_> = own.map(|consumer| told(consumer, size)).collect();
+    let own: Vec<_> = consumers.states.of(&caller.identity).0.iter().map(|consumer| told(consumer, size)).collect();
     as_json(&json!({"consumers": own}))
 }
 
@@ -160,7 +149,7 @@ pub(super) async fn show(State(served): State<Served>, caller: Caller, UrlPath(n
     if let Err(refused) = admit(&served, &caller) {
         return refused;
     }
-    match of(&served).map(|consumers| consumers.get(&key(&caller, &name))) {
+    match of(&served).map(|consumers| consumers.states.get(&key(&caller, &name))) {
         Err(error) => refusal(error),
         Ok(None) => missing(&name),
         Ok(Some(consumer)) => as_json(&told(&consumer, served.engine.projection().snapshot().size)),
@@ -174,7 +163,7 @@ pub(super) async fn delete(State(served): State<Served>, caller: Caller, UrlPath
     }
     let key = key(&caller, &name);
     let consumers = match of(&served) {
-        Ok(consumers) if consumers.get(&key).is_none() => return missing(&name),
+        Ok(consumers) if consumers.states.get(&key).is_none() => return missing(&name),
         Ok(consumers) => consumers,
         Err(error) => return refusal(error),
     };
@@ -244,10 +233,10 @@ async fn batch(
 async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll: &Repeat) -> Result<Response, Error> {
     let consumers = of(served)?;
     let Some(_busy) = Busy::begin(consumers, &key) else {
-        return Ok(answered(request, (&Arc::default(), served.events.holding.reserve(1)), json, "busy"));
+        return Ok(answered((0, &Arc::new(Sheet::of(&Page::default()))), 0, json, "busy"));
     };
     let filter = request.filter.key();
-    let mut consumer = match consumers.get(&key) {
+    let mut consumer = match consumers.states.get(&key) {
         Some(consumer) if consumer.filter != filter => {
             let message = "this consumer was made with another filter; take another name, or DELETE it first";
             return Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", message, None));
@@ -269,40 +258,47 @@ async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll:
     } else {
         consumer.commit();
     }
-    let position = match start(served, request, Some(consumer.position()))? {
+    let place = Place { position: consumer.position(), mark: consumer.mark };
+    let position = match start(served, request, Some(pages::known(served, place)?))? {
         Ok(position) => position,
         Err(gone) => {
             // It is told once; the next call goes on behind what was erased.
             let erased = served.events.seals.erased(served.engine.projection())?;
             let seq = super::sealed::earliest(&erased, consumer.seq);
             (consumer.seq, consumer.horizon) = (seq, super::sealed::horizon(&erased));
-            consumer.lease = None;
+            (consumer.mark, consumer.lease) = (None, None);
             consumers.put(key, Some(consumer)).await?;
             return Ok(gone);
         }
     };
     served.engine.stats().page();
-    let (page, held) = held_page(served, request, position.seq, limit).await?;
-    poll.gave(page.lines.len() as u64, page.from..page.next);
+    let page = pages::page(served, request, position.seq, limit, answer::form(request, json)).await?;
+    poll.gave(page.matched as u64, position.seq..page.next);
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
     consumer.horizon = position.horizon;
-    let before = consumers.get(&key);
+    let before = consumers.states.get(&key);
     consumer.lease = Some(Lease {
         seq: page.next,
         horizon: position.horizon,
+        mark: Some(page.mark),
         until: now().saturating_add(request.lease.as_nanos() as u64),
         limit,
-        events: page.lines.len(),
+        events: page.matched,
     });
-    if page.lines.is_empty() {
+    if page.matched == 0 {
         // Nothing can be lost of an empty batch; where it ends is committed at once.
         consumer.commit();
     }
-    if before.as_ref() != Some(&consumer) {
-        consumers.put(key, Some(consumer)).await?;
+    // That the next records gave no event is found out again after a crash: nobody waits for a sync of it.
+    let is_idle = page.matched == 0 && before.as_ref().is_some_and(|before| before.lease.is_none());
+    match before.as_ref() == Some(&consumer) {
+        true => {}
+        false if is_idle => consumers.remember(key, consumer).await?,
+        false => consumers.put(key, Some(consumer)).await?,
     }
-    Ok(answered(request, (&page, held), json, if redelivers { "redelivered" } else { "leased" }))
+    let (size, state) = (served.engine.projection().snapshot().size, if redelivers { "redelivered" } else { "leased" });
+    Ok(answered((position.seq, &page), size, json, state))
 }
 
 fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Result<Consumer, Error> {
@@ -313,6 +309,7 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
         filter,
         seq: position.seq,
         horizon: position.horizon,
+        mark: None,
         lease: None,
         committed_events: 0,
         redelivered: 0,
@@ -320,19 +317,17 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
 }
 
 /// A batch as an answer: NDJSON, or an object with what a page has but a cursor.
-fn answered(request: &Request, (page, held): (&Arc<Page>, Held), json: bool, state: &'static str) -> Response {
-    let (content_type, form) = match json {
-        true => {
-            let tail = answer::tail(page, "", None, None);
-            ("application/json", answer::Form::Object { quoted: !request.format.is_json(), tail })
-        }
-        false => ("application/x-ndjson", answer::Form::Lines),
+fn answered((from, page): (u64, &Arc<Sheet>), size: u64, json: bool, state: &'static str) -> Response {
+    let covered = answer::Covered::new(from, page, size);
+    let (content_type, head, tail) = match json {
+        true => ("application/json", answer::ARRAY, covered.tail("", None, None)),
+        false => ("application/x-ndjson", "", String::new()),
     };
-    let body = answer::body(Arc::clone(page), form, held);
+    let body = Parts::body(head, Arc::clone(page), tail);
     let mut response =
         ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")], body).into_response();
     let headers = response.headers_mut();
     headers.insert("x-consumer-state", HeaderValue::from_static(state));
-    headers.insert("x-has-more", HeaderValue::from_static(if page.has_more { "true" } else { "false" }));
+    headers.insert("x-has-more", HeaderValue::from_static(if page.next < size { "true" } else { "false" }));
     response
 }

@@ -179,12 +179,13 @@ impl Export {
         let mut objects = Vec::new();
         let mut wish = Wish {
             from,
+            to: u64::MAX,
             limit: LIMIT_MAX,
             bytes: page::PAGE_BYTES,
             filter: Arc::new(Filter::default()),
             format: self.format,
         };
-        let (mut pages, mut bytes): (Vec<Arc<Page>>, usize) = (Vec::new(), 0);
+        let (mut pages, mut bytes): (Vec<Page>, usize) = (Vec::new(), 0);
         while wish.from < to {
             let page = page::page(served.engine.projection(), &wish).await?;
             bytes += page.bytes;
@@ -300,13 +301,7 @@ fn parse_stamp(stamp: &str) -> Option<u64> {
 }
 
 /// Writes the events of some pages below a seq; none for no events.
-fn write_object(
-    shelf: &dyn Shelf,
-    begin: u64,
-    suffix: &str,
-    pages: &[Arc<Page>],
-    to: u64,
-) -> Result<Option<Object>, Error> {
+fn write_object(shelf: &dyn Shelf, begin: u64, suffix: &str, pages: &[Page], to: u64) -> Result<Option<Object>, Error> {
     let lines: Vec<_> = pages.iter().flat_map(|page| &page.lines).filter(|line| line.seq < to).collect();
     let (Some(first), Some(last)) = (lines.first(), lines.last()) else { return Ok(None) };
     let stamp = stamp(begin);
@@ -377,7 +372,7 @@ mod tests {
             for (seq, text) in texts.iter().enumerate() {
                 page.take(Arc::new(Line { seq: seq as u64, text: (*text).to_owned(), ..Line::default() }));
             }
-            vec![Arc::new(page)]
+            vec![page]
         };
         let write = |texts: &[&str]| write_object(&shelf, 0, "raw.ndjson.gz", &page(texts), 9).unwrap().unwrap();
         let (one, again, other) = (write(&["a", "b"]), write(&["a", "b"]), write(&["a"]));

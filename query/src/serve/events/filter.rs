@@ -1,7 +1,8 @@
 //! Which events a reader wants, and the cursors that are bound to it.
 //!
 //! A cursor says: everything below this seq that matched this filter was delivered. It also says
-//! up to where retention had erased when it was given, so that what was erased since shows.
+//! up to where retention had erased when it was given, so that what was erased since shows, and has a mark
+//! of the log below it, so that another log under the same name shows.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::lines::{Line, SEVERITIES};
+use super::marks::Mark;
 use crate::caller::RowFilter;
 use crate::mapping::KINDS;
 
@@ -112,13 +114,24 @@ pub struct Position {
     pub(crate) horizon: u64,
 }
 
+/// What a cursor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) position: Position,
+    /// The mark of its seq; cursors of before have none.
+    pub(crate) mark: Option<Mark>,
+}
+
 /// Makes and reads the cursors of one log and filter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursors {
     bound: [u8; 8],
 }
 
-const VERSION: u8 = 2;
+/// Cursors with a mark, and those of before without.
+const VERSION: u8 = 3;
+const VERSION_UNMARKED: u8 = 2;
+const UNMARKED_BYTES: usize = 25;
 
 impl Cursors {
     pub(crate) fn of(origin: &str, filter: &Filter) -> Self {
@@ -128,17 +141,21 @@ impl Cursors {
         Self { bound }
     }
 
-    pub(crate) fn encode(&self, position: Position) -> String {
+    pub(crate) fn encode(&self, position: Position, mark: Mark) -> String {
         let (seq, horizon) = (position.seq.to_be_bytes(), position.horizon.to_be_bytes());
-        URL_SAFE_NO_PAD.encode([&[VERSION][..], &self.bound, &seq, &horizon].concat())
+        URL_SAFE_NO_PAD.encode([&[VERSION][..], &self.bound, &seq, &horizon, &mark].concat())
     }
 
-    pub(crate) fn decode(&self, cursor: &str) -> Result<Position, &'static str> {
-        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| "this is not a cursor of this API")?;
-        let bytes: [u8; 25] = bytes.try_into().map_err(|_| "this is not a cursor of this API")?;
-        if bytes[0] != VERSION {
-            return Err("this cursor is of another version");
-        }
+    pub(crate) fn decode(&self, cursor: &str) -> Result<Place, &'static str> {
+        const NONE: &str = "this is not a cursor of this API";
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| NONE)?;
+        let (bytes, mark) = bytes.split_at_checked(UNMARKED_BYTES).ok_or(NONE)?;
+        let mark = match (bytes[0], Mark::try_from(mark)) {
+            (VERSION, Ok(mark)) => Some(mark),
+            (VERSION_UNMARKED, _) if mark.is_empty() => None,
+            (VERSION | VERSION_UNMARKED, _) => return Err(NONE),
+            _ => return Err("this cursor is of another version"),
+        };
         if bytes[1..9] != self.bound {
             return Err(
                 "this cursor is of another log or another filter; keep one cursor per filter, or begin without one",
@@ -149,7 +166,7 @@ impl Cursors {
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_be_bytes(number)
         };
-        Ok(Position { seq: number(9), horizon: number(17) })
+        Ok(Place { position: Position { seq: number(9), horizon: number(17) }, mark })
     }
 }
 
@@ -160,14 +177,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cursors_are_bound_to_log_and_filter(seq: u64, horizon: u64, text in "[A-Za-z0-9_-]{0,40}") {
+        fn cursors_are_bound_to_log_and_filter(seq: u64, horizon: u64, mark: Mark, text in "[A-Za-z0-9_-]{0,60}") {
             let position = Position { seq, horizon };
             let all = Filter::default();
             let alerts = Filter { kinds: vec!["alert".into()], ..Filter::default() };
             let services = Filter { services: vec!["alert".into()], ..Filter::default() };
             let cursors = Cursors::of("log", &all);
-            let cursor = cursors.encode(position);
-            prop_assert_eq!(cursors.decode(&cursor), Ok(position));
+            let cursor = cursors.encode(position, mark);
+            prop_assert_eq!(cursors.decode(&cursor), Ok(Place { position, mark: Some(mark) }));
+            // Those that were given out before there were marks stay valid.
+            let mut before = URL_SAFE_NO_PAD.decode(&cursor).unwrap();
+            before.truncate(UNMARKED_BYTES);
+            prop_assert!(cursors.decode(&URL_SAFE_NO_PAD.encode(&before)).is_err());
+            before[0] = VERSION_UNMARKED;
+            let before = URL_SAFE_NO_PAD.encode(before);
+            prop_assert_eq!(cursors.decode(&before), Ok(Place { position, mark: None }));
             for other in [Cursors::of("log", &alerts), Cursors::of("log", &services), Cursors::of("other", &all)] {
                 prop_assert!(other.decode(&cursor).is_err());
             }

@@ -1,25 +1,77 @@
 //! The events over gRPC: `custody.v1.Events` of proto/custody/v1/events.proto, on the HTTP port and
 //! on that of Flight SQL.
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures::{Stream, stream};
+use axum::http;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use prost::Message as _;
+use tonic::codegen::{Body, Service, StdError};
+use tonic::server::{NamedService, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::generated::events_server::{Events, EventsServer};
-use super::generated::{Event, Range, StreamEventsRequest, StreamEventsResponse};
-use super::stream::{Following, Next};
-use super::{Asked, Cursors, Filter, LIMIT_DEFAULT, LIMIT_MAX, Page, Position, Served, filter, start};
+use super::codec::{Message, Sheets};
+use super::generated::{Range, StreamEventsRequest, StreamEventsResponse, events_server};
+use super::stream::{Following, Next, Way};
+use super::{Asked, Cursors, Filter, LIMIT_DEFAULT, LIMIT_MAX, Position, Served, filter, next, page, start};
 use crate::caller::{Caller, Role};
 use crate::error::{Error, ErrorKind};
 
-/// The service of one server.
+/// The service of one server. It stands in for the generated one, which would make each message anew for
+/// each call.
+#[derive(Clone)]
 pub struct Grpc(Served);
 
 /// The gRPC service of what a server serves.
-pub fn service(served: Served) -> EventsServer<Grpc> {
-    EventsServer::new(Grpc(served))
+pub fn service(served: Served) -> Grpc {
+    Grpc(served)
+}
+
+/// The answer to a call.
+type Messages = BoxStream<'static, Result<Message, Status>>;
+
+impl NamedService for Grpc {
+    const NAME: &'static str = events_server::SERVICE_NAME;
+}
+
+impl<B> Service<http::Request<B>> for Grpc
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let own = self.clone();
+        async move {
+            Ok(match request.uri().path() {
+                "/custody.v1.Events/Stream" => tonic::server::Grpc::new(Sheets).server_streaming(own, request).await,
+                path => Status::unimplemented(format!("there is no method {path}")).into_http(),
+            })
+        }
+        .boxed()
+    }
+}
+
+impl ServerStreamingService<StreamEventsRequest> for Grpc {
+    type Response = Message;
+    type ResponseStream = Messages;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<StreamEventsRequest>) -> Self::Future {
+        let own = self.clone();
+        async move { own.stream(request).await }.boxed()
+    }
 }
 
 fn status(error: Error) -> Status {
@@ -30,11 +82,8 @@ fn status(error: Error) -> Status {
     }
 }
 
-#[tonic::async_trait]
-impl Events for Grpc {
-    type StreamStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
-
-    async fn stream(&self, request: Request<StreamEventsRequest>) -> Result<Response<Self::StreamStream>, Status> {
+impl Grpc {
+    async fn stream(&self, request: Request<StreamEventsRequest>) -> Result<Response<Messages>, Status> {
         let caller = super::super::called(request.extensions())?;
         if let Err(error) = caller.require(&[Role::Stream], "following the events") {
             self.0.engine.audit().refused(&caller, &error.message);
@@ -56,22 +105,25 @@ impl Events for Grpc {
         let understood = understand(&self.0, &caller, &asked)?;
         let position = match asked.after.as_str() {
             "" => None,
-            after => Some(understood.cursors.decode(after).map_err(Status::invalid_argument)?),
+            after => {
+                let place = understood.cursors.decode(after).map_err(Status::invalid_argument)?;
+                Some(next::known(&self.0, place).map_err(status)?)
+            }
         };
         let position = start(&self.0, &understood, position).map_err(status)?;
         let position = position.map_err(|_| gone())?;
         let place = self.0.events.waiting.enter(&caller.identity).map_err(Status::unavailable)?;
-        let following = Following::begin(self.0.clone(), &caller, understood, position, asked.follow, place);
+        let way = Way::Messages { follow: asked.follow, limit };
+        let following = Following::begin(self.0.clone(), &caller, understood, position, way, place);
         let following = following.await.map_err(status)?;
-        let served = self.0.clone();
-        let pages =
-            stream::try_unfold((following, served), move |(mut following, served): (Following, Served)| async move {
-                let Some(next) = following.next(limit).await.map_err(status)? else { return Ok(None) };
-                let Next::Page(page) = next else { return Err(gone()) };
-                let answer = told(&served, &following, &page).await?;
-                Ok(Some((answer, (following, served))))
-            });
-        Ok(Response::new(Box::pin(pages)))
+        let messages = stream::try_unfold(following, |mut following| async move {
+            match following.next().await.map_err(status)? {
+                None => Ok(None),
+                Some(Next::Gone(_)) => Err(gone()),
+                Some(Next::Sheet(sheet)) => Ok(Some((told(&following, sheet).await?, following))),
+            }
+        });
+        Ok(Response::new(messages.boxed()))
     }
 }
 
@@ -96,6 +148,7 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
     wanted.check().map_err(Status::invalid_argument)?;
     let reader = served.engine.projection().reader();
     understood.cursors = Cursors::of(reader.origin(), &wanted);
+    understood.shape = page::shape(&wanted, understood.format);
     understood.filter = Arc::new(wanted);
     understood.begin = match asked.since_unix_nano {
         0 => 0,
@@ -104,22 +157,21 @@ fn understand(served: &Served, caller: &Caller, asked: &StreamEventsRequest) -> 
     Ok(understood)
 }
 
-async fn told(served: &Served, following: &Following, page: &Page) -> Result<StreamEventsResponse, Status> {
-    let reader = served.engine.projection().reader();
-    let checkpoint = served.events.seals.covering(reader, page.next).await.map_err(status)?;
-    let origin = reader.origin();
-    let event =
-        |line: &Arc<super::lines::Line>| Event { seq: line.seq, uid: line.uid(origin), body: line.text.clone() };
-    Ok(StreamEventsResponse {
-        events: page.lines.iter().map(event).collect(),
-        next_cursor: following.request.cursors.encode(Position { seq: page.next, ..following.position }),
-        has_more: page.has_more,
+async fn told(following: &Following, sheet: Arc<super::sheet::Sheet>) -> Result<Message, Status> {
+    let (served, position) = (&following.served, following.position);
+    let projection = served.engine.projection();
+    let checkpoint = served.events.seals.covering(projection.reader(), sheet.next).await.map_err(status)?;
+    let rest = StreamEventsResponse {
+        events: Vec::new(),
+        next_cursor: following.request.cursors.encode(Position { seq: sheet.next, ..position }, sheet.mark),
+        has_more: sheet.next < projection.snapshot().size,
         range: Some(Range {
-            from_seq: page.from,
-            to_seq: page.next,
-            matched: page.lines.len() as u64,
-            skipped: page.skipped(),
+            from_seq: following.from,
+            to_seq: sheet.next,
+            matched: sheet.matched as u64,
+            skipped: sheet.skipped + (sheet.from - following.from),
         }),
         checkpoint: checkpoint.unwrap_or_default(),
-    })
+    };
+    Ok(Message { sheet, rest: rest.encode_to_vec() })
 }

@@ -27,10 +27,16 @@ pub(crate) struct Held {
 }
 
 impl Holding {
-    /// Reserves what a page may take now.
-    pub(crate) fn reserve(&self, limit: usize) -> Held {
+    /// What a page of so many events may take now: a power of two, so that those who ask for the same at about
+    /// the same time may have the same.
+    pub(crate) fn fair(&self, limit: usize) -> usize {
         let fair = ALL_BYTES.saturating_sub(self.0.load(Relaxed)) / 4;
         let bytes = fair.min(limit.saturating_mul(EVENT_BYTES)).clamp(PAGE_BYTES_MIN, PAGE_BYTES);
+        1 << bytes.ilog2()
+    }
+
+    /// Holds as many bytes.
+    pub(crate) fn hold(&self, bytes: usize) -> Held {
         self.0.fetch_add(bytes, Relaxed);
         Held { all: Arc::clone(&self.0), bytes }
     }
@@ -58,13 +64,14 @@ mod tests {
     #[test]
     fn pages_become_smaller_when_many_are_under_way() {
         let holding = Holding::default();
-        let first = holding.reserve(10_000);
+        let reserve = |limit| holding.hold(holding.fair(limit));
+        let first = reserve(10_000);
         assert_eq!(first.bytes, PAGE_BYTES);
-        let held: Vec<Held> = (0..1000).map(|_| holding.reserve(10_000)).collect();
+        let held: Vec<Held> = (0..1000).map(|_| reserve(10_000)).collect();
         assert_eq!(held.last().map(|held| held.bytes), Some(PAGE_BYTES_MIN));
         let all = || holding.0.load(Relaxed);
         assert!(all() <= ALL_BYTES + 1001 * PAGE_BYTES_MIN);
-        let mut small = holding.reserve(1);
+        let mut small = reserve(1);
         small.settle(7);
         let before = all();
         drop(small);

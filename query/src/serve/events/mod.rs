@@ -5,6 +5,7 @@
 //! and projected, in the order of the log, so a cursor never skips.
 
 mod answer;
+mod codec;
 mod consumers;
 mod export;
 mod filter;
@@ -12,13 +13,18 @@ mod filter;
 pub mod generated;
 pub mod grpc;
 mod held;
+mod kept;
 mod limiter;
 mod lines;
+mod marks;
+mod next;
 pub(crate) mod page;
 mod recent;
 mod sealed;
+mod sheet;
 mod shelf;
 mod state;
+mod steps;
 mod stream;
 mod waiting;
 
@@ -33,12 +39,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use tokio::time::Instant;
 
 pub use consumers::Consumers;
 pub use export::Export;
 pub(crate) use filter::{Cursors, Filter, Position};
 pub use lines::Format;
+pub(crate) use next::start;
 pub(crate) use page::{Page, Wish};
 pub(crate) use recent::Recent;
 pub(crate) use sealed::Seals;
@@ -56,10 +62,6 @@ use waiting::Waiting;
 pub(crate) const LIMIT_DEFAULT: usize = 1_000;
 pub(crate) const LIMIT_MAX: usize = 10_000;
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// Who follows the end of the log gets what came in steps of this length: many readers then share
-/// each of them.
-pub(crate) const STEP: Duration = Duration::from_millis(100);
 
 /// Requests of one caller in a minute, unless it is said otherwise.
 pub const PAGES_PER_MINUTE: u32 = 6_000;
@@ -141,6 +143,8 @@ pub(crate) struct Request {
     pub(crate) filter: Arc<Filter>,
     pub(crate) cursors: Cursors,
     pub(crate) format: Format,
+    /// What others have to ask for to be given the same.
+    pub(crate) shape: Arc<str>,
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) proof: bool,
@@ -185,10 +189,12 @@ impl Asked {
                 reader.first_at(time.0.max(0).unsigned_abs()).map_err(|e| e.to_string())?
             }
         };
+        let format = Format::parse(self.format.as_deref())?;
         Ok(Request {
             cursors: Cursors::of(reader.origin(), &filter),
+            shape: page::shape(&filter, format),
             filter: Arc::new(filter),
-            format: Format::parse(self.format.as_deref())?,
+            format,
             limit,
             wait: seconds(self.wait.as_deref(), Duration::ZERO)
                 .ok_or("wait must be seconds, such as 30s")?
@@ -278,9 +284,9 @@ async fn events(
     let (streams, json) = (accepts(b"text/event-stream"), accepts(b"application/json"));
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|_| streams);
     let after = resumed.or(asked.after.as_deref()).filter(|cursor| !cursor.is_empty());
-    let position = match after.map(|cursor| request.cursors.decode(cursor)) {
+    let place = match after.map(|cursor| request.cursors.decode(cursor)) {
         None => None,
-        Some(Ok(position)) => Some(position),
+        Some(Ok(place)) => Some(place),
         Some(Err(message)) => return Ok(bad(message)),
     };
     if request.proof && !json {
@@ -291,6 +297,7 @@ async fn events(
         let may = caller.require(&[Role::Witness, Role::Read], "the proof of a page");
         may.inspect_err(|error| served.engine.audit().refused(caller, &error.message))?;
     }
+    let position = place.map(|place| next::known(served, place)).transpose()?;
     let position = match start(served, &request, position)? {
         Ok(position) => position,
         Err(gone) => return Ok(gone),
@@ -303,7 +310,8 @@ async fn events(
         let place = served.events.waiting.enter(&caller.identity);
         let place = place.map_err(|message| Error::new(ErrorKind::Unavailable, message))?;
         if streams {
-            let following = stream::Following::begin(served.clone(), caller, request, position, true, place);
+            let way = stream::Way::Events;
+            let following = stream::Following::begin(served.clone(), caller, request, position, way, place);
             return Ok(stream::answer(following.await?));
         }
         let answer = paged(served, (&request, position), query, headers, json, &poll).await;
@@ -322,115 +330,8 @@ async fn paged(
     poll: &Repeat,
 ) -> Result<Response, Error> {
     served.engine.stats().page();
-    let (page, held) = held_page(served, request, position.seq, request.limit).await?;
-    poll.gave(page.lines.len() as u64, page.from..page.next);
-    answer::page(served, request, position, (&page, held), answer::Shape { json, query, headers }).await
-}
-
-/// Where to begin. The answer is 410 if retention has erased since what the reader had still to see.
-///
-/// # Errors
-///
-/// If the place is beyond the end of the log: whoever waited there would miss all that comes until then. So
-/// it is after the log was restored from a backup, or rolled back.
-pub(crate) fn start(
-    served: &Served,
-    request: &Request,
-    position: Option<Position>,
-) -> Result<Result<Position, Response>, Error> {
-    let projection = served.engine.projection();
-    let (asked, size) = (position.map_or(request.begin, |position| position.seq), projection.reader().head().size);
-    if asked > size {
-        let what = if position.is_some() { "the place to go on from" } else { "from_seq" };
-        return Err(Error::invalid(format!(
-            "{what} is beyond the end of this log, which has {size} records; if it was given out by this log, the log was \
-             restored or rolled back since: compare its checkpoint with one that you kept, and begin again"
-        )));
-    }
-    let erased = served.events.seals.erased(projection)?;
-    let horizon = sealed::horizon(&erased);
-    let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, horizon })) };
-    let unseen = position.seq.max(position.horizon)..horizon;
-    let Some(lost) = erased.within(unseen.clone()).next().filter(|_| unseen.start < unseen.end) else {
-        return Ok(Ok(Position { horizon: horizon.max(position.horizon), ..position }));
-    };
-    let go_on = Position { seq: sealed::earliest(&erased, position.seq), horizon };
-    let body = serde_json::json!({
-        "code": "gone",
-        "message": format!(
-            "retention erased records from {} on before this cursor reached them; go on with next_cursor", lost.start
-        ),
-        "position": null,
-        "earliest_seq": go_on.seq,
-        "next_cursor": request.cursors.encode(go_on),
-    });
-    Ok(Err((StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()))
-}
-
-/// The next page for one request, and its part of the memory for pages.
-pub(crate) async fn held_page(
-    served: &Served,
-    request: &Request,
-    from: u64,
-    limit: usize,
-) -> Result<(Arc<Page>, held::Held), Error> {
-    let mut begin = from;
-    if !request.wait.is_zero() && !request.proof {
-        // Who waits for what comes holds little meanwhile.
-        let first = next_page(served, request, from, 1, 1, request.wait).await?;
-        let Some(line) = first.lines.first() else {
-            let held = served.events.holding.reserve(1);
-            return Ok((first, held));
-        };
-        begin = line.seq;
-    }
-    let mut held = served.events.holding.reserve(limit);
-    let wait = if request.proof { request.wait } else { Duration::ZERO };
-    let page = next_page(served, request, begin, limit, held.bytes, wait).await?;
-    held.settle(page.bytes);
-    Ok((page::rebased(page, from), held))
-}
-
-/// The next page; waits for one that is not empty, up to a time.
-pub(crate) async fn next_page(
-    served: &Served,
-    request: &Request,
-    from: u64,
-    limit: usize,
-    bytes: usize,
-    wait: Duration,
-) -> Result<Arc<Page>, Error> {
-    let until = Instant::now() + wait;
-    let projection = served.engine.projection();
-    let mut visible = projection.visible();
-    let mut wish = Wish { from, limit, bytes, filter: Arc::clone(&request.filter), format: request.format };
-    loop {
-        visible.borrow_and_update();
-        let mut page = page::page(projection, &wish).await?;
-        if request.proof && page.next - page.from > sealed::PROOF_RECORDS {
-            page = Arc::new(cut(&page, page.from + sealed::PROOF_RECORDS));
-        }
-        if !page.lines.is_empty() || Instant::now() >= until || page.has_more && request.proof {
-            return Ok(page::rebased(page, from));
-        }
-        if !request.proof {
-            wish.from = page.next;
-        }
-        if !page.has_more {
-            let _ = tokio::time::timeout_at(until, visible.changed()).await;
-            // Records come in many small steps; a reader takes a few of them at once.
-            tokio::time::sleep_until(until.min(Instant::now() + STEP / 2)).await;
-        }
-    }
-}
-
-/// The part of a page below a seq.
-fn cut(page: &Page, next: u64) -> Page {
-    let mut out = Page::new(page.from, usize::MAX, usize::MAX);
-    page.lines.iter().filter(|line| line.seq < next).for_each(|line| {
-        out.take(Arc::clone(line));
-    });
-    out.next = next;
-    out.has_more = true;
-    out
+    let form = answer::form(request, json);
+    let sheet = next::page(served, request, position.seq, request.limit, form).await?;
+    poll.gave(sheet.matched as u64, position.seq..sheet.next);
+    answer::page(served, request, position, &sheet, answer::Shape { json, query, headers }).await
 }

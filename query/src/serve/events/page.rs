@@ -30,7 +30,6 @@ pub struct Page {
     /// Where the next page begins.
     pub(crate) next: u64,
     pub(crate) lines: Vec<Arc<Line>>,
-    pub(crate) has_more: bool,
     /// Whether it has as many events as it may.
     pub(crate) full: bool,
     pub(crate) bytes: usize,
@@ -57,14 +56,18 @@ impl Page {
         true
     }
 
-    /// The page, when all rows below `seen` were looked at, or it is full. The log has `size` records.
-    pub(crate) fn ended(mut self, seen: u64, size: u64) -> Self {
+    /// The page, when all rows below `seen` were looked at, or it is full.
+    pub(crate) fn ended(mut self, seen: u64) -> Self {
         self.full |= self.lines.len() >= self.limit;
         if !self.full {
             self.next = seen.max(self.from);
         }
-        self.has_more = self.next < size;
         self
+    }
+
+    /// Whether it has as many events as were asked for.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.limit > 0 && self.lines.len() >= self.limit
     }
 
     /// How many records gave no event here.
@@ -75,35 +78,28 @@ impl Page {
     }
 }
 
-/// A page that also covers the records from `from` on, which gave no events.
-pub(crate) fn rebased(page: Arc<Page>, from: u64) -> Arc<Page> {
-    if page.from == from {
-        return page;
-    }
-    Arc::new(Page { from, ..Page::clone(&page) })
-}
-
 /// What page is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub(crate) from: u64,
+    /// Records from here on are not looked at.
+    pub(crate) to: u64,
     pub(crate) limit: usize,
     pub(crate) bytes: usize,
     pub(crate) filter: Arc<Filter>,
     pub(crate) format: Format,
 }
 
-impl Wish {
-    /// The key under which others that wish the same find the page.
-    fn key(&self) -> String {
-        let rows = format!("{:?}", self.filter.rows);
-        format!("{}/{}/{}/{}/{}{rows}", self.from, self.limit, self.bytes, self.format.name(), self.filter.key())
-    }
+/// The key under which others find what is made of the same events: the format, the filter and the rows
+/// that may be seen.
+pub(crate) fn shape(filter: &Filter, format: Format) -> Arc<str> {
+    format!("{}/{}{:?}", format.name(), filter.key(), filter.rows).into()
 }
 
 /// Reads a page from a snapshot.
 pub(crate) fn read(snapshot: &Snapshot, origin: &str, wish: &Wish) -> Result<Page, Error> {
-    let mut wanted = Wanted::all(Table::Events).seqs(wish.from..snapshot.size);
+    let end = wish.to.min(snapshot.size);
+    let mut wanted = Wanted::all(Table::Events).seqs(wish.from..end);
     if !wish.filter.kinds.is_empty() {
         wanted = wanted.only("kind", wish.filter.kinds.iter().map(String::as_str));
     }
@@ -134,36 +130,57 @@ pub(crate) fn read(snapshot: &Snapshot, origin: &str, wish: &Wish) -> Result<Pag
     if stopped && !page.full {
         // The last record may have more events behind: it is looked at again, whole.
         page.lines.retain(|line| line.seq < seen);
-        return Ok(Page { next: seen, has_more: true, ..page });
+        return Ok(Page { next: seen, ..page });
     }
-    Ok(page.ended(snapshot.size, snapshot.size))
+    Ok(page.ended(end))
 }
 
-/// The page from a seq on: from what readers share, or from the rows.
-pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Arc<Page>, Error> {
+/// A page: from what readers share, or from the rows.
+pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Page, Error> {
+    let size = projection.snapshot().size;
+    if wish.from >= wish.to.min(size) {
+        return Ok(Page::new(wish.from, wish.limit, wish.bytes).ended(wish.from));
+    }
     Recent::extend(projection, wish.format, wish.from).await?;
-    let recent = &projection.recent;
-    if let Some(page) = recent.page(wish, projection.snapshot().size) {
-        return Ok(Arc::new(page));
-    }
-    let key = wish.key();
-    if let Some(page) = recent.kept(&key) {
+    if let Some(page) = joined(projection, wish, size).await? {
         return Ok(page);
     }
-    let _turn = recent.turn(&wish.filter.who).await?;
-    if let Some(page) = recent.kept(&key) {
-        return Ok(page);
-    }
-    let epoch = recent.epoch();
-    let snapshot = projection.snapshot();
-    let (own, wished) = (Arc::clone(projection), wish.clone());
+    // A filter that finds little is pushed down into the rows.
+    let _turn = projection.recent.turn(&wish.filter.who).await?;
+    let (snapshot, own, wished) = (projection.snapshot(), Arc::clone(projection), wish.clone());
     // Reading segments blocks.
     let read = tokio::task::spawn_blocking(move || read(&snapshot, own.reader().origin(), &wished));
-    let page = Arc::new(read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))??);
-    if page.full {
-        recent.keep(epoch, key, &page);
+    read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))?
+}
+
+/// A page from lines that are encoded for all readers; `None` where it is better to look for its kinds in
+/// the rows.
+async fn joined(projection: &Arc<Projection>, wish: &Wish, size: u64) -> Result<Option<Page>, Error> {
+    let (began, end) = (Instant::now(), wish.to.min(size));
+    let mut page = Page::new(wish.from, wish.limit, wish.bytes);
+    let mut at = wish.from;
+    while at < end {
+        let run = match projection.recent.run_at(wish.format, at) {
+            Some(run) => run,
+            None if wish.filter.kinds.is_empty() => {
+                Recent::read_at(projection, wish.format, at, &wish.filter.who).await?
+            }
+            None => return Ok(None),
+        };
+        for line in run.lines(at..end).iter().filter(|line| wish.filter.admits(line)) {
+            if !page.take(Arc::clone(line)) {
+                return Ok(Some(page.ended(end)));
+            }
+        }
+        if run.to <= at {
+            return Err(Error::internal("a stretch of the log has no end"));
+        }
+        at = run.to;
+        if at < end && began.elapsed() >= LOOK_MAX {
+            return Ok(Some(page.ended(at)));
+        }
     }
-    Ok(page)
+    Ok(Some(page.ended(end)))
 }
 
 #[cfg(test)]
@@ -203,14 +220,14 @@ mod tests {
             let snapshot = snapshot(&seqs, seq + 5);
             let (mut got, mut from, mut skipped) = (Vec::new(), 0, 0);
             for limit in limits.iter().cycle() {
-                let wish = Wish { from, limit: *limit, bytes: PAGE_BYTES, filter: filter.clone(), format: Format::Raw };
+                let wish = Wish { to: u64::MAX, from, limit: *limit, bytes: PAGE_BYTES, filter: filter.clone(), format: Format::Raw };
                 let page = read(&snapshot, "log", &wish).unwrap();
                 got.extend(page.lines.iter().map(|line| line.seq));
                 prop_assert!(page.next >= from && page.from == from);
                 skipped += page.skipped();
                 from = page.next;
-                if from >= snapshot.size { prop_assert!(!page.has_more); break; }
-                prop_assert!(page.has_more && page.full);
+                if from >= snapshot.size { break; }
+                prop_assert!(page.full);
             }
             let wants = |s: &u64| (!alerts || s.is_multiple_of(3)) && (!service || s % 2 == 1);
             let want: Vec<u64> = seqs.into_iter().filter(wants).collect();

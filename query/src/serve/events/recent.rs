@@ -1,22 +1,29 @@
-//! The newest events as lines, encoded once for all readers that are near the end of the log.
+//! Events as lines, encoded once for all readers: the newest ones without gaps up to the newest record
+//! that anybody asked for, and beside them stretches of older ones that somebody is reading.
 //!
-//! It holds a bounded number of bytes, without gaps up to the newest record that anybody asked
-//! for. Nothing in it outlives an erasure: [`Recent::clear`] begins an epoch, and lines that were
-//! made from a snapshot of an older one are not taken.
+//! It holds a bounded number of bytes. Nothing in it outlives an erasure: [`Recent::clear`] begins an
+//! epoch, and lines that were made from a snapshot of an older one are not taken.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+use super::kept::{Kept, Key, Slot};
 use super::lines::{Counted, Format, Line, encode};
-use super::page::{Page, Wish};
+use super::steps::Steps;
 use crate::error::Error;
 use crate::projection::{Projection, Snapshot};
 use crate::segments::{Table, Wanted};
 
-/// Bytes of lines that are kept, by format.
-const BYTES_MAX: usize = 16 << 20;
+/// Bytes of the newest lines that are kept, by format.
+const BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of older lines that are kept, and records and bytes of them that are read at a time.
+const OLD_BYTES_MAX: usize = 16 << 20;
+const OLD_RECORDS: u64 = 4_096;
+const OLD_READ_BYTES: usize = 4 << 20;
 
 /// Who is further behind the newest record than this reads for himself.
 pub(crate) const NEAR: u64 = 65_536;
@@ -25,38 +32,44 @@ pub(crate) const NEAR: u64 = 65_536;
 const RUN_BYTES: usize = 1 << 20;
 const STEP_ROWS: usize = 1024;
 
-/// Bytes of pages that are kept for others who ask for the same.
-const PAGES_BYTES_MAX: usize = 16 << 20;
-
 /// Who read old rows at once, at most.
 const COLD_READS: usize = 2;
 
 const FORMATS: usize = Format::ALL.len();
 
 /// The lines of a range of the log.
-struct Run {
+#[derive(Debug, Default)]
+pub(crate) struct Run {
     from: u64,
-    to: u64,
+    pub(crate) to: u64,
     bytes: usize,
     lines: Vec<Arc<Line>>,
 }
 
+impl Run {
+    fn new(from: u64) -> Self {
+        Self { from, to: from, bytes: 64, lines: Vec::new() }
+    }
+
+    /// Its lines of these seqs.
+    pub(crate) fn lines(&self, seqs: Range<u64>) -> &[Arc<Line>] {
+        let at = |seq: u64| self.lines.partition_point(|line| line.seq < seq);
+        &self.lines[at(seqs.start)..at(seqs.end.max(seqs.start))]
+    }
+}
+
 #[derive(Default)]
 struct Ring {
-    runs: VecDeque<Run>,
+    runs: VecDeque<Arc<Run>>,
     bytes: usize,
 }
 
 impl Ring {
-    fn from(&self) -> u64 {
-        self.runs.front().map_or(0, |run| run.from)
-    }
-
     fn to(&self) -> u64 {
         self.runs.back().map_or(0, |run| run.to)
     }
 
-    fn push(&mut self, run: Run) {
+    fn push(&mut self, run: Arc<Run>) {
         if self.to() != run.from {
             self.runs.clear();
             self.bytes = 0;
@@ -69,12 +82,43 @@ impl Ring {
     }
 }
 
+/// Older lines, by where they begin; what was read first goes first.
+#[derive(Default)]
+struct Old {
+    runs: BTreeMap<(usize, u64), Arc<Run>>,
+    read: VecDeque<(usize, u64)>,
+    bytes: usize,
+}
+
+impl Old {
+    fn at(&self, format: Format, seq: u64) -> Option<Arc<Run>> {
+        let format = format as usize;
+        let (_, run) = self.runs.range((format, 0)..=(format, seq)).next_back()?;
+        (run.to > seq).then(|| Arc::clone(run))
+    }
+
+    fn push(&mut self, format: Format, run: &Arc<Run>) {
+        let key = (format as usize, run.from);
+        self.bytes += run.bytes;
+        match self.runs.insert(key, Arc::clone(run)) {
+            Some(before) => self.bytes -= before.bytes,
+            None => self.read.push_back(key),
+        }
+        while self.bytes > OLD_BYTES_MAX {
+            let Some(key) = self.read.pop_front() else { break };
+            self.bytes -= self.runs.remove(&key).map_or(0, |run| run.bytes);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     epoch: u64,
     rings: [Ring; FORMATS],
-    pages: VecDeque<(String, Arc<Page>)>,
-    pages_bytes: usize,
+    old: Old,
+    /// Sheets of the end of the log, and of older records.
+    near: Kept,
+    far: Kept,
 }
 
 /// What readers share.
@@ -82,6 +126,9 @@ pub(crate) struct Recent {
     inner: Mutex<Inner>,
     /// One encodes, the others wait for it.
     turns: [tokio::sync::Mutex<()>; FORMATS],
+    /// The same for old rows.
+    old_turns: [tokio::sync::Mutex<()>; FORMATS],
+    pub(crate) steps: Steps,
     /// Few read old rows at once, so that many readers who catch up leave the machine to the receivers.
     cold: Semaphore,
     /// Those who wait for it, each with as many turns: who asks for much at once waits behind himself.
@@ -90,8 +137,8 @@ pub(crate) struct Recent {
 
 impl Default for Recent {
     fn default() -> Self {
-        let (inner, turns, waiting) = Default::default();
-        Self { inner, turns, cold: Semaphore::new(COLD_READS), waiting }
+        let (inner, turns, old_turns, steps, waiting) = Default::default();
+        Self { inner, turns, old_turns, steps, cold: Semaphore::new(COLD_READS), waiting }
     }
 }
 
@@ -150,62 +197,82 @@ impl Recent {
         let projection = Arc::clone(projection);
         let origin = projection.reader().origin().to_owned();
         let read = tokio::task::spawn_blocking(move || {
-            let runs = runs(&snapshot, format, &origin, begin)?;
+            let runs = runs(&snapshot, format, &origin, begin..snapshot.size, BYTES_MAX)?;
             let mut inner = projection.recent.lock();
             if inner.epoch == epoch {
-                runs.into_iter().for_each(|run| inner.rings[format as usize].push(run));
+                runs.into_iter().for_each(|run| inner.rings[format as usize].push(Arc::new(run)));
             }
             Ok(())
         });
         read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))?
     }
 
-    /// The page from a seq on, if it is here up to where the page ends.
-    pub(crate) fn page(&self, wish: &Wish, size: u64) -> Option<Page> {
+    /// The run that has the lines from a seq on, if it is here.
+    pub(crate) fn run_at(&self, format: Format, seq: u64) -> Option<Arc<Run>> {
         let inner = self.lock();
-        let (ring, from) = (&inner.rings[wish.format as usize], wish.from);
-        if ring.runs.is_empty() || from < ring.from() || (from >= ring.to() && from < size) {
-            return None;
+        let ring = &inner.rings[format as usize];
+        let first = ring.runs.partition_point(|run| run.to <= seq);
+        let found = ring.runs.get(first).filter(|run| run.from <= seq);
+        found.map(Arc::clone).or_else(|| inner.old.at(format, seq))
+    }
+
+    /// The same for old rows: who does not find it reads some thousand records, which others at the same
+    /// place then find. `who` waits for his turn.
+    pub(crate) async fn read_at(
+        projection: &Arc<Projection>,
+        format: Format,
+        seq: u64,
+        who: &Arc<str>,
+    ) -> Result<Arc<Run>, Error> {
+        let own = &projection.recent;
+        if let Some(run) = own.run_at(format, seq) {
+            return Ok(run);
         }
-        let mut page = Page::new(from, wish.limit, wish.bytes);
-        let first = ring.runs.partition_point(|run| run.to <= from);
-        for run in ring.runs.iter().skip(first) {
-            let at = run.lines.partition_point(|line| line.seq < from);
-            for line in run.lines[at..].iter().filter(|line| wish.filter.admits(line)) {
-                if !page.take(Arc::clone(line)) {
-                    return Some(page.ended(ring.to(), size));
-                }
+        let _turn = own.turn(who).await?;
+        let _old_turn = own.old_turns[format as usize].lock().await;
+        if let Some(run) = own.run_at(format, seq) {
+            return Ok(run);
+        }
+        let epoch = own.epoch();
+        let (snapshot, projection) = (projection.snapshot(), Arc::clone(projection));
+        let read = tokio::task::spawn_blocking(move || {
+            let end = ((seq / OLD_RECORDS + 1) * OLD_RECORDS).min(snapshot.size);
+            let runs = runs(&snapshot, format, projection.reader().origin(), seq..end, OLD_READ_BYTES)?;
+            let runs: Vec<Arc<Run>> = runs.into_iter().map(Arc::new).collect();
+            let mut inner = projection.recent.lock();
+            if inner.epoch == epoch {
+                runs.iter().for_each(|run| inner.old.push(format, run));
             }
-        }
-        Some(page.ended(ring.to(), size))
+            Ok(runs.into_iter().next().unwrap_or_default())
+        });
+        read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))?
     }
 
-    /// A page that somebody asked for before.
-    pub(crate) fn kept(&self, key: &str) -> Option<Arc<Page>> {
-        self.lock().pages.iter().find(|(kept, _)| kept == key).map(|(_, page)| Arc::clone(page))
-    }
-
-    /// Keeps a page that cannot change any more for others, unless something was erased since `epoch`.
-    pub(crate) fn keep(&self, epoch: u64, key: String, page: &Arc<Page>) {
+    /// The slot of a sheet, of the end of the log or of older records.
+    pub(crate) fn slot(&self, is_near: bool, key: &Key, who: &Arc<str>) -> Arc<Slot> {
         let mut inner = self.lock();
-        if inner.epoch != epoch || page.bytes > PAGES_BYTES_MAX / 4 {
-            return;
-        }
-        inner.pages_bytes += page.bytes;
-        inner.pages.push_back((key, Arc::clone(page)));
-        while inner.pages_bytes > PAGES_BYTES_MAX {
-            let Some((_, page)) = inner.pages.pop_front() else { break };
-            inner.pages_bytes -= page.bytes;
-        }
+        if is_near { inner.near.slot(key, who) } else { inner.far.slot(key, who) }
+    }
+
+    /// Says that a sheet was made.
+    pub(crate) fn made(&self, is_near: bool, key: Key, slot: &Arc<Slot>, is_final: bool) {
+        let mut inner = self.lock();
+        let kept = if is_near { &mut inner.near } else { &mut inner.far };
+        kept.made(key, slot, is_final);
     }
 }
 
-/// The lines from a seq up to the end of a snapshot, or up to where they take as much memory as
-/// there is for them.
-fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result<Vec<Run>, Error> {
-    let mut runs = vec![Run { from: begin, to: begin, bytes: 64, lines: Vec::new() }];
+/// The lines of a range, or up to where they have so many bytes.
+fn runs(
+    snapshot: &Snapshot,
+    format: Format,
+    origin: &str,
+    seqs: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<Run>, Error> {
+    let mut runs = vec![Run::new(seqs.start)];
     let (mut bytes, mut cut, mut counted) = (0, None, Counted::default());
-    snapshot.read(&Wanted::all(Table::Events).seqs(begin..snapshot.size), |batch| {
+    snapshot.read(&Wanted::all(Table::Events).seqs(seqs.clone()), |batch| {
         for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
             let mut lines = Vec::new();
             let step = batch.slice(at, STEP_ROWS.min(batch.num_rows() - at));
@@ -215,11 +282,11 @@ fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result
                 // A run ends between records.
                 if last != Some(line.seq) && runs.last().is_some_and(|run| run.bytes >= RUN_BYTES) {
                     bytes += runs.last().map_or(0, |run| run.bytes);
-                    if bytes >= BYTES_MAX {
+                    if bytes >= bytes_max {
                         cut = Some(line.seq);
                         return Ok(false);
                     }
-                    runs.push(Run { from: line.seq, to: line.seq, bytes: 64, lines: Vec::new() });
+                    runs.push(Run::new(line.seq));
                 }
                 if let Some(run) = runs.last_mut() {
                     run.bytes += line.bytes();
@@ -229,7 +296,7 @@ fn runs(snapshot: &Snapshot, format: Format, origin: &str, begin: u64) -> Result
         }
         Ok(true)
     })?;
-    let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.from).chain([cut.unwrap_or(snapshot.size)]).collect();
+    let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.from).chain([cut.unwrap_or(seqs.end)]).collect();
     runs.iter_mut().zip(ends).for_each(|(run, end)| run.to = end);
     Ok(runs)
 }

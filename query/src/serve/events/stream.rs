@@ -1,36 +1,51 @@
 //! Server-sent events: what pages have, with the cursor as id. A slow reader holds one small page
 //! and holds nobody else up: nothing is read for him before he has taken what he has.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::body::Body;
+use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use futures::StreamExt as _;
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
-use tokio::time::Instant;
 
+use super::sheet::{Form, Sheet};
 use super::waiting::Place;
-use super::{Page, Position, Request, STEP, Served, WAIT_MAX, next_page, start};
+use super::{Position, Request, Served, next, start};
 use crate::audit::StreamWatch;
 use crate::caller::Caller;
 use crate::error::Error;
 use crate::stats::Streaming;
 
-/// Events, and bytes of them, that a stream holds at a time.
-const STEP_EVENTS: usize = 500;
-const STEP_BYTES: usize = 1 << 20;
+/// A stream in which nothing happens says so this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A comment, which clients pass over.
+const COMMENT: &[u8] = b":\n\n";
+
+/// How a stream is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Server-sent events, which go on when there is no more.
+    Events,
+    /// gRPC; whether it goes on, and how many events a message may have.
+    Messages { follow: bool, limit: usize },
+}
 
 /// One reader's stream.
 pub(super) struct Following {
-    served: Served,
+    pub(super) served: Served,
     pub(super) request: Request,
     pub(super) position: Position,
-    /// Whether it goes on when there is no more.
-    follow: bool,
+    /// Where what was given last began.
+    pub(super) from: u64,
+    way: Way,
     ended: bool,
-    /// When the last page ended at the end of the log.
-    caught_up: Option<Instant>,
     /// Its begin and end are in the log.
     watch: StreamWatch,
     _open: (Streaming, Place),
@@ -38,10 +53,13 @@ pub(super) struct Following {
 
 /// What a stream gives next.
 pub(super) enum Next {
-    Page(Arc<Page>),
+    Sheet(Arc<Sheet>),
     /// Retention erased what was to come: what an HTTP reader is told.
     Gone(Response),
 }
+
+/// The wait for what comes next, and the stream behind it.
+type Turn = BoxFuture<'static, (Result<Option<Next>, Error>, Following)>;
 
 impl Following {
     /// Begins a stream; that it does is recorded before.
@@ -50,24 +68,20 @@ impl Following {
         caller: &Caller,
         request: Request,
         position: Position,
-        follow: bool,
+        way: Way,
         place: Place,
     ) -> Result<Self, Error> {
         let what = format!("events after {}, filter {}", position.seq, request.filter.key());
         let watch = served.engine.audit().begin_stream(caller, &what).await?;
         let open = served.engine.stats().stream();
         let _open = (open, place);
-        Ok(Self { served, request, position, follow, ended: false, caught_up: None, watch, _open })
+        Ok(Self { from: position.seq, served, request, position, way, ended: false, watch, _open })
     }
 
-    /// The next page; `None` at the end.
-    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Next>, Error> {
+    /// The next sheet; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Next>, Error> {
         if self.ended {
             return Ok(None);
-        }
-        // Many readers at the end of the log take the same steps.
-        if let Some(last) = self.caught_up.filter(|_| self.follow) {
-            tokio::time::sleep_until(last + STEP).await;
         }
         match start(&self.served, &self.request, Some(self.position))? {
             Ok(position) => self.position = position,
@@ -76,45 +90,66 @@ impl Following {
                 return Ok(Some(Next::Gone(gone)));
             }
         }
-        let wait = if self.follow { WAIT_MAX } else { std::time::Duration::ZERO };
-        let page = next_page(&self.served, &self.request, self.position.seq, limit, STEP_BYTES, wait).await?;
-        self.position.seq = page.next;
-        self.watch.rows += page.lines.len() as u64;
-        self.caught_up = (!page.has_more).then(Instant::now);
-        self.ended = !self.follow && !page.has_more;
-        Ok(Some(Next::Page(page)))
+        let (limit, form, follows) = match self.way {
+            Way::Events => {
+                let (cursors, horizon) = (self.request.cursors, self.position.horizon);
+                (next::STREAM_EVENTS, Form::Stream { cursors, horizon }, true)
+            }
+            Way::Messages { follow, limit } => (limit, Form::Message, follow),
+        };
+        let size = self.served.engine.projection().snapshot().size;
+        let sheet = next::stream(&self.served, &self.request, self.position.seq, (limit, form), follows).await?;
+        (self.from, self.position.seq) = (self.position.seq, sheet.next);
+        self.watch.rows += sheet.matched as u64;
+        self.ended = !follows && sheet.next >= size;
+        Ok(Some(Next::Sheet(sheet)))
+    }
+
+    /// The next sheet, by itself: a wait for it is not begun anew for a sign of life.
+    fn turn(mut self) -> Turn {
+        async move { (self.next().await, self) }.boxed()
     }
 }
 
 /// Answers with a stream.
 pub(super) fn answer(following: Following) -> Response {
-    let pages = stream::unfold(following, async |mut following| {
-        let next = following.next(STEP_EVENTS).await.ok()??;
-        let events: Vec<Result<Event, Infallible>> = match next {
-            Next::Page(page) => told(&following, &page).into_iter().map(Ok).collect(),
-            Next::Gone(gone) => {
-                let body = axum::body::to_bytes(gone.into_body(), 1 << 16).await.ok()?;
-                vec![Ok(Event::default().event("gone").data(String::from_utf8_lossy(&body)))]
-            }
-        };
-        Some((stream::iter(events), following))
-    });
-    Sse::new(pages.flatten()).keep_alive(KeepAlive::default()).into_response()
+    let sending = Sending { turn: Some(following.turn()), parts: VecDeque::new(), sheet: None };
+    let body = Body::from_stream(stream::unfold(sending, Sending::part));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, body).into_response()
 }
 
-/// The events of a page; the id of the last one of a record is the cursor behind it.
-fn told(following: &Following, page: &Page) -> Vec<Event> {
-    let horizon = following.position.horizon;
-    let cursor = |seq| following.request.cursors.encode(Position { seq, horizon });
-    let mut out = Vec::with_capacity(page.lines.len() + 1);
-    for (i, line) in page.lines.iter().enumerate() {
-        let event = Event::default().data(&line.text);
-        let is_last = page.lines.get(i + 1).is_none_or(|next| next.seq != line.seq);
-        out.push(if is_last { event.id(cursor(line.seq + 1)) } else { event });
+/// What of a stream is to be sent.
+struct Sending {
+    /// What comes when all of that is sent; it is not begun before.
+    turn: Option<Turn>,
+    parts: VecDeque<Bytes>,
+    /// What the parts are of: it counts as held until they are taken.
+    sheet: Option<Arc<Sheet>>,
+}
+
+impl Sending {
+    async fn part(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        loop {
+            if let Some(part) = self.parts.pop_front() {
+                return Some((Ok(part), self));
+            }
+            self.sheet = None;
+            let Ok((next, following)) = tokio::time::timeout(KEEP_ALIVE, self.turn.as_mut()?).await else {
+                return Some((Ok(Bytes::from_static(COMMENT)), self));
+            };
+            self.turn = Some(following.turn());
+            match next.ok()?? {
+                Next::Sheet(sheet) => {
+                    self.parts = sheet.parts.iter().cloned().collect();
+                    self.sheet = Some(sheet);
+                }
+                Next::Gone(gone) => {
+                    let body = axum::body::to_bytes(gone.into_body(), 1 << 16).await.ok()?;
+                    let told = format!("event: gone\ndata: {}\n\n", String::from_utf8_lossy(&body));
+                    self.parts.push_back(told.into());
+                }
+            }
+        }
     }
-    if page.lines.last().is_none_or(|line| line.seq + 1 < page.next) {
-        // No event, but a reader who comes back need not look through the same records again.
-        out.push(Event::default().id(cursor(page.next)));
-    }
-    out
 }

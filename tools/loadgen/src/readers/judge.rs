@@ -77,7 +77,7 @@ pub fn judge(api: &Api, kinds: &[String], begin: u64, size: u64, seen: &[Seen]) 
     let wrong = seen.iter().enumerate().filter_map(|(i, seen)| {
         let what = seen.wrong.clone().or_else(|| truth.differs(i, seen))?;
         let speed = if seen.manner.slow { "slow" } else { "fast" };
-        let how = if seen.manner.streams { "stream" } else { "pages" };
+        let how = seen.manner.way.name();
         Some(format!("reader {i} ({speed}, {how}): {what}"))
     });
     Ok(Judged { events: truth.events, wrong: wrong.collect() })
@@ -86,6 +86,7 @@ pub fn judge(api: &Api, kinds: &[String], begin: u64, size: u64, seen: &[Seen]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::ReaderWay;
     use crate::readers::reader::Manner;
     use crate::readers::trail::Trail;
 
@@ -96,7 +97,7 @@ mod tests {
             trail.take(&line).unwrap();
         }
         trail.commit(position).unwrap();
-        let manner = Manner { streams: false, slow: true };
+        let manner = Manner { way: ReaderWay::Pages, slow: true };
         Seen { manner, trail, wrong: None, told_to_wait: 0, broken: 0, behind: false }
     }
 

@@ -4,6 +4,8 @@
 //! They run on a thread of their own, so that senders do not wait for them. What they saw is held
 //! against the table `events`, asked by SQL afterwards: another way than that by which they read.
 
+mod grpc;
+mod http;
 mod judge;
 mod reader;
 mod trail;
@@ -12,12 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ::http::{HeaderMap, HeaderValue, Uri, header};
 use hdrhistogram::Histogram;
-use http::{HeaderMap, HeaderValue, Uri, header};
 use tokio::sync::watch;
 
 use crate::check::Api;
-use crate::options::Options;
+use crate::options::{Options, ReaderWay};
 use crate::run::histogram;
 use reader::{Manner, Place, Reader, Seen};
 
@@ -61,10 +63,10 @@ pub struct Told {
     pub named: Vec<String>,
 }
 
-/// Which of so many readers are how: the slow ones first, half of each by streams.
-fn manners(count: usize, slow: f64) -> Vec<Manner> {
+/// Which of so many readers are how: the slow ones first, of each as many by every way.
+fn manners(count: usize, slow: f64, ways: &[ReaderWay]) -> Vec<Manner> {
     let slow = (count as f64 * slow).round() as usize;
-    (0..count).map(|i| Manner { streams: i % 2 == 1, slow: i < slow }).collect()
+    ways.iter().copied().cycle().take(count).enumerate().map(|(i, way)| Manner { way, slow: i < slow }).collect()
 }
 
 impl Readers {
@@ -76,7 +78,7 @@ impl Readers {
         let place = Arc::new(place(options, &url, begin)?);
         let (end, ending) = watch::channel(None);
         let (begun, begins) = mpsc::channel();
-        let (at, manners) = (Arc::clone(&place), manners(usize::from(count), options.slow));
+        let (at, manners) = (Arc::clone(&place), manners(usize::from(count), options.slow, &options.readers_by));
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(|e| e.to_string())?.block_on(async {
@@ -151,6 +153,7 @@ fn place(options: &Options, url: &str, begin: u64) -> Result<Place, String> {
         prefix: read.path().trim_end_matches('/').to_owned(),
         headers,
         query,
+        kinds: options.reader_kinds.clone(),
         begin,
         since_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64),
         lag: Mutex::new(histogram()),
@@ -163,14 +166,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_and_fast_ones_both_poll_and_stream() {
-        let all = manners(8, 0.5);
+    fn slow_and_fast_ones_read_by_every_way() {
+        let ways = [ReaderWay::Pages, ReaderWay::Sse, ReaderWay::Grpc];
+        let all = manners(12, 0.5, &ways);
         for slow in [true, false] {
-            for streams in [true, false] {
-                assert_eq!(all.iter().filter(|manner| **manner == Manner { streams, slow }).count(), 2);
+            for way in ways {
+                assert_eq!(all.iter().filter(|manner| **manner == Manner { way, slow }).count(), 2);
             }
         }
-        assert_eq!(manners(3, 0.0).iter().filter(|manner| manner.slow).count(), 0);
-        assert_eq!(manners(3, 1.0).iter().filter(|manner| manner.slow).count(), 3);
+        assert_eq!(manners(3, 0.0, &ways[..1]).iter().filter(|manner| manner.slow).count(), 0);
+        assert_eq!(manners(3, 1.0, &ways[..2]).iter().filter(|manner| manner.slow).count(), 3);
     }
 }

@@ -1,4 +1,5 @@
-//! One reader of events: pages by long poll, or a stream of server-sent events, as a SIEM would.
+//! One reader of events: pages by long poll, or a stream of server-sent events or gRPC messages, as a SIEM
+//! would have it.
 //!
 //! It commits what it took when a page has ended or a stream has given its cursor; after a
 //! connection broke it goes on from there, and what it had begun comes again.
@@ -6,17 +7,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::grpc::{self, Call, Messages};
+use super::http::{Broken, Connection};
 use super::trail::{self, Trail};
+use crate::options::ReaderWay;
 
 /// Events of a page.
 const LIMIT: u32 = 10_000;
@@ -36,6 +36,8 @@ pub struct Place {
     pub headers: HeaderMap,
     /// Parameters that are the same in each request.
     pub query: String,
+    /// The kinds of events that are asked for; none for all.
+    pub kinds: Vec<String>,
     /// The first seq.
     pub begin: u64,
     /// Lag is that of events that the ledger took after this; ns since the Unix epoch.
@@ -49,7 +51,7 @@ pub struct Place {
 /// How a reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manner {
-    pub streams: bool,
+    pub way: ReaderWay,
     pub slow: bool,
 }
 
@@ -75,14 +77,14 @@ enum Trouble {
     Wrong(String),
 }
 
-impl From<hyper::Error> for Trouble {
-    fn from(_: hyper::Error) -> Self {
+impl From<Broken> for Trouble {
+    fn from(_: Broken) -> Self {
         Self::Broken
     }
 }
 
-impl From<std::io::Error> for Trouble {
-    fn from(_: std::io::Error) -> Self {
+impl From<hyper::Error> for Trouble {
+    fn from(_: hyper::Error) -> Self {
         Self::Broken
     }
 }
@@ -97,7 +99,7 @@ pub struct Reader {
     begun: Option<Begun>,
     seen: Seen,
     cursor: String,
-    connection: Option<http1::SendRequest<Empty<Bytes>>>,
+    connection: Option<Connection>,
     /// Whether the cursor is from a page, whose end is known.
     from_page: bool,
     timed: u64,
@@ -114,9 +116,12 @@ impl Reader {
     /// Reads until sending has ended; who is fast then reads the rest.
     pub async fn run(mut self) -> Seen {
         while self.end.borrow().is_none() && self.seen.wrong.is_none() {
-            let turn = match self.seen.manner.streams {
-                true => self.stream().await,
-                false => self.poll().await,
+            let turn = match self.seen.manner.way {
+                ReaderWay::Pages => self.poll().await,
+                ReaderWay::Sse => self.stream().await,
+                // A call begins with a cursor, and so with a page.
+                ReaderWay::Grpc if self.cursor.is_empty() => self.page(SLOW_LIMIT, 0).await,
+                ReaderWay::Grpc => self.call().await,
             };
             self.after(turn).await;
         }
@@ -173,17 +178,17 @@ impl Reader {
 
     async fn page(&mut self, limit: u32, wait: u32) -> Result<(), Trouble> {
         let size = *self.end.borrow();
-        let answer = self.ask(&format!("&limit={limit}&wait={wait}s"), "application/x-ndjson").await?;
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let accept = "application/x-ndjson";
+        let (mut connection, headers) = self.ask(&format!("&limit={limit}&wait={wait}s"), accept).await?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let cursor = header("x-next-cursor").ok_or_else(|| Trouble::Wrong("a page has no X-Next-Cursor".into()))?;
         let range = header("x-seq-range");
-        let mut body = answer.into_body();
         let mut lines = Lines::default();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
+        while let Some(data) = connection.piece().await? {
             let now = now_ns();
-            lines.take(&data, |line| self.event(line, now))?;
+            lines.take(data, |line| self.event(line, now).map(drop))?;
         }
+        self.connection = Some(connection);
         self.ends(range.as_deref(), size)?;
         (self.cursor, self.from_page) = (cursor, true);
         Ok(())
@@ -210,24 +215,22 @@ impl Reader {
 
     /// Server-sent events, until sending ends or the connection breaks.
     async fn stream(&mut self) -> Result<(), Trouble> {
-        let mut body = self.ask("", "text/event-stream").await?.into_body();
+        let (mut connection, _) = self.ask("", "text/event-stream").await?;
         let (mut lines, mut taken, mut id) = (Lines::default(), 0, None::<String>);
         loop {
-            let frame = tokio::select! {
-                frame = body.frame() => frame.ok_or(Trouble::Broken)??,
+            let data = tokio::select! {
+                data = connection.piece() => data?.ok_or(Trouble::Broken)?,
                 _ = self.end.changed() => {
                     // An answer that is not read to its end takes its connection with it.
-                    self.connection = None;
                     self.seen.trail.forget_begun();
                     return Ok(());
                 }
             };
-            let Ok(data) = frame.into_data() else { continue };
             let now = now_ns();
-            lines.take(&data, |line| {
+            lines.take(data, |line| {
                 if let Some(event) = line.strip_prefix("data: ") {
                     taken += 1;
-                    return self.event(event, now);
+                    return self.event(event, now).map(drop);
                 }
                 if let Some(cursor) = line.strip_prefix("id: ") {
                     id = Some(cursor.to_owned());
@@ -248,8 +251,68 @@ impl Reader {
         }
     }
 
-    fn event(&mut self, line: &str, now: u64) -> Result<(), Trouble> {
-        self.seen.trail.take(line).map_err(Trouble::Wrong)?;
+    /// A call over gRPC, until sending ends or the connection breaks.
+    async fn call(&mut self) -> Result<(), Trouble> {
+        let place = Arc::clone(&self.place);
+        let slow = self.seen.manner.slow;
+        let limit = if slow { SLOW_LIMIT } else { LIMIT };
+        let call = Call { limit, cursor: self.cursor.clone(), kinds: place.kinds.clone() };
+        let uri = format!("http://{}{}/custody.v1.Events/Stream", place.address, place.prefix);
+        let answer = call.begin(&place.address, &uri, &place.headers).await?;
+        refused(answer.headers())?;
+        let mut body: Incoming = answer.into_body();
+        let (mut messages, mut taken) = (Messages::default(), 0);
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame.ok_or(Trouble::Broken)??,
+                _ = self.end.changed() => return Ok(()),
+            };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    refused(frame.trailers_ref().unwrap_or(&HeaderMap::new()))?;
+                    return Err(Trouble::Broken);
+                }
+            };
+            let now = now_ns();
+            messages.take(&data, |message| {
+                taken += self.message(message, now)?;
+                Ok::<_, Trouble>(())
+            })?;
+            if slow && taken >= u64::from(SLOW_LIMIT) {
+                taken = 0;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// A message: a page that begins where the one before ended. How many events it has.
+    fn message(&mut self, message: &[u8], now: u64) -> Result<u64, Trouble> {
+        let wrong = |what: &str| Trouble::Wrong(format!("a message {what}"));
+        let mut events = 0;
+        let told = grpc::read(message, |seq, body| {
+            events += 1;
+            match self.event(body, now)? {
+                same if same == seq => Ok(()),
+                other => Err(wrong(&format!("has the event of {other} as one of {seq}"))),
+            }
+        });
+        let told = told.ok_or_else(|| wrong("is no StreamEventsResponse"))??;
+        let position = self.seen.trail.position;
+        if told.from != position || told.matched != events {
+            return Err(wrong(&format!(
+                "begins at {} and has {} events, and the one before ended at {position}, and {events} are here",
+                told.from, told.matched
+            )));
+        }
+        self.seen.trail.commit(told.to).map_err(Trouble::Wrong)?;
+        (self.cursor, self.from_page) = (told.cursor, true);
+        Ok(events)
+    }
+
+    /// An event, which came at this time; gives its seq.
+    fn event(&mut self, line: &str, now: u64) -> Result<u64, Trouble> {
+        let seq = self.seen.trail.take(line).map_err(Trouble::Wrong)?;
         self.timed += 1;
         if !self.seen.manner.slow && self.timed.is_multiple_of(TIMED) {
             let taken = trail::ingest_ns(line);
@@ -260,55 +323,69 @@ impl Reader {
                 lag.saturating_record((now.saturating_sub(taken) / 1000).max(1));
             }
         }
-        Ok(())
+        Ok(seq)
     }
 
     /// Asks for what comes behind the cursor.
-    async fn ask(&mut self, more: &str, accept: &'static str) -> Result<Response<Incoming>, Trouble> {
+    async fn ask(&mut self, more: &str, accept: &'static str) -> Result<(Connection, HeaderMap), Trouble> {
         let place = Arc::clone(&self.place);
         let from = match self.cursor.is_empty() {
             true => format!("from_seq={}", place.begin),
             false => format!("after={}", self.cursor),
         };
         let path = format!("{}/api/v1/events?{from}{}{more}", place.prefix, place.query);
-        let mut request = Request::get(path).body(Empty::new()).map_err(|e| Trouble::Wrong(e.to_string()))?;
-        *request.headers_mut() = place.headers.clone();
-        request.headers_mut().insert(header::ACCEPT, http::HeaderValue::from_static(accept));
-        let mut sender = match self.connection.take().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => {
-                let stream = TcpStream::connect(&place.address).await?;
-                stream.set_nodelay(true)?;
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-                tokio::spawn(connection);
-                sender
-            }
+        let mut asked = place.headers.clone();
+        asked.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        let mut connection = match self.connection.take().filter(Connection::is_free) {
+            Some(connection) => connection,
+            None => Connection::open(&place.address).await?,
         };
-        sender.ready().await?;
-        let answer = sender.send_request(request).await?;
-        self.connection = Some(sender);
-        match answer.status() {
+        let (status, headers) = connection.get(&path, &asked).await?;
+        match status {
             StatusCode::OK => {
                 // Nobody waits for it any more when the run was given up.
                 if let Some(begun) = self.begun.take() {
                     let _ = begun.send(());
                 }
-                Ok(answer)
+                Ok((connection, headers))
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let after = answer.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+                let after = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
                 Err(Trouble::Wait(Duration::from_secs(after.unwrap_or(1))))
             }
             status => {
-                let body = answer.into_body().collect().await?.to_bytes();
+                let mut body = Vec::new();
+                while let Some(piece) = connection.piece().await? {
+                    body.extend_from_slice(piece);
+                }
                 Err(Trouble::Wrong(format!("{status}: {}", trail::clip(&String::from_utf8_lossy(&body)))))
             }
         }
     }
 }
 
+/// Whether a call was refused, by its headers or its trailers.
+fn refused(headers: &HeaderMap) -> Result<(), Trouble> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("grpc-status") {
+        None | Some("0") => Ok(()),
+        // RESOURCE_EXHAUSTED, UNAVAILABLE.
+        Some("8" | "14") => Err(Trouble::Wait(Duration::from_secs(1))),
+        Some(code) => Err(Trouble::Wrong(format!("gRPC status {code}: {}", text("grpc-message").unwrap_or_default()))),
+    }
+}
+
 fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// Where the first line ends.
+fn line_end(data: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 64;
+    // All bytes of a block are looked at, whatever they are: the compiler makes a few wide instructions of that.
+    let has_end = |block: &[u8]| block.iter().fold(false, |found, byte| found | (*byte == b'\n'));
+    let from = data.chunks_exact(BLOCK).take_while(|block| !has_end(block)).count() * BLOCK;
+    data[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at)
 }
 
 /// Bytes as they come, line by line.
@@ -320,18 +397,19 @@ struct Lines {
 impl Lines {
     fn take(&mut self, data: &[u8], mut each: impl FnMut(&str) -> Result<(), Trouble>) -> Result<(), Trouble> {
         let mut data = data;
-        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = line_end(data) {
+            let line = &data[..end];
+            data = &data[end + 1..];
             let whole = match self.rest.is_empty() {
-                true => &data[..end],
+                true => line,
                 false => {
-                    self.rest.extend_from_slice(&data[..end]);
+                    self.rest.extend_from_slice(line);
                     &self.rest
                 }
             };
             let line = std::str::from_utf8(whole).map_err(|_| Trouble::Wrong("an event is not UTF-8".into()))?;
             each(line)?;
             self.rest.clear();
-            data = &data[end + 1..];
         }
         self.rest.extend_from_slice(data);
         Ok(())
@@ -344,7 +422,8 @@ mod tests {
 
     #[test]
     fn lines_are_whole_however_they_are_cut() {
-        let text = "one\ntwo and more\n\nlast\n";
+        let long = "long ".repeat(40);
+        let text = format!("one\ntwo and more\n\n{long}\nlast\n");
         for size in 1..=text.len() {
             let (mut lines, mut got) = (Lines::default(), Vec::new());
             for part in text.as_bytes().chunks(size) {
@@ -354,7 +433,7 @@ mod tests {
                 });
                 assert!(taken.is_ok());
             }
-            assert_eq!(got, ["one", "two and more", "", "last"], "in pieces of {size}");
+            assert_eq!(got, ["one", "two and more", "", &long, "last"], "in pieces of {size}");
         }
     }
 }

@@ -65,15 +65,15 @@ impl Trail {
         Self { position: begin, sums: Sums::new(begin), events: 0, pending: Vec::new() }
     }
 
-    /// Takes a line of the format `raw`; the error is what is wrong with it.
-    pub fn take(&mut self, line: &str) -> Result<(), String> {
+    /// Takes a line of the format `raw`, and gives its seq; the error is what is wrong with it.
+    pub fn take(&mut self, line: &str) -> Result<u64, String> {
         let (seq, kind) = read(line).ok_or_else(|| format!("this is no event: {}", clip(line)))?;
         let least = self.pending.last().map_or(self.position, |(seq, _)| *seq);
         if seq < least {
             return Err(format!("the event {seq}:{kind} came after those below {least}"));
         }
         self.pending.push((seq, event(seq, kind)));
-        Ok(())
+        Ok(seq)
     }
 
     /// What was taken is whole up to a seq: a page has ended, or a stream has given its cursor.
@@ -100,14 +100,21 @@ impl Trail {
     }
 }
 
-/// Seq and kind of an event, from its id, which is the first member of the line.
+/// Seq and kind of an event, from its id, which is the first member of the line: `origin:seq:kind`, and `:2` for
+/// the second of a kind. The id and the member `sequence` have to say the same.
 fn read(line: &str) -> Option<(u64, &str)> {
-    let (uid, rest) = line.strip_prefix("{\"metadata\":{\"uid\":\"")?.split_once('"')?;
-    let digits = rest.strip_prefix(",\"sequence\":")?;
-    let seq = digits[..digits.find(|c: char| !c.is_ascii_digit())?].parse().ok()?;
-    // origin:seq:kind, and :2 for the second of a kind.
-    let (_, behind) = uid.split_once(&format!(":{seq}:"))?;
-    Some((seq, behind.split(':').next()?))
+    let uid = line.strip_prefix("{\"metadata\":{\"uid\":\"")?;
+    let (uid, rest) = uid.split_at(uid.bytes().position(|byte| byte == b'"')?);
+    let digits = rest.strip_prefix("\",\"sequence\":")?;
+    let digits = &digits[..digits.bytes().position(|byte| !byte.is_ascii_digit())?];
+    let (before, last) = uid.rsplit_once(':')?;
+    let (before, kind) = match last.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => before.rsplit_once(':')?,
+        false => (before, last),
+    };
+    let (_, seq) = before.rsplit_once(':')?;
+    (seq == digits).then_some(())?;
+    Some((digits.parse().ok()?, kind))
 }
 
 /// The time at which the ledger took the record of an event, in ns since the Unix epoch.
@@ -154,6 +161,9 @@ mod tests {
         assert_eq!(read(&line(70, "alert", "")), Some((70, "alert")));
         assert_eq!(read(&line(70, "tool_call", ":2")), Some((70, "tool_call")));
         assert_eq!(read("{\"error\":1}"), None);
+        for wrong in ["log:70:alert\",\"sequence\":71", "log:70\",\"sequence\":70", "log:170:alert\",\"sequence\":70"] {
+            assert_eq!(read(&format!("{{\"metadata\":{{\"uid\":\"{wrong}}},\"kind\":\"alert\"}}")), None, "{wrong}");
+        }
         assert_eq!(nanos("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(nanos("2026-11-20T09:00:00.5Z"), Some(1_795_165_200_500_000_000));
         assert_eq!(nanos("2024-02-29T23:59:59.000000001Z"), Some(1_709_251_199_000_000_001));
@@ -165,7 +175,7 @@ mod tests {
     fn sums_tell_of_what_is_missing_doubled_or_another() {
         let trail = |lines: &[(u64, &str)]| {
             let mut trail = Trail::new(5);
-            lines.iter().for_each(|(seq, kind)| trail.take(&line(*seq, kind, "")).unwrap());
+            lines.iter().for_each(|(seq, kind)| assert_eq!(trail.take(&line(*seq, kind, "")), Ok(*seq)));
             trail.commit(5000).unwrap();
             trail
         };

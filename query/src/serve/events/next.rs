@@ -1,0 +1,242 @@
+//! What a reader is given next: where he may go on, and the sheet from there, made for him or found.
+//!
+//! Who follows the log stops where all others stop who follow it (`steps.rs`), so that one sheet is made for
+//! all of them. Who only asks what there is gets all of it.
+
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::Instant;
+
+use super::filter::{Place, Position};
+use super::kept::Key;
+use super::marks::Marks;
+use super::page::{self, PAGE_BYTES, Wish};
+use super::recent::NEAR;
+use super::sealed;
+use super::sheet::{Form, Sheet};
+use super::steps::{End, STEP};
+use super::{Request, Served, WAIT_MAX};
+use crate::error::Error;
+
+/// Events, and bytes of them, that a stream holds at a time.
+pub(super) const STREAM_EVENTS: usize = 2_000;
+const STREAM_BYTES: usize = 1 << 20;
+
+/// So long somebody waits for a sheet that another caller makes, before he makes his own.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A page of fewer bytes is written at once; it takes less time than to hand it to another thread.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Where somebody goes on who brings a cursor.
+///
+/// # Errors
+///
+/// If the log is another one there: so it is after it was restored from a backup, or rolled back, and whoever
+/// went on would miss what came between.
+pub(crate) fn known(served: &Served, place: Place) -> Result<Position, Error> {
+    let (reader, position) = (served.engine.projection().reader(), place.position);
+    let there = position.seq <= reader.head().size;
+    match place.mark.filter(|_| there) {
+        Some(mark) if mark != Marks::new(reader).at(position.seq)? => Err(Error::invalid(format!(
+            "this cursor was given out by this log when its record {} was another one: the log was restored or rolled \
+             back since; compare its checkpoint with one that you kept, and begin again",
+            position.seq.saturating_sub(1)
+        ))),
+        _ => Ok(position),
+    }
+}
+
+/// Where to begin. The answer is 410 if retention has erased since what the reader had still to see.
+///
+/// # Errors
+///
+/// If the place is beyond the end of the log: whoever waited there would miss all that comes until then. So
+/// it is after the log was restored from a backup, or rolled back.
+pub(crate) fn start(
+    served: &Served,
+    request: &Request,
+    position: Option<Position>,
+) -> Result<Result<Position, Response>, Error> {
+    let projection = served.engine.projection();
+    let (asked, size) = (position.map_or(request.begin, |position| position.seq), projection.reader().head().size);
+    if asked > size {
+        let what = if position.is_some() { "the place to go on from" } else { "from_seq" };
+        return Err(Error::invalid(format!(
+            "{what} is beyond the end of this log, which has {size} records; if it was given out by this log, the log was \
+             restored or rolled back since: compare its checkpoint with one that you kept, and begin again"
+        )));
+    }
+    let erased = served.events.seals.erased(projection)?;
+    let horizon = sealed::horizon(&erased);
+    let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, horizon })) };
+    let unseen = position.seq.max(position.horizon)..horizon;
+    let Some(lost) = erased.within(unseen.clone()).next().filter(|_| unseen.start < unseen.end) else {
+        return Ok(Ok(Position { horizon: horizon.max(position.horizon), ..position }));
+    };
+    let go_on = Position { seq: sealed::earliest(&erased, position.seq), horizon };
+    let body = serde_json::json!({
+        "code": "gone",
+        "message": format!(
+            "retention erased records from {} on before this cursor reached them; go on with next_cursor", lost.start
+        ),
+        "position": null,
+        "earliest_seq": go_on.seq,
+        "next_cursor": request.cursors.encode(go_on, Marks::new(projection.reader()).at(go_on.seq)?),
+    });
+    Ok(Err((StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()))
+}
+
+/// How much a reader wants, and how.
+struct Want {
+    limit: usize,
+    bytes: usize,
+    form: Form,
+    /// He takes whatever comes, and no certain number of events.
+    streams: bool,
+}
+
+/// The page of a request; waits for one that is not empty, up to a time.
+pub(crate) async fn page(
+    served: &Served,
+    request: &Request,
+    from: u64,
+    limit: usize,
+    form: Form,
+) -> Result<Arc<Sheet>, Error> {
+    let want = Want { limit, bytes: PAGE_BYTES, form, streams: false };
+    if request.proof {
+        return provable(served, request, &want, from).await;
+    }
+    if request.wait.is_zero() {
+        return share(served, request, &want, from..u64::MAX).await;
+    }
+    follow(served, request, &want, from, Instant::now() + request.wait).await
+}
+
+/// What comes next in a stream; without `waits` it may be empty.
+pub(crate) async fn stream(
+    served: &Served,
+    request: &Request,
+    from: u64,
+    (limit, form): (usize, Form),
+    waits: bool,
+) -> Result<Arc<Sheet>, Error> {
+    let want = Want { limit, bytes: STREAM_BYTES, form, streams: true };
+    match waits {
+        true => follow(served, request, &want, from, Instant::now() + WAIT_MAX).await,
+        false => share(served, request, &want, from..u64::MAX).await,
+    }
+}
+
+/// A page of no more records than a proof may have.
+async fn provable(served: &Served, request: &Request, want: &Want, from: u64) -> Result<Arc<Sheet>, Error> {
+    let until = Instant::now() + request.wait;
+    let projection = served.engine.projection();
+    let mut visible = projection.visible();
+    loop {
+        visible.borrow_and_update();
+        let size = projection.snapshot().size;
+        let sheet = share(served, request, want, from..from.saturating_add(sealed::PROOF_RECORDS)).await?;
+        if sheet.matched > 0 || sheet.next < size || Instant::now() >= until {
+            return Ok(sheet);
+        }
+        let _ = tokio::time::timeout_at(until, visible.changed()).await;
+        // Records come in many small steps; a reader takes a few of them at once.
+        tokio::time::sleep_until(until.min(Instant::now() + STEP / 2)).await;
+    }
+}
+
+/// The next sheet with an event, step by step; at the end of the time, what there is.
+async fn follow(
+    served: &Served,
+    request: &Request,
+    want: &Want,
+    from: u64,
+    until: Instant,
+) -> Result<Arc<Sheet>, Error> {
+    let projection = served.engine.projection();
+    let steps = &projection.recent.steps;
+    let all = want.streams && request.filter.kinds.is_empty();
+    let mut visible = projection.visible();
+    let mut at = from;
+    loop {
+        visible.borrow_and_update();
+        let size = projection.snapshot().size;
+        if Instant::now() >= until {
+            return share(served, request, want, at..u64::MAX).await;
+        }
+        if let Some(to) = steps.stop(at, size, all) {
+            let sheet = share(served, request, want, at..to).await?;
+            if sheet.matched > 0 {
+                return Ok(sheet);
+            }
+            if sheet.next > at {
+                at = sheet.next;
+                continue;
+            }
+        }
+        match steps.end(at, size, Instant::now()) {
+            End::Ended => {}
+            End::At(time) => tokio::time::sleep_until(time.min(until)).await,
+            End::More => {
+                let _ = tokio::time::timeout_at(until, visible.changed()).await;
+            }
+        }
+    }
+}
+
+/// The sheet of a range, as far as it goes: one that others have, or that is made for all who ask for it.
+async fn share(served: &Served, request: &Request, want: &Want, seqs: Range<u64>) -> Result<Arc<Sheet>, Error> {
+    let projection = served.engine.projection();
+    let size = projection.snapshot().size;
+    let bytes = served.events.holding.fair(want.limit).min(want.bytes);
+    let (from, to, limit, form) = (seqs.start, seqs.end, want.limit, want.form);
+    let key = Key { shape: Arc::clone(&request.shape), form, from, to, limit, bytes };
+    let is_near = from.saturating_add(NEAR) >= size;
+    let who = &request.filter.who;
+    let slot = projection.recent.slot(is_near, &key, who);
+    let is_own = AtomicBool::new(false);
+    let begin = || {
+        is_own.store(true, Relaxed);
+        make(served, request, &key)
+    };
+    let mut getting = pin!(slot.sheet.get_or_try_init(begin));
+    let got = match tokio::time::timeout(PATIENCE, &mut getting).await {
+        Ok(got) => got,
+        // He who makes it may wait for long behind all else that he asks for.
+        Err(_) if !is_own.load(Relaxed) && slot.who != *who => return make(served, request, &key).await,
+        Err(_) => getting.await,
+    };
+    let (sheet, is_own) = (Arc::clone(got?), is_own.load(Relaxed));
+    // What was cut by the end of the log grows with it.
+    let is_final = sheet.full || to <= size;
+    if is_own {
+        projection.recent.made(is_near, key.clone(), &slot, is_final);
+    } else if !is_final && sheet.next < size {
+        return make(served, request, &key).await;
+    }
+    Ok(sheet)
+}
+
+async fn make(served: &Served, request: &Request, key: &Key) -> Result<Arc<Sheet>, Error> {
+    let projection = Arc::clone(served.engine.projection());
+    let (from, to, limit, bytes, form) = (key.from, key.to, key.limit, key.bytes, key.form);
+    let wish = Wish { from, to, limit, bytes, filter: Arc::clone(&request.filter), format: request.format };
+    served.engine.stats().page_made();
+    let held = served.events.holding.hold(bytes);
+    let page = page::page(&projection, &wish).await?;
+    let is_small = page.bytes <= SMALL_BYTES;
+    let write = move || Sheet::make(projection.reader(), &page, form, held).map(Arc::new);
+    if is_small {
+        return write();
+    }
+    let written = tokio::task::spawn_blocking(write).await;
+    written.map_err(|e| Error::internal(format!("the events cannot be written: {e}")))?
+}
