@@ -73,6 +73,13 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<(&'static [Role], &'
         "/metrics" => (&Role::ALL, "the metrics"),
         _ if under("/checkpoint") || under("/tile") => (&[Role::Witness, Role::Read], "the transparency log"),
         _ if under("/api/v1/sql") || under("/api/v1/replay") || under("/api/v1/queries") => (&[Role::Read], "asking"),
+        // The query API of Jaeger.
+        _ if ["/api/services", "/api/operations", "/api/traces", "/api/dependencies", "/api/v3"]
+            .into_iter()
+            .any(under) =>
+        {
+            (&[Role::Read], "asking")
+        }
         _ if under("/api/v1/events") || under("/api/v1/consumers") || under("/custody.v1.Events") => {
             (&[Role::Stream], "following the events")
         }
@@ -106,6 +113,11 @@ mod tests {
     fn each_interface_needs_its_role_and_no_other_will_do() {
         let asked = [
             ("POST", "/api/v1/sql", &[Role::Read][..]),
+            ("GET", "/api/services/a/operations", &[Role::Read]),
+            ("GET", "/api/traces/1f", &[Role::Read]),
+            ("GET", "/api/v3/trace-summaries", &[Role::Read]),
+            ("GET", "/api/v3", &[Role::Read]),
+            ("GET", "/api/tracesx", &[Role::Admin]),
             ("GET", "/api/v1/events", &[Role::Stream]),
             ("POST", "/api/v1/consumers/siem/next", &[Role::Stream]),
             ("POST", "/api/v1/evidence", &[Role::Export]),

@@ -269,6 +269,15 @@ impl Engine {
         }))
     }
 
+    /// Does what blocks on a query thread, which gives way to those that take records.
+    pub(crate) async fn apart_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = self.runtime.handle()?.spawn_blocking(work).await;
+        done.map_err(|e| Error::internal(format!("the answer cannot be made: {e}")))?
+    }
+
     /// Lets a query in.
     pub(crate) fn enter(&self, caller: &Caller) -> Result<Arc<Running>, Error> {
         let may = caller.require(&[Role::Read], "asking");

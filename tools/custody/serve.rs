@@ -44,7 +44,7 @@ pub struct Serve {
     /// OTLP over HTTP [default: 127.0.0.1:4318].
     #[arg(long, value_name = "ADDR", value_parser = address)]
     otlp_http: Option<SocketAddr>,
-    /// HTTP API and page [default: 127.0.0.1:4680].
+    /// HTTP API, Jaeger's query API and page [default: 127.0.0.1:4680].
     #[arg(long, value_name = "ADDR", value_parser = address)]
     http: Option<SocketAddr>,
     /// Arrow Flight SQL [default: 127.0.0.1:4681].

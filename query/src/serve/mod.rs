@@ -8,6 +8,7 @@ mod flight_about;
 mod flight_handshake;
 mod flight_running;
 mod flight_ticket;
+mod jaeger;
 pub mod observe;
 mod parameters;
 mod replay;
@@ -80,6 +81,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/evidence", post(evidence::answer))
         .merge(events::routes(&served))
         .merge(alerts::routes())
+        .merge(jaeger::routes())
         .route("/api/v1/replay", get(replay::answer))
         .route("/checkpoint", get(tiles::checkpoint))
         .route("/checkpoint/witnessed", get(tiles::witnessed))
@@ -146,18 +148,22 @@ fn problem(status: StatusCode, code: &str, message: &str, position: Option<(u64,
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
+/// The status of an error.
+fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::ReadOnly | ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::Resources => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = match self.kind {
-            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::ReadOnly | ErrorKind::Forbidden => StatusCode::FORBIDDEN,
-            ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
-            ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
-            ErrorKind::Resources => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let mut response = problem(status, self.kind.code(), &self.message, self.position);
+        let mut response = problem(status(self.kind), self.kind.code(), &self.message, self.position);
         if self.kind == ErrorKind::Busy {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

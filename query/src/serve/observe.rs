@@ -74,11 +74,17 @@ pub(super) async fn metrics(State(served): State<Served>, headers: HeaderMap) ->
 
 /// The route of a path: few names, whatever is asked for.
 fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 10] = [
+    const ROUTES: [&str; 16] = [
         "/",
         "/api/v1/sql",
         "/api/v1/evidence",
         "/api/v1/events",
+        "/api/services",
+        "/api/traces",
+        "/api/dependencies",
+        "/api/v3/services",
+        "/api/v3/traces",
+        "/api/v3/trace-summaries",
         "/checkpoint",
         "/checkpoint/witnessed",
         "/healthz",
@@ -88,6 +94,7 @@ fn route(path: &str) -> &'static str {
     ];
     match ROUTES.into_iter().find(|route| *route == path) {
         Some(route) => route,
+        None if path.starts_with("/api/traces/") || path.starts_with("/api/v3/traces/") => "/api/traces/{id}",
         None if path.starts_with("/tile/") => "/tile/{path}",
         None if path.starts_with("/api/v1/consumers") => "/api/v1/consumers/{name}",
         None if path.starts_with("/custody.v1.Events/") => "/custody.v1.Events/{method}",

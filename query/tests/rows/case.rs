@@ -261,6 +261,7 @@ pub async fn over_http(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &s
     ] {
         innocent(path, &get(&format!("GET {path} HTTP/1.1"), &[]).await);
     }
+    over_jaeger(case, caller, innocent, &get).await;
     for format in ["json", "csv", "arrow", "parquet"] {
         let body = json!({"sql": "SELECT * FROM spans UNION ALL SELECT * FROM spans", "format": format}).to_string();
         let head =
@@ -274,6 +275,58 @@ pub async fn over_http(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &s
         innocent(format, &told);
     }
     serving.abort();
+}
+
+/// The same over the query API of Jaeger: every path, each trace by its id, and the words of each record as service,
+/// operation and tag. What is hidden is not found either, and what is shown is.
+async fn over_jaeger(
+    case: &Case,
+    caller: &Caller,
+    innocent: &impl Fn(&str, &str),
+    get: &impl AsyncFn(&str, &[String]) -> String,
+) {
+    let time = "query.startTimeMin=2026-11-20T08:00:00Z&query.startTimeMax=2026-11-20T10:00:00Z";
+    let (start, end) = ((START / 1000).to_string(), (START / 1000 + 3_600_000_000).to_string());
+    let mut paths = vec![
+        "/api/services".to_owned(),
+        "/api/services?lookback=1000000000000".to_owned(),
+        "/api/v3/services".to_owned(),
+        "/api/dependencies?endTs=1795168800000&lookback=86400000".to_owned(),
+        format!("/api/v3/traces?{time}"),
+        format!("/api/v3/trace-summaries?{time}"),
+        "/api/v3/dependencies?startTime=2026-11-20T08:00:00Z&endTime=2026-11-20T10:00:00Z".to_owned(),
+    ];
+    let ids = (0..6).map(|trace| format!("{trace:032x}"));
+    paths.extend(ids.flat_map(|id| [format!("/api/traces/{id}"), format!("/api/v3/traces/{id}?rawTraces=true")]));
+    for (seq, word) in case.words() {
+        // Both versions look in the same way: each word is asked of one of them.
+        paths.extend(match seq % 2 {
+            0 => [
+                format!("/api/services/{word}/operations"),
+                format!("/api/traces?service={word}&start={start}&end={end}"),
+            ],
+            _ => [
+                format!("/api/v3/operations?service={word}"),
+                format!("/api/v3/trace-summaries?{time}&query.attributes=%7B%22note%22%3A%22{word}%22%7D"),
+            ],
+        });
+    }
+    let shown = case.column(caller, "SELECT seq FROM spans").await;
+    let mut told_of = BTreeSet::new();
+    for path in paths {
+        let told = get(&format!("GET {path} HTTP/1.1"), &[]).await;
+        let status = told.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        assert!(status == "200" || status == "404", "{path}: {told}");
+        // It says what was asked for nowhere, so a word is that of a record.
+        innocent(&path, &told);
+        told_of.extend(
+            shown
+                .iter()
+                .filter(|seq| told.contains(&format!("\"custody.seq\",\"type\":\"int64\",\"value\":{seq}}}")))
+                .cloned(),
+        );
+    }
+    assert_eq!(told_of, shown.into_iter().collect(), "all that is shown is there");
 }
 
 /// The same over Flight SQL: a statement, a prepared one, and the metadata.
