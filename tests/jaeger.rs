@@ -376,7 +376,7 @@ fn a_span_is_shown_as_it_is_now() {
     let ended = running.clone();
     running.as_object_mut().unwrap().remove("endTimeUnixNano");
     let send = |span: &Value| {
-        scene.send(&json!({"resourceSpans": [resource_spans(Some("worker"), None, &[span.clone()])]}));
+        scene.send(&json!({"resourceSpans": [resource_spans(Some("worker"), None, std::slice::from_ref(span))]}));
         scene.server.wait_until_visible();
     };
     send(&running);

@@ -395,6 +395,8 @@ impl Engine {
         config.options_mut().sql_parser.collect_spans = true;
         // Columns of a union may have different docs in their metadata, which is no difference of types.
         config.options_mut().execution.skip_physical_aggregate_schema_check = true;
+        // What is looked for in attributes is looked for in the rows that filters leave, not in all.
+        config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
         let state = functions::session().with_config(config).with_runtime_env(runtime).build();
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
