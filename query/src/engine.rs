@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt as _;
 use opentelemetry::trace::{Status, TraceContextExt as _};
@@ -391,12 +391,10 @@ impl Engine {
         for place in snapshot.places() {
             runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
         }
-        let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
+        let mut config = functions::config().with_information_schema(true).with_target_partitions(2);
         config.options_mut().sql_parser.collect_spans = true;
         // Columns of a union may have different docs in their metadata, which is no difference of types.
         config.options_mut().execution.skip_physical_aggregate_schema_check = true;
-        // What is looked for in attributes is looked for in the rows that filters leave, not in all.
-        config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
         let state = functions::session().with_config(config).with_runtime_env(runtime).build();
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;

@@ -437,10 +437,18 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
     }
 }
 
+/// Kinds of events that refuse.
+const REFUSING: [&str; 2] = ["grant_denied", "executor_decision"];
+
 /// All refusals up to `as_of`.
 pub fn denials(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<DenialRow>, Error> {
-    let events = snapshot.events_of(&["grant_denied", "executor_decision"], as_of)?;
-    Ok(events.iter().filter(|e| e.decision.as_deref() == Some("deny")).map(denial_row).collect())
+    let events = snapshot.events_of(&REFUSING, as_of)?;
+    Ok(events.iter().filter(|event| refuses(event)).map(denial_row).collect())
+}
+
+/// Whether an event is a refusal, of a grant or of a call.
+pub(crate) fn refuses(event: &EventRow) -> bool {
+    REFUSING.contains(&event.kind.as_str()) && event.decision.as_deref() == Some("deny")
 }
 
 pub(crate) fn denial_row(event: &EventRow) -> DenialRow {

@@ -81,10 +81,7 @@ fn keys_of<T>(hits: &BTreeMap<(u64, String), T>, seq: u64) -> Vec<(u64, String)>
 impl Evaluator {
     /// From a seq on, without a past.
     pub(crate) fn new(checker: Arc<Checker>, entries: Entries, at: u64) -> Self {
-        let whole = checker
-            .used()
-            .iter()
-            .any(|at| EventRow::schema().fields().get(*at).is_some_and(|f| f.name() == "attributes"));
+        let whole = EventRow::schema().index_of("attributes").is_ok_and(|at| checker.used().contains(&at));
         let fields = (Arc::clone(checker.fields()), whole);
         let state = State::new(checker.tuning().window(), checker.tuning().memory_bytes, fields);
         let reads = |table: &str| checker.reads(table);

@@ -23,7 +23,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext, col};
+use datafusion::prelude::{DataFrame, SessionContext, col};
 
 use super::ends::{self, EndedRow};
 use super::fields::Fields;
@@ -189,7 +189,7 @@ impl Checker {
         let wrong = |e: DataFusionError| Error::internal(format!("the checks cannot be set up: {e}"));
         let pool = FairSpillPool::new(MEMORY_BYTES);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(wrong)?;
-        let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+        let mut config = crate::functions::config().with_target_partitions(1).with_information_schema(false);
         // Plans that say more as they run cannot be run again.
         config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
         let state = crate::functions::session().with_config(config).with_runtime_env(runtime);

@@ -195,11 +195,11 @@ impl State {
         decides.then(|| event.ingest_time.0.saturating_add(DECISIONS_HELD))
     }
 
-    /// The event as it is kept. Of those that tell of authority the attributes are read again.
+    /// The event as it is kept. Of those that tell of a grant the attributes are read again.
     fn hold(&self, mut row: EventRow) -> Held {
         let (fields, whole) = &self.fields;
         let (found, more) = (fields.read(&row.attributes), keys_of_attributes(&row));
-        if !whole && !GRANTS.contains(&row.kind.as_str()) && row.kind != "executor_decision" {
+        if !whole && !GRANTS.contains(&row.kind.as_str()) {
             row.attributes = String::new();
         }
         Held { row, found, more }

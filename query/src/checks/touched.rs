@@ -11,7 +11,7 @@ use super::state::{GRANTS, Held};
 use crate::caller::RowFilter;
 use crate::catalog::Ledger;
 use crate::event::EventRow;
-use crate::grants::{DenialRow, GrantRow, Grants, Revoked, denial_row};
+use crate::grants::{DenialRow, GrantRow, Grants, Revoked, denial_row, refuses};
 use crate::rows::{Columnar as _, Time};
 
 /// What the evaluator counted, of the records that it judges.
@@ -78,11 +78,8 @@ impl Touched {
             touched.put("grants", vec![used_grants(held, now).into()]);
         }
         if checker.reads("denials") {
-            let refuses = |event: &&EventRow| {
-                matches!(event.kind.as_str(), "grant_denied" | "executor_decision")
-                    && event.decision.as_deref() == Some("deny")
-            };
-            let denials: Vec<DenialRow> = held.iter().map(|held| &held.row).filter(refuses).map(denial_row).collect();
+            let events = held.iter().map(|held| &held.row);
+            let denials: Vec<DenialRow> = events.filter(|event| refuses(event)).map(denial_row).collect();
             touched.put("denials", vec![DenialRow::batch(&denials).into()]);
         }
         let ledger = match entries {

@@ -17,6 +17,7 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion::prelude::SessionConfig;
 use planner::BoundedPlanner;
 use truncated::Truncated;
 
@@ -109,6 +110,14 @@ const TABLE: &[&str] = &[
     "replay",
     "spans_as_of",
 ];
+
+/// How plans are made: of queries and of rules alike.
+pub(crate) fn config() -> SessionConfig {
+    let mut config = SessionConfig::new();
+    // What is looked for in attributes is looked for in the rows that filters leave, not in all.
+    config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
+    config
+}
 
 /// A session that has only what is listed: no formats, no writers of files, no other functions.
 pub(crate) fn session() -> SessionStateBuilder {
