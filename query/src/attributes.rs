@@ -172,16 +172,42 @@ fn write_value(out: &mut String, value: &AnyValue<'_>, depth: usize) {
     }
 }
 
-/// A text of JSON (RFC 8259, section 7). Nearly none has anything to escape.
+/// A text of JSON (RFC 8259, section 7), as serde_json writes it.
 pub(crate) fn write_text(out: &mut String, text: &str) {
+    out.push('"');
     let escaped = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    // All bytes are looked at, without a branch: many at once.
-    if text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {
-        return out.push_str(&Json::from(text).to_string());
+    // All bytes are looked at, without a branch: many at once. Nearly no text has anything to escape.
+    match text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {
+        true => write_escaped(out, text),
+        false => out.push_str(text),
     }
     out.push('"');
-    out.push_str(text);
-    out.push('"');
+}
+
+fn write_escaped(out: &mut String, text: &str) {
+    out.reserve(text.len() + text.len() / 8);
+    let mut plain = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        let short = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0x08 => "\\b",
+            0x0c => "\\f",
+            0..0x20 => "\\u00",
+            _ => continue,
+        };
+        // What is escaped is a byte of its own, so this is no place within a character.
+        out.push_str(&text[plain..i]);
+        out.push_str(short);
+        if short.len() > 2 {
+            out.extend([byte >> 4, byte & 15].map(|half| char::from(b"0123456789abcdef"[usize::from(half)])));
+        }
+        plain = i + 1;
+    }
+    out.push_str(&text[plain..]);
 }
 
 fn write_json(out: &mut String, value: &impl std::fmt::Display) {

@@ -53,7 +53,7 @@ impl Format {
 }
 
 /// What is known of an answer at its end.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Stats {
     /// How many rows it has.
     pub rows: u64,
@@ -63,6 +63,9 @@ pub struct Stats {
     pub log_size: u64,
     /// How long it took.
     pub elapsed_ms: u64,
+    /// What is to be said of it, such as that nothing is known by an id that the query asks about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Makes the bytes of one answer.
@@ -242,7 +245,7 @@ mod tests {
         let mut pieces = Pieces::new(format, schema).unwrap();
         let mut out: Vec<u8> = batches.iter().flat_map(|batch| pieces.batch(batch).unwrap()).collect();
         let rows = batches.iter().map(|b| b.num_rows() as u64).sum();
-        out.extend(pieces.end(&Stats { rows, truncated: true, log_size: 9, elapsed_ms: 1 }).unwrap());
+        out.extend(pieces.end(&Stats { rows, truncated: true, log_size: 9, elapsed_ms: 1, notes: vec![] }).unwrap());
         out
     }
 
@@ -281,7 +284,9 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("i", column)]).unwrap();
         let written = Pieces::new(Format::Parquet, &batch.schema()).and_then(|mut pieces| {
             let rows = pieces.batch(&batch)?;
-            pieces.end(&Stats { rows: 1, truncated: false, log_size: 1, elapsed_ms: 1 }).map(|end| (rows, end))
+            pieces
+                .end(&Stats { rows: 1, truncated: false, log_size: 1, elapsed_ms: 1, notes: vec![] })
+                .map(|end| (rows, end))
         });
         let error = written.unwrap_err();
         assert!(error.kind == crate::ErrorKind::Invalid && error.message.contains("VARCHAR"), "{error}");

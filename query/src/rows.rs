@@ -2,6 +2,8 @@
 //! schema, the builder and the reader of a table. The doc comment of a field is
 //! the column's documentation.
 
+mod sparse;
+
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -11,6 +13,9 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
+
+pub use sparse::SparseTexts;
+pub(crate) use sparse::{own_bytes, thinned};
 
 /// A time in ns since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,15 +115,20 @@ macro_rules! cell {
                 })
             }
         }
+    };
+}
 
+/// The same, where it may be absent.
+macro_rules! option_cell {
+    ($type:ty, $builder:ty, $t:ident => $to:expr, $room:expr) => {
         impl Cell for Option<$type> {
             type Builder = $builder;
             const NULLABLE: bool = true;
             fn data_type() -> DataType {
-                $data_type
+                <$type as Cell>::data_type()
             }
             fn with_room(rows: usize, bytes: usize) -> Self::Builder {
-                <$type as Cell>::with_room(rows, bytes)
+                $room(rows, bytes)
             }
             fn text_bytes(array: &dyn Array) -> usize {
                 <$type as Cell>::text_bytes(array)
@@ -154,6 +164,14 @@ cell!(
     t => Time(t),
     |rows, _| UtcBuilder(TimestampNanosecondBuilder::with_capacity(rows).with_timezone("UTC"))
 );
+
+option_cell!(String, SparseTexts, s => s.as_str(), SparseTexts::with_room);
+option_cell!(u64, UInt64Builder, n => *n, <u64 as Cell>::with_room);
+option_cell!(u32, UInt32Builder, n => *n, <u32 as Cell>::with_room);
+option_cell!(i64, Int64Builder, n => *n, <i64 as Cell>::with_room);
+option_cell!(f64, Float64Builder, n => *n, <f64 as Cell>::with_room);
+option_cell!(bool, BooleanBuilder, b => *b, <bool as Cell>::with_room);
+option_cell!(Time, UtcBuilder, t => t.0, <Time as Cell>::with_room);
 
 /// A builder of UTC timestamps.
 pub struct UtcBuilder(TimestampNanosecondBuilder);

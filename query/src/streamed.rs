@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use custody_store::system::{Attribute, SystemRecord};
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
@@ -23,6 +24,7 @@ use crate::audit::Audit;
 use crate::caller::Caller;
 use crate::engine::{AbortOnDrop, QueryLimits, tell};
 use crate::error::{Error, ErrorKind};
+use crate::notes::Notes;
 use crate::stats::Running;
 
 /// Batches that wait for whoever asked.
@@ -55,6 +57,7 @@ pub struct Streamed {
     _task: AbortOnDrop<()>,
     /// Says at the end how many rows there were.
     pub(crate) ending: Option<Ending>,
+    notes: Arc<Notes>,
     /// The span of the query, if it is traced; it ends with the rows.
     pub(crate) span: Option<opentelemetry::Context>,
 }
@@ -70,6 +73,7 @@ impl Streamed {
     ) -> Self {
         let (schema, (limits, until)) = (batches.schema(), limits);
         let (sender, receiver) = mpsc::channel(WAITING);
+        let notes = Notes::of(&held.1.copied_config());
         let (late, running) = (Arc::new(AtomicBool::new(false)), Arc::downgrade(&held.0));
         let (told_late, own_limits) = (Arc::clone(&late), limits.clone());
         let task = runtime.spawn(async move {
@@ -116,6 +120,7 @@ impl Streamed {
             running,
             _task: task,
             ending: None,
+            notes,
             span: None,
         }
     }
@@ -124,6 +129,11 @@ impl Streamed {
     pub(crate) fn with_head(mut self, head: Vec<RecordBatch>) -> Self {
         self.head = head.into();
         self
+    }
+
+    /// What is to be said of the answer; all of it is known at its end.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.all()
     }
 
     /// The next batch; `None` at the end, which may be that of what is allowed. Giving up a call loses no row.
@@ -231,8 +241,10 @@ pub(crate) struct Ending {
 
 /// The bytes that the rows of a batch take, of arrays that others may share.
 pub(crate) fn sliced_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &Arc<dyn datafusion::arrow::array::Array>| {
-        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+    let bytes = |column: &Arc<dyn datafusion::arrow::array::Array>| match column.as_string_view_opt() {
+        // Views of some texts hold what is shared with all others.
+        Some(views) => views.views().len() * size_of::<u128>() + views.total_buffer_bytes_used(),
+        None => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
     };
     batch.columns().iter().map(bytes).sum()
 }
@@ -264,6 +276,11 @@ impl Watched {
             record.with("custody.audit.params", audit.kept(&params.join(", ")))
         });
         Self { audit: audit.clone(), caller: caller.clone(), record, start: Instant::now() }
+    }
+
+    /// What somebody else's record tells of.
+    pub(crate) fn nothing(caller: &Caller) -> Self {
+        Self { audit: Audit::default(), caller: caller.clone(), record: None, start: Instant::now() }
     }
 
     fn ended(&mut self, outcome: &str, rows: u64) -> Option<SystemRecord> {

@@ -4,12 +4,11 @@ use std::borrow::Cow;
 
 use custody_proto::otlp::trace::span::SpanKind;
 use custody_proto::wire::{AnyValue, Event, Link, LogRecord, Resource, Span, Value};
-use datafusion::arrow::array::StringBuilder;
 use serde_json::Value as Json;
 
 use crate::attributes::{Attributes, any_value_json, attributes_json, conceal, is_id, write_attributes, write_text};
 use crate::mapping::{RecordContext, otlp_time, span_status};
-use crate::rows::{Cell as _, Time, table};
+use crate::rows::{Cell as _, SparseTexts, Time, table};
 
 table! {
     /// One span, as OTLP has it.
@@ -187,8 +186,8 @@ impl SpanBuilder {
         let end = otlp_time(span.end_time_unix_nano);
         self.seq.append_value(context.seq);
         self.record_hash.append_value(context.record_hash);
-        append_hex(&mut self.trace_id, span.trace_id);
-        append_hex(&mut self.span_id, span.span_id);
+        with_hex(span.trace_id, |hex| self.trace_id.append_value(hex));
+        with_hex(span.span_id, |hex| self.span_id.append_value(hex));
         append_id(&mut self.parent_span_id, span.parent_span_id);
         self.trace_state.append_option(filled(span.trace_state));
         self.flags.append_value(span.flags);
@@ -257,7 +256,7 @@ impl LogBuilder {
 }
 
 /// Text as it is, anything else as JSON.
-fn append_body(column: &mut StringBuilder, body: Option<&AnyValue<'_>>) {
+fn append_body(column: &mut SparseTexts, body: Option<&AnyValue<'_>>) {
     if let Some(AnyValue { value: Some(Value::StringValue(text)) }) = body
         && conceal(text).is_none()
     {
@@ -275,19 +274,19 @@ fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-fn append_hex(column: &mut StringBuilder, id: &[u8]) {
-    // Ids of traces and spans; of any other length they are written the long way.
+/// Ids of traces and spans as hex, without an allocation; of any other length they are written the long way.
+fn with_hex(id: &[u8], then: impl FnOnce(&str)) {
     let mut hex = [0; 32];
     match hex.get_mut(..2 * id.len()).map(|hex| (const_hex::encode_to_slice(id, hex), hex)) {
-        Some((Ok(()), hex)) => column.append_value(std::str::from_utf8(hex).unwrap_or_default()),
-        _ => column.append_value(const_hex::encode(id)),
+        Some((Ok(()), hex)) => then(std::str::from_utf8(hex).unwrap_or_default()),
+        _ => then(&const_hex::encode(id)),
     }
 }
 
 /// An id, or nothing for no id.
-fn append_id(column: &mut StringBuilder, id: &[u8]) {
+fn append_id(column: &mut SparseTexts, id: &[u8]) {
     match is_id(id) {
-        true => append_hex(column, id),
+        true => with_hex(id, |hex| column.append_value(hex)),
         false => column.append_null(),
     }
 }

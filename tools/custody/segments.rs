@@ -52,6 +52,7 @@ impl SegmentFlags {
             bytes_max: self.segment_bytes_max.unwrap_or(default.bytes_max),
             age_max: self.segment_seconds_max.map_or(default.age_max, Duration::from_secs),
             merged_records_max: self.segment_merge_rows_max.unwrap_or(default.merged_records_max),
+            ..default
         }
     }
 }

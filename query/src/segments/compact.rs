@@ -8,16 +8,17 @@ use datafusion::arrow::array::{BooleanArray, UInt64Array};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use super::splice::splice;
 use super::write::Spot;
 use super::{Place, Segment, Table, Unnamed, Wanted};
 use crate::{Error, ErrorKind};
 
 /// Neighbours are merged when there are this many, or when they make half a segment: each merging writes all of
-/// their rows anew, which costs more than to make them.
-const MERGED_MIN: usize = 16;
+/// their bytes again. With fewer, the rows of a busy log would be merged twice.
+const MERGED_MIN: usize = 32;
 
 /// Segments whose files are together larger than this are not merged.
-const MERGED_BYTES_MAX: u64 = 1 << 30;
+pub(super) const MERGED_BYTES_MAX: u64 = 1 << 30;
 
 /// Which neighbours to merge next. None of them is more than half of the whole, so that
 /// a row is written anew only when its segment at least doubles.
@@ -58,11 +59,20 @@ pub(super) fn rewrite(
         if inputs.is_empty() {
             continue;
         }
+        if erased.is_empty() {
+            let files_of: Vec<_> = inputs.iter().map(|(_, file)| *file).collect();
+            if let Some(file) = place.wait(splice(&spot, table, &files_of, stop))? {
+                files.0.push(file);
+                continue;
+            }
+        }
         let rows = inputs.iter().map(|(_, file)| file.entry.rows).sum::<u64>();
         let wanted = Wanted::all(table);
         let mut output = spot.file(table, rows as usize)?;
         let mut left = 0;
         for (range, file) in inputs {
+            // A damaged page may well decode; what is written from it would have a digest that says it is sound.
+            file.sound()?;
             let write = async |batch: RecordBatch| {
                 if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                     return Err(Error::new(ErrorKind::Unavailable, "stopping"));

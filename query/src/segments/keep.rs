@@ -21,6 +21,7 @@ use super::manifest::{self, Loaded, Manifest};
 use super::{Place, Segment, SegmentLimits, Tail, compact, write};
 use crate::Error;
 use crate::projection::{Projection, Snapshot};
+use crate::rows::own_bytes;
 
 /// The folder of segments in a data directory.
 const FOLDER: &str = "segments";
@@ -127,8 +128,7 @@ impl Projection {
             }
             let range = segment.from..segment.to;
             let place = self.place()?;
-            let spot = write::Spot::new(&place, &self.reader, range.clone(), &self.files)?;
-            match compact::rewrite(spot, &place, std::slice::from_ref(segment), erased, None) {
+            match compact::rewrite(self.spot(range.clone())?, &place, std::slice::from_ref(segment), erased, None) {
                 Ok(rewritten) => out.push(rewritten),
                 Err(error) => {
                     tracing::warn!(%error, "a segment with erased rows is made again from the log");
@@ -140,24 +140,43 @@ impl Projection {
         Ok((out, replaced))
     }
 
-    /// Makes the segments of a range again from the log.
+    /// Makes the segments of a range again from the log, each as large as merging would make it.
     pub(crate) fn build(&self, range: Range<u64>, progress: &mut dyn FnMut(u64)) -> Result<Vec<Segment>, Error> {
         let mut out = Vec::new();
-        let mut tail = Tail::at(range.start);
-        while tail.to < range.end {
-            let from = tail.to;
-            let mut rows = self.room(range.end - from);
-            tail.to = self.project(&mut rows, from, range.end)?;
-            let _ = self.keep(rows, tail.to - from, &mut tail);
-            if tail.is_full(&self.limits) || tail.to >= range.end {
-                let (from, to) = (tail.from, tail.to);
-                let spot = self.fresh(from..to)?;
-                out.push(write::of_tail(spot, &tail)?);
-                tail = Tail::at(to);
-                progress(to);
+        let mut from = range.start;
+        while from < range.end {
+            let to = range.end.min(from.saturating_add(self.far(from, range.end)?));
+            // A step ends where a block does.
+            let to =
+                self.reader.block_at(to - 1).map_err(Error::store)?.map_or(to, |block| block.commitments.end_seq());
+            let to = to.min(range.end);
+            let mut filling = write::Filling::new(self.spot(from..to)?);
+            while from < to {
+                let mut rows = self.room(to - from);
+                let mut tail = Tail::at(from);
+                tail.to = self.project(&mut rows, from, to)?;
+                let _ = self.keep(rows, tail.to - from, &mut tail);
+                filling.add(&tail)?;
+                from = tail.to;
+                progress(from);
             }
+            out.push(filling.finish()?);
         }
         Ok(out)
+    }
+
+    /// How many records a segment from a seq on may have: as many as merging would put into one, by what some of them weigh.
+    fn far(&self, from: u64, end: u64) -> Result<u64, Error> {
+        const SAMPLES: u64 = 8;
+        let most = self.limits.merged_records_max.max(self.limits.records_max).min(end - from);
+        let mut record_bytes = 1;
+        for sample in 0..SAMPLES {
+            let block = self.reader.block_at(from + most * sample / SAMPLES).map_err(Error::store)?;
+            let bytes = block.as_ref().and_then(|block| Some(block.content.as_ref()?.payload().len() as u64));
+            let records = block.map_or(1, |block| block.commitments.end_seq() - block.commitments.first_seq).max(1);
+            record_bytes = record_bytes.max(bytes.unwrap_or(0) / records);
+        }
+        Ok(most.min(compact::MERGED_BYTES_MAX / record_bytes).max(1))
     }
 
     /// Publishes a changed snapshot, and the manifest before it.
@@ -206,8 +225,14 @@ impl Projection {
     /// Where the rows of a range are written for the first time.
     fn fresh(&self, range: Range<u64>) -> Result<write::Spot, Error> {
         let is_merged_later = range.end - range.start < self.limits.merged_records_max / 2;
-        let spot = write::Spot::new(&self.place()?, &self.reader, range, &self.files)?;
+        let spot = self.spot(range)?;
         Ok(if is_merged_later { spot.quick() } else { spot })
+    }
+
+    /// Where the rows of a range are written.
+    fn spot(&self, range: Range<u64>) -> Result<write::Spot, Error> {
+        let copied_rows_min = self.limits.copied_rows_min;
+        write::Spot::new(&self.place()?, &self.reader, range, &self.files, copied_rows_min)
     }
 
     /// Merges some neighbouring segments; false if there are none to merge.
@@ -217,10 +242,18 @@ impl Projection {
         let Some(picked) = compact::pick(&segments, self.limits.merged_records_max) else { return Ok(false) };
         let old = &segments[picked];
         let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(false) };
-        let place = self.place()?;
-        let spot = write::Spot::new(&place, &self.reader, first.from..last.to, &self.files)?;
-        let merged = compact::rewrite(spot, &place, old, &SeqSet::default(), Some(&self.stop))?;
-        self.replace(first.from..last.to, vec![merged])?;
+        let (place, spot) = (self.place()?, self.spot(first.from..last.to)?);
+        let range = first.from..last.to;
+        let merged = match compact::rewrite(spot, &place, old, &SeqSet::default(), Some(&self.stop)) {
+            Ok(merged) => vec![merged],
+            Err(error) if self.stop.load(Ordering::Relaxed) => return Err(error),
+            Err(error) => {
+                // Else nothing behind a damaged file would ever be merged.
+                tracing::warn!(%error, "segments that cannot be merged are made again from the log");
+                self.build(range.clone(), &mut |_| {})?
+            }
+        };
+        self.replace(range, merged)?;
         Ok(true)
     }
 
@@ -276,12 +309,7 @@ impl Projection {
         let mut rebuilt = Rebuilt { segments: segments.len(), ..Rebuilt::default() };
         for segment in segments.iter() {
             let range = segment.from..segment.to;
-            let is_sound = || {
-                let same = |file: &Arc<super::SegmentFile>| {
-                    file.place.digest(&file.entry.path).is_ok_and(|digest| digest == file.entry.digest)
-                };
-                segment.files.iter().all(same)
-            };
+            let is_sound = || segment.files.iter().all(|file| file.sound().is_ok());
             if !only_damaged || !is_sound() {
                 let made = self.build(range.clone(), &mut |done| progress(done, end))?;
                 self.replace(range, made)?;
@@ -323,6 +351,6 @@ impl Tail {
             }
             batches.retain(|batch| batch.num_rows() > 0);
         }
-        self.bytes = self.tables.iter().flatten().map(|batch| batch.get_array_memory_size()).sum();
+        self.bytes = self.tables.iter().flatten().map(own_bytes).sum();
     }
 }

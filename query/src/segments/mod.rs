@@ -12,6 +12,7 @@ mod manifest;
 mod place;
 mod read;
 mod scan;
+mod splice;
 #[cfg(test)]
 pub(crate) mod test_requests;
 #[cfg(test)]
@@ -35,8 +36,10 @@ pub(crate) use place::{Place, failed};
 pub(crate) use read::Wanted;
 pub(crate) use scan::SealedTable;
 
+use crate::Error;
 use crate::event::EventRow;
 use crate::metrics::MetricRow;
+use crate::rows::{own_bytes, thinned};
 use crate::tables::{LogRow, SpanRow};
 
 /// Batches are joined until they have this many rows.
@@ -89,6 +92,16 @@ impl Table {
         }
     }
 
+    /// Columns whose texts are in no order that anybody asks for: hashes and JSON.
+    pub(crate) fn unordered(self) -> &'static [&'static str] {
+        match self {
+            Self::Spans => &["record_hash", "resource", "attributes", "events", "links"],
+            Self::Logs => &["record_hash", "resource", "attributes", "body"],
+            Self::Metrics => &["record_hash", "points"],
+            Self::Events => &["record_hash", "attributes"],
+        }
+    }
+
     /// Columns with a bloom filter: those that are asked for one value of many.
     pub(crate) fn bloomed(self) -> &'static [&'static str] {
         match self {
@@ -112,6 +125,9 @@ pub struct SegmentLimits {
     pub age_max: Duration,
     /// Neighbouring segments are merged up to this many records; 0 merges none.
     pub merged_records_max: u64,
+    /// Row groups of at least so many rows are copied as they are when they are merged: statistics, dictionaries and
+    /// bloom filters of few rows are a burden for all who read, so the rows of smaller ones are written anew.
+    pub copied_rows_min: usize,
 }
 
 impl Default for SegmentLimits {
@@ -121,6 +137,7 @@ impl Default for SegmentLimits {
             bytes_max: 32 << 20,
             age_max: Duration::from_secs(600),
             merged_records_max: 1_000_000,
+            copied_rows_min: 16_384,
         }
     }
 }
@@ -171,14 +188,14 @@ impl Tail {
             return;
         }
         self.since.get_or_insert_with(Instant::now);
-        self.bytes += batch.get_array_memory_size();
+        self.bytes += own_bytes(&batch);
         let batches = &mut self.tables[table as usize];
         batches.push(batch);
         while let Some(from) = joinable(batches) {
             let some = &batches[from..];
-            let Ok(joined) = concat_batches(&some[0].schema(), some) else { break };
-            let apart: usize = some.iter().map(RecordBatch::get_array_memory_size).sum();
-            self.bytes = (self.bytes + joined.get_array_memory_size()).saturating_sub(apart);
+            let Ok(joined) = concat_batches(&some[0].schema(), some).map(thinned) else { break };
+            let apart: usize = some.iter().map(own_bytes).sum();
+            self.bytes = (self.bytes + own_bytes(&joined)).saturating_sub(apart);
             batches.truncate(from);
             batches.push(joined);
         }
@@ -211,6 +228,16 @@ impl SegmentFile {
 
     pub(crate) fn path(&self) -> Path {
         Path::from(self.entry.path.as_str())
+    }
+
+    /// Looks whether it is what was written.
+    fn sound(&self) -> Result<(), Error> {
+        if self.place.digest(&self.entry.path)? == self.entry.digest { Ok(()) } else { Err(self.damaged()) }
+    }
+
+    fn damaged(&self) -> Error {
+        let what = format!("the segment file {} cannot be read", self.entry.path);
+        failed(&what, "it is not what was written; `custody rebuild --check` makes it again")
     }
 
     /// It is in no newer snapshot: delete it with the last one that has it.

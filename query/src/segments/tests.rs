@@ -2,6 +2,7 @@
 
 mod erasure;
 mod scans;
+mod splicing;
 
 use std::path::Path as StdPath;
 use std::sync::Arc;
@@ -169,6 +170,10 @@ fn a_restart_projects_only_the_tail() {
 
 #[test]
 fn a_crash_after_any_step_doubles_and_loses_nothing() {
+    crash_after_any_step(limits(10, 30));
+}
+
+fn crash_after_any_step(limits: SegmentLimits) {
     let log = Log::new(9);
     let want = expected(&log.reader);
     let mut crashes = 0;
@@ -177,13 +182,13 @@ fn a_crash_after_any_step_doubles_and_loses_nothing() {
         let place = Place::folder(&log.dir.path().join("segments")).unwrap();
         place.steps_left.store(crashes, Ordering::SeqCst);
         let work = || {
-            let projection = Projection::open_at(log.reader.clone(), limits(10, 30), Arc::clone(&place))?;
+            let projection = Projection::open_at(log.reader.clone(), limits, Arc::clone(&place))?;
             follow(&projection)?;
             while projection.merge()? {}
             projection.rebuild(false, &mut |_, _| {}).map(drop)
         };
         let done = work();
-        let opened = Projection::open_own(log.reader.clone(), limits(10, 30)).unwrap();
+        let opened = Projection::open_own(log.reader.clone(), limits).unwrap();
         assert_whole(log.dir.path(), &opened);
         follow(&opened).unwrap();
         assert_eq!(rows(&opened.snapshot()), want, "after {crashes} steps");
