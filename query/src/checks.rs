@@ -17,6 +17,7 @@ mod relations;
 mod rule;
 mod run;
 mod sequences;
+mod spared;
 mod state;
 #[cfg(test)]
 mod tests;

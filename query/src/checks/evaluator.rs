@@ -14,11 +14,13 @@ use super::hit::HitRow;
 use super::relations::{expiry, gives, is_aside};
 use super::run::{Checker, Entries, once};
 use super::sequences::{self, Sequences};
+use super::spared::Ran;
 use super::state::{DECISIONS_HELD, Held, State};
 use super::touched::{self, Counted};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::EventRow;
+use crate::grants::KINDS as GRANTS;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
 use crate::segments::{Table, Wanted};
@@ -105,10 +107,9 @@ impl Evaluator {
     /// With the past that a snapshot tells: the events of one window before, the records of grants,
     /// and what was raised already.
     pub(crate) fn recover(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
         let mut limited = HashSet::new();
         let at = self.at;
-        for event in snapshot.events_of(&kinds, AsOf::Now)?.into_iter().filter(|e| e.seq < at && !is_aside(e)) {
+        for event in snapshot.events_of(&GRANTS, AsOf::Now)?.into_iter().filter(|e| e.seq < at && !is_aside(e)) {
             limited.extend(event.grant_id.clone().filter(|_| event.attributes.contains("max_uses")));
             self.newest = self.newest.max(event.ingest_time.0);
             self.note_end(&event);
@@ -235,7 +236,7 @@ impl Evaluator {
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
-            true => Vec::new(),
+            true => Ran::default(),
             false => self.judge(snapshot, (from, to), &judged, spans, Time(clock)).await?,
         };
         self.at = to;
@@ -334,7 +335,7 @@ impl Evaluator {
     }
 
     /// Runs the rules about grants that have ended, over those that now have.
-    async fn judge_ended(&mut self, snapshot: &Arc<Snapshot>, clock: Time) -> Result<Vec<(HitRow, bool)>, Error> {
+    async fn judge_ended(&mut self, snapshot: &Arc<Snapshot>, clock: Time) -> Result<Ran, Error> {
         let mut ended = BTreeSet::new();
         while let Some(end) = self.ends.first().copied().filter(|(time, _)| *time <= clock.0) {
             self.ends.remove(&end);
@@ -345,7 +346,7 @@ impl Evaluator {
             }
         }
         if ended.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Ran::default());
         }
         let seqs = self.state.lineage(&ended, snapshot)?;
         let held = self.held_of(&seqs);
@@ -372,7 +373,7 @@ impl Evaluator {
         judged: &BTreeSet<u64>,
         spans: Vec<datafusion::arrow::array::RecordBatch>,
         now: Time,
-    ) -> Result<Vec<(HitRow, bool)>, Error> {
+    ) -> Result<Ran, Error> {
         let seqs = self.state.context(judged, snapshot)?;
         let mut kinds: HashSet<String> =
             judged.iter().flat_map(|s| self.state.all(*s)).map(|e| e.kind.clone()).collect();
@@ -386,21 +387,16 @@ impl Evaluator {
         let entries = (&self.entries, range.0, range.1);
         let touched = Touched::of(&self.checker, &self.held_of(&seqs), spans, entries, now, counted);
         let about = SeqSet::of_seqs(judged.iter().copied().chain(range.0..range.1));
-        let found = self.checker.run(touched, &kinds, about).await?;
+        let mut ran = self.checker.run(touched, &kinds, about).await?;
         let is_new = |seq: u64| (range.0..range.1).contains(&seq) && self.state.get(seq).is_none();
-        Ok(found.into_iter().filter(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq)).collect())
+        ran.hits.retain(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq));
+        Ok(ran)
     }
 
-    /// What of the found is new, and what does not stand any more.
-    fn tell(
-        &mut self,
-        found: Vec<(HitRow, bool)>,
-        judged: &BTreeSet<u64>,
-        settled: &BTreeSet<u64>,
-        now: Time,
-    ) -> Found {
-        let mut out = Found::default();
-        self.pending.retain(|(seq, _), _| !judged.contains(seq));
+    /// What of the found is new, and what does not stand any more. Where a rule failed, what it found before stays.
+    fn tell(&mut self, ran: Ran, judged: &BTreeSet<u64>, settled: &BTreeSet<u64>, now: Time) -> Found {
+        let (mut out, Ran { hits: found, failed }) = (Found::default(), ran);
+        self.pending.retain(|key, _| !judged.contains(&key.0) || failed.has(key));
         let mut stands = HashSet::new();
         let waiting: HashSet<(u64, String)> =
             found.iter().filter(|(_, waits)| *waits).map(|(hit, _)| hit.key()).collect();
@@ -421,6 +417,10 @@ impl Evaluator {
             self.raise(hit, &mut out);
         }
         for seq in settled {
+            for key in keys_of(&self.pending, *seq) {
+                let kept = self.pending.remove(&key);
+                kept.into_iter().for_each(|hit| self.raise(hit, &mut out));
+            }
             let of = (*seq, String::new())..(seq.saturating_add(1), String::new());
             let (state, checker) = (&self.state, &self.checker);
             // Only with all of its evidence at hand can it be said that a hit does not stand.
@@ -428,7 +428,9 @@ impl Evaluator {
             let is_refuted = |key: &(u64, String), raised: &Raised| {
                 let is_at_hand = |seq: &u64| state.get(*seq).is_some() || sequences.has(*seq);
                 let at_hand = is_at_hand(&key.0) && raised.hit.evidence.iter().all(is_at_hand);
-                raised.stands && !stands.contains(key) && at_hand && checker.judges_events(&key.1)
+                let is_hidden = failed.has(key) || failed.hides(&key.1, &raised.hit.evidence);
+                let is_known = !stands.contains(key) && !is_hidden;
+                raised.stands && is_known && at_hand && checker.judges_events(&key.1)
             };
             for (_, raised) in self.raised.range_mut(of).filter(|(key, raised)| is_refuted(key, raised)) {
                 raised.stands = false;

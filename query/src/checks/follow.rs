@@ -96,6 +96,11 @@ impl Live {
                 "Steps of the checks that failed and were tried again",
                 &self.failures,
             ),
+            Family::counter(
+                "custody_checks_unjudged_records",
+                "Records that a rule failed on, once for each rule; the log of the server names it",
+                &self.checker.unjudged,
+            ),
             Family::gauge(
                 "custody_checks_events_held",
                 "Events that the checks keep at hand",

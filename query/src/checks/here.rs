@@ -6,8 +6,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::SchemaRef;
+use custody_store::system::SeqSet;
+use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
@@ -25,6 +27,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt as _;
 
 use super::run::Tables;
+use super::spared::Hidden;
 
 /// The table of events.
 const EVENTS: &str = "events";
@@ -113,6 +116,21 @@ impl Touched {
     pub(super) fn put(&mut self, table: &'static str, rows: Vec<Rows>) {
         self.0.insert(table, rows);
     }
+
+    /// The records whose events there are.
+    pub(super) fn events(&self) -> SeqSet {
+        let rows = self.0.get(EVENTS).into_iter().flatten();
+        let seqs = rows.filter_map(|rows| match rows {
+            Rows::Columns { columns, .. } => Some(seqs_of(columns.first()?.as_ref()?).to_vec()),
+            Rows::Read(_) => None,
+        });
+        SeqSet::of_seqs(seqs.flatten())
+    }
+}
+
+/// The seqs of a column of them.
+fn seqs_of(column: &ArrayRef) -> &[u64] {
+    column.as_primitive_opt::<UInt64Type>().map_or(&[], |seqs| seqs.values())
 }
 
 /// Gives the rows of the run that it is part of.
@@ -140,12 +158,23 @@ impl HereExec {
     }
 
     /// The batches of some rows, none larger than a batch is to be.
-    fn batches(&self, columns: &[Option<ArrayRef>], rows: usize, size: usize) -> Result<Vec<RecordBatch>> {
+    fn batches(
+        &self,
+        columns: &[Option<ArrayRef>],
+        rows: usize,
+        size: usize,
+        hidden: Option<&Hidden>,
+    ) -> Result<Vec<RecordBatch>> {
         let own: Option<Vec<ArrayRef>> = self.columns.iter().map(|at| columns.get(*at)?.clone()).collect();
         let own = own.ok_or_else(|| self.internal("has a column that was not made"))?;
         // Of no columns there can be rows, too.
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.schema(), own, &options)?;
+        let mut batch = RecordBatch::try_new_with_options(self.schema(), own, &options)?;
+        if let (Some(Hidden(hidden)), EVENTS, Some(Some(seqs))) = (hidden, self.table, columns.first()) {
+            let shown: BooleanArray = seqs_of(seqs).iter().map(|seq| Some(!hidden.contains(*seq))).collect();
+            batch = filter_record_batch(&batch, &shown)?;
+        }
+        let rows = batch.num_rows();
         Ok((0..rows).step_by(size.max(1)).map(|at| batch.slice(at, size.min(rows - at))).collect())
     }
 }
@@ -192,11 +221,13 @@ impl ExecutionPlan for HereExec {
         let touched = context.session_config().get_extension::<Touched>();
         let rows = touched.as_ref().and_then(|touched| touched.0.get(self.table));
         let rows = rows.ok_or_else(|| self.internal("has no rows in this run"))?;
+        let hidden = context.session_config().get_extension::<Hidden>();
         let (mut batches, mut read) = (Vec::new(), Vec::new());
         for rows in rows {
             match rows {
                 Rows::Columns { columns, rows } => {
-                    batches.extend(self.batches(columns, *rows, context.session_config().batch_size())?);
+                    let size = context.session_config().batch_size();
+                    batches.extend(self.batches(columns, *rows, size, hidden.as_deref())?);
                 }
                 Rows::Read(source) => read.push(source.execute(Arc::clone(&context))),
             }

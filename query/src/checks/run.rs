@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -21,7 +22,6 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{DataFrame, SessionContext, col};
 
@@ -33,6 +33,7 @@ use super::hit::HitRow;
 use super::judged::Judged;
 use super::relations::{about, without_asides};
 use super::sequences::{self, NumberedRow};
+use super::spared::Ran;
 use super::tuning::Tuning;
 use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
 use super::{Rule, functions};
@@ -41,7 +42,7 @@ use crate::catalog::{Lazy, Ledger, Made, TOOL_CALLS, authority_covers};
 use crate::event::EventRow;
 use crate::grants::{DenialRow, GrantRow, Grants, denials};
 use crate::projection::{AsOf, Snapshot};
-use crate::rows::Time;
+use crate::rows::{Time, own_bytes};
 use crate::segments::{SealedTable, Table, Wanted};
 use crate::tables::{LedgerRow, SpanRow};
 use crate::tenancy::Tenancy;
@@ -139,7 +140,7 @@ impl Tables {
 fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
     let (mut batches, mut bytes) = (Vec::new(), 0);
     snapshot.read(&Wanted::all(Table::Events), |batch| {
-        bytes += batch.get_array_memory_size();
+        bytes += own_bytes(batch);
         // Files carry more about their columns than the rows' own schema says.
         let batch = RecordBatch::try_new(EventRow::schema(), batch.columns().to_vec());
         let batch = batch.and_then(|batch| without_asides(&batch));
@@ -150,11 +151,11 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
 }
 
 /// A rule, planned: over everything, and for hits about some records only.
-struct Planned {
-    rule: Rule,
+pub(super) struct Planned {
+    pub(super) rule: Rule,
     whole: LogicalPlan,
     /// Ready to be run, again and again: what new records cost must not be the planning.
-    judged: Arc<dyn ExecutionPlan>,
+    pub(super) judged: Arc<dyn ExecutionPlan>,
 }
 
 /// Rules, planned.
@@ -170,6 +171,8 @@ pub struct Checker {
     used: Vec<usize>,
     /// One run at a time is about some records only.
     one_by_one: tokio::sync::Mutex<()>,
+    /// Counts records that a rule failed on, for each rule.
+    pub(super) unjudged: AtomicU64,
 }
 
 impl fmt::Debug for Checker {
@@ -237,7 +240,7 @@ impl Checker {
         let used = used.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let one_by_one = tokio::sync::Mutex::default();
         let (state, fields) = (context.state(), Arc::new(fields));
-        Ok(Arc::new(Self { rules, read, state, tuning, judged, fields, used, one_by_one }))
+        Ok(Arc::new(Self { rules, read, state, tuning, judged, fields, used, one_by_one, unjudged: AtomicU64::new(0) }))
     }
 
     /// What the rules read of attributes.
@@ -269,29 +272,23 @@ impl Checker {
 
     /// Runs the rules that can have a hit about one of these kinds, for hits about these records. Gives what
     /// they find, without what the tuning turns off: that goes by the workspace, which `describe` tells.
-    pub(crate) async fn run(
-        &self,
-        touched: Touched,
-        kinds: &HashSet<String>,
-        judged: SeqSet,
-    ) -> Result<Vec<(HitRow, bool)>, Error> {
+    pub(crate) async fn run(&self, touched: Touched, kinds: &HashSet<String>, judged: SeqSet) -> Result<Ran, Error> {
         let _one_by_one = self.one_by_one.lock().await;
-        self.judged.set(judged);
+        self.judged.set(judged.clone());
         let mut state = self.state.clone();
         state.config_mut().set_extension(Arc::new(touched));
         let is_event = |kind: &String| !matches!(kind.as_str(), "span" | "record" | "grant_end");
         let has_events = kinds.iter().any(is_event);
         let concerns = |rule: &Rule| rule.on.iter().any(|on| (on == "any" && has_events) || kinds.contains(on));
-        let mut out = Ok(Vec::new());
-        for Planned { rule, judged, .. } in self.rules.iter().filter(|planned| concerns(&planned.rule)) {
-            let Ok(all) = &mut out else { break };
-            match hits(rule, reset_plan_states(Arc::clone(judged)), &state).await {
-                Ok(hits) => all.extend(hits),
-                Err(error) => out = Err(error),
+        let (mut ran, mut done) = (Ran::default(), Ok(()));
+        for planned in self.rules.iter().filter(|planned| concerns(&planned.rule)) {
+            done = self.ask(planned, &judged, &state, &mut ran).await;
+            if done.is_err() {
+                break;
             }
         }
         self.judged.set(SeqSet::default());
-        out
+        done.map(|()| ran)
     }
 
     /// Runs all rules over everything.
@@ -372,7 +369,7 @@ pub(crate) fn once(hits: Vec<HitRow>) -> Vec<HitRow> {
 }
 
 /// What one rule finds.
-async fn hits(
+pub(super) async fn hits(
     rule: &Rule,
     physical: DfResult<Arc<dyn ExecutionPlan>>,
     state: &SessionState,

@@ -11,6 +11,7 @@ use super::relations::{By, Key, end_of, gives, is_aside, keys, keys_of_attribute
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::EventRow;
+use crate::grants::KINDS as GRANTS;
 use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
 
@@ -27,9 +28,6 @@ const AGAIN_MAX: usize = 1000;
 
 /// How long approvals and refusals are kept, in ns: a day.
 pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
-
-/// Kinds that change what is known of a grant.
-pub(super) const GRANTS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
 
 /// Kinds after whose late arrival settled records are judged again.
 const EVIDENCE: [&str; 10] = [

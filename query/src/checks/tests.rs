@@ -175,3 +175,65 @@ async fn a_hit_whose_record_goes_before_its_time_is_told_then() {
     let told: Vec<_> = told.into_iter().map(|(seq, check, verdict, _)| (seq, check, verdict)).collect();
     assert_eq!(told, [(0, "unknown_grant".to_owned(), "probable".to_owned())]);
 }
+
+/// Somebody claims an amount that is no number: the rule that reads amounts knows nothing of that call, and of all others
+/// what it knew before; other rules judge that one too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_rule_fails_on_hides_itself_alone() {
+    let sql = "-- A call that pays more than a hundred.\n-- severity: low\n-- tags: OWASP ASI02\n-- on: tool_call\n-- fires: at once\n\
+               SELECT 'proven' AS verdict, seq, trace_id, span_id, grant_id, agent_id, 'dear' AS detail, make_array(seq) AS evidence \
+               FROM events WHERE kind = 'tool_call' AND CAST(json_get_str(attributes, 'amount') AS BIGINT) > 100";
+    let mut rules = built_in();
+    rules.push(Rule::parse("dear", sql).unwrap());
+    let tuning = Tuning::of(&rules);
+    let checker = Checker::new(rules, tuning).await.unwrap();
+    let hostile = [17, 30];
+    let call = |i: u64| {
+        let amount = if hostile.contains(&i) { "a lot" } else { "500" };
+        json!({"span": format!("{:x}", i + 1), "at": i, "attributes": {
+            "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "pay", "amount": amount, "authz.grant.id": "never",
+            "gen_ai.agent.id": "x",
+        }})
+    };
+    let records: Vec<Sent> = (0..40).map(|i| serde_json::from_value(call(i)).unwrap()).collect();
+    let (snapshot, ledger, end) = snapshot_of(&records);
+    let now = Time(end + 1_000_000_000_000);
+    for step in [1, 7, 40] {
+        let before = checker.unjudged.load(std::sync::atomic::Ordering::Relaxed);
+        let found = stepwise(&checker, &snapshot, &Entries::These(ledger.clone()), step, now).await.unwrap();
+        let of = |check: &str| -> Vec<u64> { found.iter().filter(|hit| hit.1 == check).map(|hit| hit.0).collect() };
+        assert_eq!(of("dear"), (0..40).filter(|seq| !hostile.contains(seq)).collect::<Vec<_>>(), "steps of {step}");
+        assert_eq!(of("unknown_grant"), (0..40).collect::<Vec<_>>(), "steps of {step}");
+        assert!(checker.unjudged.load(std::sync::atomic::Ordering::Relaxed) - before >= 2, "it is counted");
+    }
+    // Who asks for all of it is told which rule it is.
+    let all = checker.everything(&Arc::new(snapshot), &Entries::These(ledger), now).await;
+    assert!(all.is_err_and(|error| error.message.contains("rule dear: ")));
+}
+
+/// What a rule fails on is a grant, and no event: the rules beside it go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_fails_on_elsewhere_stops_no_other_rule() {
+    let sql = "-- Reads subjects of grants as numbers.\n-- severity: low\n-- tags: OWASP ASI02\n-- on: tool_call\n-- fires: at once\n\
+               SELECT 'proven' AS verdict, e.seq, e.trace_id, e.span_id, e.grant_id, e.agent_id, 'odd' AS detail, make_array(e.seq) AS evidence \
+               FROM events e JOIN grants g ON g.grant_id = e.grant_id WHERE e.kind = 'tool_call' AND CAST(g.subject AS BIGINT) > 0";
+    let mut rules = built_in();
+    rules.push(Rule::parse("odd", sql).unwrap());
+    let tuning = Tuning::of(&rules);
+    let checker = Checker::new(rules, tuning).await.unwrap();
+    let call = |i: u64| {
+        let grant = if i == 3 { "given" } else { "never" };
+        json!({"span": format!("{:x}", i + 1), "at": i + 1, "attributes": {
+            "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "pay", "authz.grant.id": grant, "gen_ai.agent.id": "x",
+        }})
+    };
+    let grant = json!({"log": "authz.grant.issued", "at": 0, "attributes": {"authz.grant.id": "given", "authz.grant.subject": "x"}});
+    let records = std::iter::once(grant).chain((0..20).map(call));
+    let records: Vec<Sent> = records.map(|record| serde_json::from_value(record).unwrap()).collect();
+    let (snapshot, ledger, end) = snapshot_of(&records);
+    let now = Time(end + 1_000_000_000_000);
+    let found = stepwise(&checker, &snapshot, &Entries::These(ledger), 5, now).await.unwrap();
+    let unknown = found.iter().filter(|hit| hit.1 == "unknown_grant").map(|hit| hit.0);
+    assert_eq!(unknown.collect::<Vec<_>>(), (1..21).filter(|seq| *seq != 4).collect::<Vec<_>>());
+    assert!(checker.unjudged.load(std::sync::atomic::Ordering::Relaxed) > 0);
+}

@@ -7,11 +7,11 @@ use datafusion::arrow::array::{Array as _, RecordBatch};
 
 use super::here::{Rows, Touched};
 use super::run::{Checker, Entries};
-use super::state::{GRANTS, Held};
+use super::state::Held;
 use crate::caller::RowFilter;
 use crate::catalog::Ledger;
 use crate::event::EventRow;
-use crate::grants::{DenialRow, GrantRow, Grants, Revoked, denial_row, refuses};
+use crate::grants::{DenialRow, GrantRow, Grants, KINDS as GRANTS, Revoked, denial_row, refuses};
 use crate::rows::{Columnar as _, Time};
 
 /// What the evaluator counted, of the records that it judges.
