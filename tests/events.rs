@@ -6,6 +6,8 @@ mod support;
 mod check;
 #[path = "events/many.rs"]
 mod many;
+#[path = "events/packed.rs"]
+mod packed;
 #[path = "events/pull.rs"]
 mod pull;
 #[path = "events/shared.rs"]

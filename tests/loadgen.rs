@@ -246,13 +246,40 @@ fn readers_beside_the_load_are_each_held_against_the_ledger() {
     assert_eq!(counts, [6, 3, 0, 0, 0], "{json}");
     assert!(readers["delivered_events"].as_u64() >= Some(3 * readers["events"].as_u64().unwrap()), "{json}");
     assert_eq!(json["parameters"]["readers_by"], serde_json::json!(["grpc", "sse"]), "{json}");
+    // By every way however it is compressed: the same events in fewer bytes.
+    let bytes_of_an_event = ["identity", "gzip", "zstd"].map(|encoding| {
+        let more =
+            ["--seed", encoding_seed(encoding), "--readers-by", "pages,grpc,sse", "--readers-encoding", encoding];
+        let output = loadgen(&[&args[..8], &["--readers", "6", "--slow", "0"], &more[..]].concat()).output().unwrap();
+        let (json, told) = result(&output);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        let readers = &json["steps"][0]["readers"];
+        let counts = ["wrong", "behind", "broken_connections"].map(|name| readers[name].as_u64().unwrap());
+        assert_eq!(counts, [0, 0, 0], "{json}");
+        assert_eq!(json["parameters"]["readers_encoding"], encoding, "{json}");
+        let [bytes, events] = ["delivered_bytes", "delivered_events"].map(|name| readers[name].as_f64().unwrap());
+        assert!(events >= 6.0 * readers["events"].as_f64().unwrap(), "{json}");
+        bytes / events
+    });
+    let [plain, gzip, zstd] = bytes_of_an_event;
+    assert!(gzip < plain / 2.0 && zstd < plain / 2.0, "{bytes_of_an_event:?}");
     server.stop_and_verify();
+}
+
+/// A seed of its own for each run, so that none is a retry.
+fn encoding_seed(encoding: &str) -> &'static str {
+    match encoding {
+        "identity" => "11",
+        "gzip" => "12",
+        _ => "13",
+    }
 }
 
 /// Passes requests on to a server, and leaves the second event out of each answer.
 async fn leave_out(api: String, request: axum::extract::Request) -> axum::response::Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let compresses = parts.headers.get("accept-encoding").is_some_and(|value| value == "gzip");
     let answer = tokio::task::spawn_blocking(move || {
         let to = format!("{api}{}", parts.uri);
         let agent = ureq::Agent::new_with_defaults();
@@ -269,7 +296,13 @@ async fn leave_out(api: String, request: axum::extract::Request) -> axum::respon
         (answer.headers, text)
     });
     let (headers, text) = answer.await.unwrap();
-    let mut answer = axum::response::Response::new(text.into());
+    let mut answer = axum::response::Response::new(text.clone().into());
+    if compresses {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, text.as_bytes()).unwrap();
+        answer = axum::response::Response::new(gzip.finish().unwrap().into());
+        answer.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    }
     for name in ["x-next-cursor", "x-seq-range", "x-truncated", "x-log-size"] {
         if let Some(value) = headers.get(name) {
             answer.headers_mut().insert(name, value.clone());
@@ -296,4 +329,11 @@ fn a_reader_who_is_not_told_all_is_found_out() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert_eq!(json["steps"][0]["readers"]["wrong"], 1, "{json}");
     assert!(told.contains("reader 0 (fast, pages): saw other events than the ledger has from seq "), "{told}");
+    // Also those who do not look again at what another one has looked at, each of them.
+    let more =
+        ["--readers", "3", "--readers-encoding", "gzip", "--readers-by", "pages", "--seed", "2", "--events", &liar];
+    let output = loadgen(&[&args[..6], &["--slow", "0"], &more[..]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!(json["steps"][0]["readers"]["wrong"], 3, "{json}");
 }

@@ -69,6 +69,10 @@ assert table(client, "CommandGetCrossReference", cross).num_rows == 0
 only = table(client, "CommandGetTables", field(3, "gra%") + field(4, "TABLE"))
 assert only.column("table_name").to_pylist() == ["grants"], only
 assert table(client, "CommandGetTables", field(4, "SYSTEM")).num_rows == 0
+# What each column holds, where JDBC's driver looks for it.
+for kind in table(client, "CommandGetTables", field(3, "%") + field(5, 1)).to_pylist():
+    for column in pa.ipc.read_schema(pa.py_buffer(kind["table_schema"])):
+        assert column.metadata[b"ARROW:FLIGHT:SQL:REMARKS"], (kind["table_name"], column)
 assert table(client, "CommandGetDbSchemas").to_pylist() == [
     {"catalog_name": "datafusion", "db_schema_name": "public"}
 ]

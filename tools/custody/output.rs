@@ -84,8 +84,8 @@ impl Writing {
 
     /// What comes behind the last rows.
     pub fn end(&mut self, ended: &Ended) -> Result<Vec<u8>, Failure> {
-        let Ended { rows, truncated, log_size } = *ended;
-        let stats = Stats { rows: rows as u64, truncated, log_size, elapsed_ms: 0 };
+        let Ended { rows, truncated, log_size, notes } = ended.clone();
+        let stats = Stats { rows: rows as u64, truncated, log_size, elapsed_ms: 0, notes };
         self.pieces.end(&stats).map_err(Failure::unable)
     }
 
@@ -101,6 +101,13 @@ impl Writing {
 
 fn columns(batches: &[RecordBatch], otherwise: &SchemaRef) -> SchemaRef {
     batches.first().map_or_else(|| otherwise.clone(), RecordBatch::schema)
+}
+
+/// Says what is to be said of an answer, where it does not stand among its rows.
+pub fn say(notes: &[String]) {
+    for note in notes {
+        eprintln!("custody sql: {}", format::plain(note));
+    }
 }
 
 /// A table for people, with the number of its rows.

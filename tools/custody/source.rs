@@ -2,6 +2,7 @@
 //! latter the same API is served to this process alone, so that both answer alike.
 
 mod asking;
+mod inflate;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -166,6 +167,9 @@ impl Source {
     /// Fetches a path.
     pub fn get(&self, path: &str) -> Result<Got, Failure> {
         let mut request = self.agent().get(format!("{}{path}", self.url));
+        if self.live {
+            request = request.header("Accept-Encoding", inflate::ACCEPTED);
+        }
         if let Some(value) = self.authorization()? {
             request = request.header("Authorization", value);
         }
@@ -191,8 +195,10 @@ impl Source {
         let status = answer.status();
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (next_cursor, has_more) = (header("x-next-cursor"), header("x-has-more"));
-        let body = answer.into_body().into_with_config().limit(u64::MAX).read_to_vec();
-        let body = body.map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
+        let encoding = header("content-encoding");
+        let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
+        let body = inflate::read(encoding.as_deref(), body)
+            .map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
         if !status.is_success() {
             return Err(refusal(status.as_u16(), &body));
         }

@@ -156,8 +156,10 @@ impl Sql {
     fn ask(&self, source: &Source, query: &str, params: &Value) -> Result<(), Failure> {
         let ask = self.asked(query, params);
         if self.format == Output::Table {
-            let (schema, batches, truncated) = source.sql(&ask)?;
-            return print(&output::table(&schema, &batches, truncated)?);
+            let answer = source.answer(&ask)?;
+            print(&output::table(&answer.schema, &answer.batches, answer.truncated)?)?;
+            output::say(&answer.notes);
+            return Ok(());
         }
         let is_terminal = std::io::stdout().is_terminal();
         let mut writing = None;
@@ -172,6 +174,7 @@ impl Sql {
         if let Some(writing) = &mut writing {
             print_bytes(&writing.end(&ended)?)?;
         }
+        output::say(&ended.notes);
         if ended.truncated {
             eprintln!("custody sql: only the first {} rows; --max-rows allows more", ended.rows);
         }

@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 use self::complete::Helper;
 use self::history::History;
 use self::running::{Asked, Interrupts};
-use crate::output::{Output, Writing, expanded, table};
+use crate::output::{Output, Writing, expanded, say, table};
 use crate::source::{Ended, Source};
 use crate::statements::{Split, Within, says_something, split};
 use crate::{Failure, print, sql};
@@ -193,6 +193,7 @@ impl Shell {
             return Ok(false);
         };
         self.show(&answer)?;
+        say(&answer.notes);
         if self.settings.timing {
             print(&format!("Time: {}\n", milliseconds(took)))?;
         }
@@ -214,7 +215,8 @@ impl Shell {
                 for batch in batches {
                     out.extend(writing.rows(batch)?);
                 }
-                let ended = Ended { rows: answer.rows, truncated: *truncated, log_size: answer.as_of_size };
+                let notes = answer.notes.clone();
+                let ended = Ended { rows: answer.rows, truncated: *truncated, log_size: answer.as_of_size, notes };
                 out.extend(writing.end(&ended)?);
                 out
             }

@@ -83,16 +83,19 @@ pub fn ask(source: &Arc<Source>, query: &Value, interrupts: &Interrupts, progres
         }
         match receiver.recv_timeout(STEP) {
             Ok(Told::Part(Part::Columns(schema))) => {
-                let (batches, elapsed) = (Vec::new(), Duration::ZERO);
+                let (batches, elapsed, notes) = (Vec::new(), Duration::ZERO, Vec::new());
                 // Also when it is asked anew.
-                answer = Some(Answer { schema, batches, rows: 0, truncated: false, as_of_size: 0, elapsed });
+                answer = Some(Answer { schema, batches, rows: 0, truncated: false, as_of_size: 0, elapsed, notes });
             }
             Ok(Told::Part(Part::Rows(batch))) => take(&mut answer, batch)?,
             Ok(Told::End(ended)) => {
                 line.clear();
-                let Ended { truncated, log_size, .. } = ended?;
+                let Ended { truncated, log_size, notes, .. } = ended?;
                 let answer = answer.ok_or_else(|| Failure::unable("the answer has no columns"))?;
-                return Ok(Asked::Answered(Answer { truncated, as_of_size: log_size, ..answer }, start.elapsed()));
+                return Ok(Asked::Answered(
+                    Answer { truncated, as_of_size: log_size, notes, ..answer },
+                    start.elapsed(),
+                ));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(Failure::unable("the query was given up")),

@@ -26,7 +26,7 @@ pub enum Part {
 }
 
 /// What is known of an answer at its end.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ended {
     /// How many rows came.
     pub rows: usize,
@@ -34,6 +34,8 @@ pub struct Ended {
     pub truncated: bool,
     /// The query saw all records below this seq, and none other.
     pub log_size: u64,
+    /// What is to be said of it.
+    pub notes: Vec<String>,
 }
 
 /// Takes the parts of an answer as they come.
@@ -60,8 +62,8 @@ impl Source {
             Ok(())
         };
         let ended = self.asked(query, true, &mut keep)?;
-        let Ended { rows, truncated, log_size } = ended;
-        Ok(Answer { schema, batches, rows, truncated, as_of_size: log_size, elapsed: Duration::ZERO })
+        let Ended { rows, truncated, log_size, notes } = ended;
+        Ok(Answer { schema, batches, rows, truncated, as_of_size: log_size, elapsed: Duration::ZERO, notes })
     }
 
     /// Runs a query, and gives its rows as they come.
@@ -179,7 +181,7 @@ impl Source {
         let has_footer = header("x-footer").as_deref() == Some("true");
         let truncated = header("x-truncated").as_deref() == Some("true");
         let log_size = header("x-log-size").and_then(|size| size.parse().ok()).unwrap_or_default();
-        let mut ended = Ended { rows: 0, truncated, log_size };
+        let mut ended = Ended { truncated, log_size, ..Ended::default() };
         let broken = |e: &dyn std::fmt::Display| Failure::unable(format!("{} broke off: {e}", self.url));
         let mut body = Unbroken(BufReader::new(answer.into_body().into_with_config().limit(u64::MAX).reader()));
         let mut batches = StreamReader::try_new(&mut body, None).map_err(|e| broken(&e))?;
@@ -201,6 +203,8 @@ impl Source {
             return Err(told(&footer["error"], is_unable));
         }
         ended.truncated = footer["stats"]["truncated"] == true;
+        let notes = footer["stats"]["notes"].as_array().into_iter().flatten();
+        ended.notes = notes.filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(ended)
     }
 }
@@ -252,7 +256,7 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
         let mut pieces = Pieces::new(Format::Arrow, &batch.schema()).unwrap();
         let open = pieces.batch(&batch).unwrap();
-        let stats = Stats { rows: 3, truncated: false, log_size: 0, elapsed_ms: 0 };
+        let stats = Stats { rows: 3, ..Stats::default() };
         let whole = [open.clone(), pieces.end(&stats).unwrap()].concat();
         (open, whole)
     }

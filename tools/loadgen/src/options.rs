@@ -117,6 +117,12 @@ pub struct Options {
         requires = "readers"
     )]
     pub readers_by: Vec<ReaderWay>,
+    /// What readers take: pages, streams and messages compressed so, or as they are.
+    ///
+    /// A stream of server-sent events comes as gzip with zstd, too. What one reader has inflated and looked at, another one
+    /// that is given the very same bytes does not look at again; each looks at whether it joins with what he has.
+    #[arg(long, value_name = "CODING", value_enum, default_value = "zstd", requires = "readers")]
+    pub readers_encoding: ReaderEncoding,
     /// Readers ask for events of these kinds alone.
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = kind, requires = "readers")]
     pub reader_kinds: Vec<String>,
@@ -157,7 +163,7 @@ pub enum Protocol {
 }
 
 /// How a reader reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum ReaderWay {
     /// Pages, with long polls.
     Pages,
@@ -174,6 +180,46 @@ impl ReaderWay {
             Self::Pages => "pages",
             Self::Sse => "sse",
             Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// What a reader takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReaderEncoding {
+    /// zstd, or gzip where there is no zstd.
+    Zstd,
+    /// gzip.
+    Gzip,
+    /// As it is.
+    Identity,
+}
+
+impl ReaderEncoding {
+    /// The value of `Accept-Encoding`.
+    pub fn of_pages(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd, gzip;q=0.5",
+            Self::Gzip => "gzip",
+            Self::Identity => "identity",
+        }
+    }
+
+    /// The value of `grpc-accept-encoding`.
+    pub fn of_calls(self) -> Option<&'static str> {
+        match self {
+            Self::Zstd => Some("zstd,gzip,identity"),
+            Self::Gzip => Some("gzip,identity"),
+            Self::Identity => None,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+            Self::Identity => "identity",
         }
     }
 }

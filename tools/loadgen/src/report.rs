@@ -78,12 +78,13 @@ pub fn errors(step: &Step) -> Option<String> {
 pub fn readers(told: &Told) -> String {
     let ms = |q: f64| told.lag.value_at_quantile(q) as f64 / 1e3;
     let mut out = format!(
-        "           {} readers, {} slow: {} events, {:.0}/s delivered; to fast ones after p50 {:.0}, p99 {:.0}, max {:.0} ms; \
+        "           {} readers, {} slow: {} events, {:.0}/s delivered in {:.1} MB/s; to fast ones after p50 {:.0}, p99 {:.0}, max {:.0} ms; \
          {} wrong, {} behind",
         told.readers,
         told.slow,
         told.events,
         told.delivered as f64 / told.seconds.max(1e-9),
+        told.bytes as f64 / 1e6 / told.seconds.max(1e-9),
         ms(0.5),
         ms(0.99),
         told.lag.max() as f64 / 1e3,
@@ -186,6 +187,7 @@ fn readers_json(told: &Told) -> Value {
         "slow": told.slow,
         "events": told.events,
         "delivered_events": told.delivered,
+        "delivered_bytes": told.bytes,
         "seconds": told.seconds,
         "lag_us": quantiles(&told.lag),
         "wrong": told.wrong,
@@ -247,6 +249,7 @@ fn parameters(options: &Options) -> Value {
         "readers": options.readers,
         "slow": options.slow,
         "readers_by": options.readers_by.iter().map(|way| way.name()).collect::<Vec<_>>(),
+        "readers_encoding": options.readers_encoding.name(),
         "reader_kinds": options.reader_kinds,
     })
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
+use super::coding::{Accepted, Coding};
 use super::sheet::{Form, Parts, Sheet, digest};
 use super::{Position, Request, sealed};
 use crate::error::Error;
@@ -17,6 +19,7 @@ use crate::serve::Served;
 pub(super) struct Shape<'a> {
     /// One JSON object, not lines.
     pub(super) json: bool,
+    pub(super) accepted: Accepted,
     /// His query string, for the link to the next page.
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
@@ -81,6 +84,9 @@ pub(super) async fn page(
             Some(tokio::task::spawn_blocking(prove).await.map_err(|e| Error::internal(e.to_string()))??)
         }
     };
+    // The proof is this reader's own, and so is what is compressed with it.
+    let own = request.proof || shape.accepted.always;
+    let coding = if own { shape.accepted.coding } else { sheet.coding() };
     let content_type = if shape.json { "application/json" } else { ndjson_type(request) };
     // A page that was full with more behind it is the same for ever, but for its checkpoint.
     let mut etag = String::new();
@@ -92,7 +98,8 @@ pub(super) async fn page(
             let fixed = digest([tag.as_bytes(), fixed.as_bytes()].into_iter());
             etag = format!("{fixed}.{}", digest([note.as_bytes(), b"\0", proof.as_bytes()].into_iter()));
         }
-        etag = format!("\"{etag}\"");
+        // Other bytes are another representation (RFC 9110, section 8.8.3.3).
+        etag = format!("\"{etag}{}\"", coding.name().map(|name| format!(".{name}")).unwrap_or_default());
         if let Some(known) = known(shape.headers, &etag) {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
             fill(&mut response, &cursor, &page, &shape, checkpoint.as_deref(), &known);
@@ -103,10 +110,33 @@ pub(super) async fn page(
         true => (ARRAY, page.tail(&cursor, checkpoint.as_deref(), proof.as_ref())),
         false => ("", String::new()),
     };
-    let body = Parts::body(head, Arc::clone(sheet), tail);
+    let body = body((served, request), (head, sheet, tail), coding).await?;
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    says(&mut response, coding);
     fill(&mut response, &cursor, &page, &shape, checkpoint.as_deref(), &etag);
     Ok(response)
+}
+
+/// A sheet between two texts, coded so; if it is not, for this reader alone.
+pub(super) async fn body(
+    (served, request): (&Served, &Request),
+    (head, sheet, tail): (&'static str, &Arc<Sheet>, String),
+    coding: Coding,
+) -> Result<Body, Error> {
+    let sheet = Arc::clone(sheet);
+    if sheet.coding() == coding {
+        return Ok(Parts::body(head, sheet, tail));
+    }
+    let _turn = served.engine.projection().recent.packing.take(&request.filter.who).await?;
+    let compress = move || Parts::compressed(coding, head, sheet, &tail);
+    tokio::task::spawn_blocking(compress).await.map_err(|e| Error::internal(e.to_string()))?
+}
+
+/// Says how an answer is coded.
+pub(super) fn says(response: &mut Response, coding: Coding) {
+    if let Some(name) = coding.name() {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
 }
 
 /// What stands before the events in an object.
@@ -119,7 +149,11 @@ fn ndjson_type(request: &Request) -> &'static str {
 /// The tag of a representation that the reader has and that is as good as ours: the same events
 /// under the same or another checkpoint that covers them.
 fn known(headers: &HeaderMap, etag: &str) -> Option<String> {
-    let events = |tag: &str| tag.trim_matches('"').split('.').next().map(str::to_owned);
+    // An object's tag is that of its events, that of its checkpoint and proof, and the coding.
+    let events = |tag: &str| {
+        let mut parts = tag.trim_matches('"').split('.');
+        Some((parts.next()?.to_owned(), parts.filter(|part| part.len() != 24).collect::<String>()))
+    };
     let asked = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
     asked
         .split(',')
@@ -150,7 +184,7 @@ fn fill(
     set("x-next-cursor", cursor);
     set("x-has-more", &page.has_more.to_string());
     set("cache-control", caching);
-    set("vary", "Accept, Authorization");
+    set("vary", "Accept, Accept-Encoding, Authorization");
     if page.sheet.next > page.from {
         set("x-seq-range", &format!("{}-{}", page.from, page.sheet.next - 1));
     }

@@ -19,9 +19,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::coding::{self, Accepted, Coding};
 use super::filter::Place;
 use super::page::Page;
-use super::sheet::{Parts, Sheet};
+use super::sheet::Sheet;
 use super::state::{Consumer, Key, Lease, States};
 use super::{Asked, PARAMETERS, POLLS, Position, Request, admit, answer, next as pages, refusal, start};
 use crate::caller::Caller;
@@ -224,16 +225,27 @@ async fn batch(
         Err(message) => return bad(&message),
     };
     let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    let accepted = match coding::accepted(headers, Coding::PAGES) {
+        Ok(accepted) => accepted,
+        Err(refused) => return Ok(refused),
+    };
     let words = request.words(&format!("events of the consumer {name}"));
     let poll = served.engine.audit().repeated(caller, POLLS, &words).await?;
-    deliver(served, key(caller, name), &request, json, &poll).await
+    deliver(served, key(caller, name), &request, (json, accepted), &poll).await
 }
 
 /// Gives out the next batch, or the one before again.
-async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll: &Repeat) -> Result<Response, Error> {
+async fn deliver(
+    served: &Served,
+    key: Key,
+    request: &Request,
+    wanted: (bool, Accepted),
+    poll: &Repeat,
+) -> Result<Response, Error> {
     let consumers = of(served)?;
     let Some(_busy) = Busy::begin(consumers, &key) else {
-        return Ok(answered((0, &Arc::new(Sheet::of(&Page::default()))), 0, json, "busy"));
+        let none = Arc::new(Sheet::of(&Page::default()));
+        return answered((served, request), (0, &none, 0), wanted, "busy").await;
     };
     let filter = request.filter.key();
     let mut consumer = match consumers.states.get(&key) {
@@ -261,18 +273,11 @@ async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll:
     let place = Place { position: consumer.position(), mark: consumer.mark };
     let position = match start(served, request, Some(pages::known(served, place)?))? {
         Ok(position) => position,
-        Err(gone) => {
-            // It is told once; the next call goes on behind what was erased.
-            let erased = served.events.seals.erased(served.engine.projection())?;
-            let seq = super::sealed::earliest(&erased, consumer.seq);
-            (consumer.seq, consumer.horizon) = (seq, super::sealed::horizon(&erased));
-            (consumer.mark, consumer.lease) = (None, None);
-            consumers.put(key, Some(consumer)).await?;
-            return Ok(gone);
-        }
+        Err(gone) => return pass_over(served, key, consumer, gone).await,
     };
     served.engine.stats().page();
-    let page = pages::page(served, request, position.seq, limit, answer::form(request, json)).await?;
+    let form = (answer::form(request, wanted.0), wanted.1.coding);
+    let page = pages::page(served, request, position.seq, limit, form).await?;
     poll.gave(page.matched as u64, position.seq..page.next);
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
@@ -298,7 +303,17 @@ async fn deliver(served: &Served, key: Key, request: &Request, json: bool, poll:
         false => consumers.put(key, Some(consumer)).await?,
     }
     let (size, state) = (served.engine.projection().snapshot().size, if redelivers { "redelivered" } else { "leased" });
-    Ok(answered((position.seq, &page), size, json, state))
+    answered((served, request), (position.seq, &page, size), wanted, state).await
+}
+
+/// What retention erased is told once; the next call goes on behind it.
+async fn pass_over(served: &Served, key: Key, mut consumer: Consumer, gone: Response) -> Result<Response, Error> {
+    let erased = served.events.seals.erased(served.engine.projection())?;
+    let seq = super::sealed::earliest(&erased, consumer.seq);
+    (consumer.seq, consumer.horizon) = (seq, super::sealed::horizon(&erased));
+    (consumer.mark, consumer.lease) = (None, None);
+    of(served)?.put(key, Some(consumer)).await?;
+    Ok(gone)
 }
 
 fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Result<Consumer, Error> {
@@ -317,17 +332,28 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
 }
 
 /// A batch as an answer: NDJSON, or an object with what a page has but a cursor.
-fn answered((from, page): (u64, &Arc<Sheet>), size: u64, json: bool, state: &'static str) -> Response {
+async fn answered(
+    (served, request): (&Served, &Request),
+    (from, page, size): (u64, &Arc<Sheet>, u64),
+    (json, accepted): (bool, Accepted),
+    state: &'static str,
+) -> Result<Response, Error> {
     let covered = answer::Covered::new(from, page, size);
     let (content_type, head, tail) = match json {
         true => ("application/json", answer::ARRAY, covered.tail("", None, None)),
         false => ("application/x-ndjson", "", String::new()),
     };
-    let body = Parts::body(head, Arc::clone(page), tail);
-    let mut response =
-        ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")], body).into_response();
+    let coding = if accepted.always { accepted.coding } else { page.coding() };
+    let body = answer::body((served, request), (head, page, tail), coding).await?;
+    let fields = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "Accept, Accept-Encoding, Authorization"),
+    ];
+    let mut response = (fields, body).into_response();
+    answer::says(&mut response, coding);
     let headers = response.headers_mut();
     headers.insert("x-consumer-state", HeaderValue::from_static(state));
     headers.insert("x-has-more", HeaderValue::from_static(if page.next < size { "true" } else { "false" }));
-    response
+    Ok(response)
 }

@@ -2,19 +2,20 @@
 //! on that of Flight SQL.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::http;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
+use tonic::codec::CompressionEncoding;
 use tonic::codegen::{Body, Service, StdError};
 use tonic::server::{NamedService, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::codec::{Message, Sheets};
+use super::codec::{self, Framed, Message, Messages, Never, Sheets};
+use super::coding::{self, Coding};
 use super::generated::{Range, StreamEventsRequest, StreamEventsResponse, events_server};
 use super::stream::{Following, Next, Way};
 use super::{Asked, Cursors, Filter, LIMIT_DEFAULT, LIMIT_MAX, Position, Served, filter, next, page, start};
@@ -30,9 +31,6 @@ pub struct Grpc(Served);
 pub fn service(served: Served) -> Grpc {
     Grpc(served)
 }
-
-/// The answer to a call.
-type Messages = BoxStream<'static, Result<Message, Status>>;
 
 impl NamedService for Grpc {
     const NAME: &'static str = events_server::SERVICE_NAME;
@@ -55,7 +53,7 @@ where
         let own = self.clone();
         async move {
             Ok(match request.uri().path() {
-                "/custody.v1.Events/Stream" => tonic::server::Grpc::new(Sheets).server_streaming(own, request).await,
+                "/custody.v1.Events/Stream" => own.answer(request).await,
                 path => Status::unimplemented(format!("there is no method {path}")).into_http(),
             })
         }
@@ -63,14 +61,27 @@ where
     }
 }
 
-impl ServerStreamingService<StreamEventsRequest> for Grpc {
-    type Response = Message;
-    type ResponseStream = Messages;
+/// A call that begins. tonic reads the request, and writes the headers and what is refused; what comes then is left
+/// here.
+struct Call {
+    own: Grpc,
+    coding: Coding,
+    begun: Arc<Mutex<Option<Messages>>>,
+}
+
+impl ServerStreamingService<StreamEventsRequest> for Call {
+    type Response = Never;
+    type ResponseStream = stream::Empty<Result<Never, Status>>;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<StreamEventsRequest>) -> Self::Future {
-        let own = self.clone();
-        async move { own.stream(request).await }.boxed()
+        let (own, coding, begun) = (self.own.clone(), self.coding, Arc::clone(&self.begun));
+        async move {
+            let messages = own.stream(request, coding).await?;
+            *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(messages);
+            Ok(Response::new(stream::empty()))
+        }
+        .boxed()
     }
 }
 
@@ -83,7 +94,27 @@ fn status(error: Error) -> Status {
 }
 
 impl Grpc {
-    async fn stream(&self, request: Request<StreamEventsRequest>) -> Result<Response<Messages>, Status> {
+    async fn answer<B>(self, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let (coding, begun) = (coding::of_call(request.headers()), Arc::default());
+        let call = Call { own: self, coding, begun: Arc::clone(&begun) };
+        let mut server = tonic::server::Grpc::new(Sheets);
+        for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+            server = server.accept_compressed(encoding);
+        }
+        let mut response = server.server_streaming(call, request).await;
+        let begun = begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(messages) = begun {
+            codec::says(response.headers_mut(), coding);
+            *response.body_mut() = tonic::body::Body::new(Framed::new(messages));
+        }
+        response
+    }
+
+    async fn stream(&self, request: Request<StreamEventsRequest>, coding: Coding) -> Result<Messages, Status> {
         let caller = super::super::called(request.extensions())?;
         if let Err(error) = caller.require(&[Role::Stream], "following the events") {
             self.0.engine.audit().refused(&caller, &error.message);
@@ -113,7 +144,7 @@ impl Grpc {
         let position = start(&self.0, &understood, position).map_err(status)?;
         let position = position.map_err(|_| gone())?;
         let place = self.0.events.waiting.enter(&caller.identity).map_err(Status::unavailable)?;
-        let way = Way::Messages { follow: asked.follow, limit };
+        let way = Way::Messages { follow: asked.follow, limit, coding };
         let following = Following::begin(self.0.clone(), &caller, understood, position, way, place);
         let following = following.await.map_err(status)?;
         let messages = stream::try_unfold(following, |mut following| async move {
@@ -123,7 +154,7 @@ impl Grpc {
                 Some(Next::Sheet(sheet)) => Ok(Some((told(&following, sheet).await?, following))),
             }
         });
-        Ok(Response::new(messages.boxed()))
+        Ok(messages.boxed())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
+use super::coding::Coding;
 use super::sheet::{Form, Sheet};
 
 /// Bytes of sheets that are kept, at either place.
@@ -23,6 +24,7 @@ pub(crate) struct Key {
     /// The format, the filter, and the rows that its reader may see.
     pub(crate) shape: Arc<str>,
     pub(crate) form: Form,
+    pub(crate) coding: Coding,
     pub(crate) from: u64,
     pub(crate) to: u64,
     pub(crate) limit: usize,
@@ -88,7 +90,8 @@ mod tests {
     use crate::serve::events::page::Page;
 
     fn key(from: u64) -> Key {
-        Key { shape: "raw".into(), form: Form::Lines, from, to: from + 1, limit: 1, bytes: 1 }
+        let (form, coding) = (Form::Lines, Coding::Identity);
+        Key { shape: "raw".into(), form, coding, from, to: from + 1, limit: 1, bytes: 1 }
     }
 
     fn slot(kept: &mut Kept, from: u64) -> Arc<Slot> {
@@ -109,6 +112,15 @@ mod tests {
             assert!(kept.bytes <= BYTES_MAX && kept.slots.len() == kept.made.len());
         }
         assert!(slot(&mut kept, 99).sheet.initialized() && !slot(&mut kept, 0).sheet.initialized());
+    }
+
+    #[test]
+    fn what_is_coded_otherwise_is_another_sheet() {
+        let mut kept = Kept::default();
+        let codings = [Coding::Identity, Coding::Gzip, Coding::Zstd];
+        let slots = codings.map(|coding| kept.slot(&Key { coding, ..key(1) }, &"ann".into()));
+        assert!(!Arc::ptr_eq(&slots[0], &slots[1]) && !Arc::ptr_eq(&slots[1], &slots[2]));
+        assert!(Arc::ptr_eq(&kept.slot(&Key { coding: Coding::Gzip, ..key(1) }, &"bob".into()), &slots[1]));
     }
 
     #[test]

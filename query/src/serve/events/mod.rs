@@ -6,6 +6,7 @@
 
 mod answer;
 mod codec;
+mod coding;
 mod consumers;
 mod export;
 mod filter;
@@ -18,6 +19,7 @@ mod limiter;
 mod lines;
 mod marks;
 mod next;
+mod packed;
 pub(crate) mod page;
 mod recent;
 mod sealed;
@@ -26,6 +28,7 @@ mod shelf;
 mod state;
 mod steps;
 mod stream;
+mod turns;
 mod waiting;
 
 use std::sync::Arc;
@@ -40,6 +43,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 
+use coding::Coding;
 pub use consumers::Consumers;
 pub use export::Export;
 pub(crate) use filter::{Cursors, Filter, Position};
@@ -282,6 +286,10 @@ async fn events(
     };
     let accepts = |kind: &[u8]| headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(kind));
     let (streams, json) = (accepts(b"text/event-stream"), accepts(b"application/json"));
+    let accepted = match coding::accepted(headers, if streams { Coding::STREAMS } else { Coding::PAGES }) {
+        Ok(accepted) => accepted,
+        Err(refused) => return Ok(refused),
+    };
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|_| streams);
     let after = resumed.or(asked.after.as_deref()).filter(|cursor| !cursor.is_empty());
     let place = match after.map(|cursor| request.cursors.decode(cursor)) {
@@ -306,32 +314,31 @@ async fn events(
         true => Repeat::default(),
         false => served.engine.audit().repeated(caller, POLLS, &request.words("events")).await?,
     };
+    let shape = answer::Shape { json, accepted, query, headers };
     if streams || !request.wait.is_zero() {
         let place = served.events.waiting.enter(&caller.identity);
         let place = place.map_err(|message| Error::new(ErrorKind::Unavailable, message))?;
         if streams {
-            let way = stream::Way::Events;
+            let way = stream::Way::Events(accepted.coding);
             let following = stream::Following::begin(served.clone(), caller, request, position, way, place);
             return Ok(stream::answer(following.await?));
         }
-        let answer = paged(served, (&request, position), query, headers, json, &poll).await;
+        let answer = paged(served, (&request, position), shape, &poll).await;
         drop(place);
         return answer;
     }
-    paged(served, (&request, position), query, headers, json, &poll).await
+    paged(served, (&request, position), shape, &poll).await
 }
 
 async fn paged(
     served: &Served,
     (request, position): (&Request, Position),
-    query: Option<&str>,
-    headers: &HeaderMap,
-    json: bool,
+    shape: answer::Shape<'_>,
     poll: &Repeat,
 ) -> Result<Response, Error> {
     served.engine.stats().page();
-    let form = answer::form(request, json);
+    let form = (answer::form(request, shape.json), shape.accepted.coding);
     let sheet = next::page(served, request, position.seq, request.limit, form).await?;
     poll.gave(sheet.matched as u64, position.seq..sheet.next);
-    answer::page(served, request, position, &sheet, answer::Shape { json, query, headers }).await
+    answer::page(served, request, position, &sheet, shape).await
 }

@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::Instant;
 
+use super::coding::Coding;
 use super::filter::{Place, Position};
 use super::kept::Key;
 use super::marks::Marks;
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A page of fewer bytes is written at once; it takes less time than to hand it to another thread.
 const SMALL_BYTES: usize = 64 << 10;
+
+/// The same of one that is compressed.
+const SMALL_CODED_BYTES: usize = 16 << 10;
 
 /// Where somebody goes on who brings a cursor.
 ///
@@ -98,6 +102,7 @@ struct Want {
     limit: usize,
     bytes: usize,
     form: Form,
+    coding: Coding,
     /// He takes whatever comes, and no certain number of events.
     streams: bool,
 }
@@ -108,10 +113,12 @@ pub(crate) async fn page(
     request: &Request,
     from: u64,
     limit: usize,
-    form: Form,
+    (form, coding): (Form, Coding),
 ) -> Result<Arc<Sheet>, Error> {
-    let want = Want { limit, bytes: PAGE_BYTES, form, streams: false };
+    let want = Want { limit, bytes: PAGE_BYTES, form, coding, streams: false };
     if request.proof {
+        // It is compressed with its proof, which is made for this reader.
+        let want = Want { coding: Coding::Identity, ..want };
         return provable(served, request, &want, from).await;
     }
     if request.wait.is_zero() {
@@ -125,10 +132,10 @@ pub(crate) async fn stream(
     served: &Served,
     request: &Request,
     from: u64,
-    (limit, form): (usize, Form),
+    (limit, form, coding): (usize, Form, Coding),
     waits: bool,
 ) -> Result<Arc<Sheet>, Error> {
-    let want = Want { limit, bytes: STREAM_BYTES, form, streams: true };
+    let want = Want { limit, bytes: STREAM_BYTES, form, coding, streams: true };
     match waits {
         true => follow(served, request, &want, from, Instant::now() + WAIT_MAX).await,
         false => share(served, request, &want, from..u64::MAX).await,
@@ -197,8 +204,8 @@ async fn share(served: &Served, request: &Request, want: &Want, seqs: Range<u64>
     let projection = served.engine.projection();
     let size = projection.snapshot().size;
     let bytes = served.events.holding.fair(want.limit).min(want.bytes);
-    let (from, to, limit, form) = (seqs.start, seqs.end, want.limit, want.form);
-    let key = Key { shape: Arc::clone(&request.shape), form, from, to, limit, bytes };
+    let (from, to, limit, form, coding) = (seqs.start, seqs.end, want.limit, want.form, want.coding);
+    let key = Key { shape: Arc::clone(&request.shape), form, coding, from, to, limit, bytes };
     let is_near = from.saturating_add(NEAR) >= size;
     let who = &request.filter.who;
     let slot = projection.recent.slot(is_near, &key, who);
@@ -227,16 +234,22 @@ async fn share(served: &Served, request: &Request, want: &Want, seqs: Range<u64>
 
 async fn make(served: &Served, request: &Request, key: &Key) -> Result<Arc<Sheet>, Error> {
     let projection = Arc::clone(served.engine.projection());
-    let (from, to, limit, bytes, form) = (key.from, key.to, key.limit, key.bytes, key.form);
+    let (from, to, limit, bytes, form) = (key.from, key.to, key.limit, key.bytes, (key.form, key.coding));
     let wish = Wish { from, to, limit, bytes, filter: Arc::clone(&request.filter), format: request.format };
     served.engine.stats().page_made();
     let held = served.events.holding.hold(bytes);
     let page = page::page(&projection, &wish).await?;
-    let is_small = page.bytes <= SMALL_BYTES;
-    let write = move || Sheet::make(projection.reader(), &page, form, held).map(Arc::new);
+    let is_coded = key.coding != Coding::Identity;
+    let is_small = page.bytes <= if is_coded { SMALL_CODED_BYTES } else { SMALL_BYTES };
+    let own = Arc::clone(&projection);
+    let write = move || Sheet::make(own.reader(), &page, form, held).map(Arc::new);
     if is_small {
         return write();
     }
+    let _turn = match is_coded {
+        true => Some(projection.recent.packing.take(&request.filter.who).await?),
+        false => None,
+    };
     let written = tokio::task::spawn_blocking(write).await;
     written.map_err(|e| Error::internal(format!("the events cannot be written: {e}")))?
 }

@@ -4,15 +4,14 @@
 //! It holds a bounded number of bytes. Nothing in it outlives an erasure: [`Recent::clear`] begins an
 //! epoch, and lines that were made from a snapshot of an older one are not taken.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::kept::{Kept, Key, Slot};
 use super::lines::{Counted, Format, Line, encode};
 use super::steps::Steps;
+use super::turns::{Turn, Turns};
 use crate::error::Error;
 use crate::projection::{Projection, Snapshot};
 use crate::segments::{Table, Wanted};
@@ -34,6 +33,9 @@ const STEP_ROWS: usize = 1024;
 
 /// Who read old rows at once, at most.
 const COLD_READS: usize = 2;
+
+/// Pages that are compressed at once, at most: there are other things to do.
+const PACKED_AT_ONCE: usize = 2;
 
 const FORMATS: usize = Format::ALL.len();
 
@@ -130,15 +132,15 @@ pub(crate) struct Recent {
     old_turns: [tokio::sync::Mutex<()>; FORMATS],
     pub(crate) steps: Steps,
     /// Few read old rows at once, so that many readers who catch up leave the machine to the receivers.
-    cold: Semaphore,
-    /// Those who wait for it, each with as many turns: who asks for much at once waits behind himself.
-    waiting: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+    cold: Turns,
+    /// The same for those whose pages are compressed.
+    pub(crate) packing: Turns,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        let (inner, turns, old_turns, steps, waiting) = Default::default();
-        Self { inner, turns, old_turns, steps, cold: Semaphore::new(COLD_READS), waiting }
+        let (inner, turns, old_turns, steps) = Default::default();
+        Self { inner, turns, old_turns, steps, cold: Turns::new(COLD_READS), packing: Turns::new(PACKED_AT_ONCE) }
     }
 }
 
@@ -147,21 +149,9 @@ impl Recent {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn to read old rows: first among one's own requests, then among all who ask.
-    pub(crate) async fn turn(&self, who: &Arc<str>) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), Error> {
-        let own = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let own = waiting.get(who).and_then(Weak::upgrade);
-            own.unwrap_or_else(|| {
-                waiting.retain(|_, own| own.strong_count() > 0);
-                let own = Arc::new(Semaphore::new(COLD_READS));
-                waiting.insert(Arc::clone(who), Arc::downgrade(&own));
-                own
-            })
-        };
-        let closed = |e: tokio::sync::AcquireError| Error::internal(e.to_string());
-        let first = own.acquire_owned().await.map_err(closed)?;
-        Ok((first, self.cold.acquire().await.map_err(closed)?))
+    /// A turn to read old rows.
+    pub(crate) async fn turn(&self, who: &Arc<str>) -> Result<Turn<'_>, Error> {
+        self.cold.take(who).await
     }
 
     /// Forgets all lines: records were erased. The snapshot without them is published before.
@@ -331,6 +321,6 @@ mod tests {
         let place = done.iter().position(|who| **who == *one).unwrap();
         assert!(place < 4 && done.len() == 51, "he came {place}.");
         drop(recent.turn(&one).await.unwrap());
-        assert!(recent.waiting.lock().unwrap().len() <= 2, "who has gone is forgotten");
+        assert!(recent.cold.waiting() <= 2, "who has gone is forgotten");
     }
 }

@@ -1,8 +1,8 @@
 //! Sheets: pages as bytes, as they go over the wire. A sheet is made once for all who ask for the same, and
 //! sent from where it lies.
 //!
-//! It holds the bytes alone: what the events were made from may be gone long before a slow reader has
-//! taken his sheet.
+//! It holds the bytes alone, or what they were compressed to: what the events were made from may be gone long
+//! before a slow reader has taken his sheet.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,10 +15,12 @@ use custody_store::Reader;
 use hyper::body::{Frame, SizeHint};
 use serde_json::Value as Json;
 
+use super::coding::Coding;
 use super::generated::Event;
 use super::held::Held;
 use super::lines::Line;
 use super::marks::{Mark, Marks};
+use super::packed::{self, Packed, Packing};
 use super::page::Page;
 use super::{Cursors, Position};
 use crate::error::Error;
@@ -54,19 +56,42 @@ pub(crate) struct Sheet {
     pub(crate) full: bool,
     /// The mark of the place where the next one begins.
     pub(crate) mark: Mark,
-    /// A digest of its bytes, if it has as many events as were asked for.
+    /// A digest of its bytes before they were compressed, if it has as many events as were asked for.
     pub(crate) tag: Option<String>,
+    /// Its bytes, if they are not compressed.
     pub(crate) parts: Vec<Bytes>,
+    pub(super) packed: Option<Packed>,
+    /// How many it holds.
     pub(crate) bytes: usize,
     /// While it is somewhere, its bytes count.
     pub(super) _held: Option<Held>,
 }
 
 impl Sheet {
-    /// Writes a page. It reads the log for the marks of cursors.
-    pub(crate) fn make(reader: &Reader, page: &Page, form: Form, held: Held) -> Result<Self, Error> {
+    /// Writes a page, and compresses it if that is worth it. It reads the log for the marks of cursors.
+    pub(crate) fn make(
+        reader: &Reader,
+        page: &Page,
+        (form, coding): (Form, Coding),
+        held: Held,
+    ) -> Result<Self, Error> {
         let mut marks = Marks::new(reader);
-        Self::written(reader.origin(), page, form, |seq| marks.at(seq)).map(|sheet| sheet.held(held))
+        let sheet = Self::written(reader.origin(), page, form, |seq| marks.at(seq))?;
+        Ok(sheet.packed(coding)?.held(held))
+    }
+
+    /// With its bytes compressed, and no longer as they were.
+    fn packed(self, coding: Coding) -> Result<Self, Error> {
+        if coding == Coding::Identity || self.bytes < packed::BYTES_MIN {
+            return Ok(self);
+        }
+        let packed = Packed::make(coding, self.parts.iter().map(|part| &part[..]))?;
+        Ok(Self { parts: Vec::new(), bytes: packed.blocks.len(), packed: Some(packed), ..self })
+    }
+
+    /// How it is sent.
+    pub(super) fn coding(&self) -> Coding {
+        self.packed.as_ref().map_or(Coding::Identity, |packed| packed.coding)
     }
 
     fn held(self, mut held: Held) -> Self {
@@ -134,6 +159,7 @@ impl Sheet {
             mark: Mark::default(),
             tag: None,
             parts: Vec::new(),
+            packed: None,
             bytes: 0,
             _held: None,
         }
@@ -215,11 +241,33 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// A sheet between two texts.
+    /// A sheet between two texts, as the sheet is sent.
     pub(super) fn body(head: &'static str, sheet: Arc<Sheet>, tail: String) -> Body {
-        let around = [Bytes::from_static(head.as_bytes()), Bytes::from(tail)];
-        let parts = std::iter::once(&around[0]).chain(&sheet.parts).chain(&around[1..]);
-        let parts: VecDeque<Bytes> = parts.filter(|part| !part.is_empty()).cloned().collect();
+        let mut packing = Packing::begin(sheet.coding());
+        packing.store(head.as_bytes());
+        let mut parts = VecDeque::with_capacity(sheet.parts.len() + 3);
+        match &sheet.packed {
+            Some(packed) => parts.extend(packing.share(packed)),
+            None => {
+                parts.push_back(packing.flush());
+                parts.extend(sheet.parts.iter().cloned());
+            }
+        }
+        packing.store(tail.as_bytes());
+        parts.push_back(packing.end());
+        Self::of(parts, sheet)
+    }
+
+    /// The same, compressed for one reader: what a sheet is too small for, or what has much of his own.
+    pub(super) fn compressed(coding: Coding, head: &str, sheet: Arc<Sheet>, tail: &str) -> Result<Body, Error> {
+        let around = [head.as_bytes(), tail.as_bytes()];
+        let own = sheet.parts.iter().map(|part| &part[..]);
+        let parts: Vec<&[u8]> = around[..1].iter().copied().chain(own).chain(around[1..].iter().copied()).collect();
+        Ok(Self::of(packed::whole(coding, &parts)?.into(), sheet))
+    }
+
+    fn of(mut parts: VecDeque<Bytes>, sheet: Arc<Sheet>) -> Body {
+        parts.retain(|part| !part.is_empty());
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         Body::new(Self { parts, bytes, _sheet: sheet })
     }

@@ -14,6 +14,9 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream;
 
+use super::answer::says;
+use super::coding::Coding;
+use super::packed::Packing;
 use super::sheet::{Form, Sheet};
 use super::waiting::Place;
 use super::{Position, Request, Served, next, start};
@@ -32,9 +35,9 @@ const COMMENT: &[u8] = b":\n\n";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// Server-sent events, which go on when there is no more.
-    Events,
+    Events(Coding),
     /// gRPC; whether it goes on, and how many events a message may have.
-    Messages { follow: bool, limit: usize },
+    Messages { follow: bool, limit: usize, coding: Coding },
 }
 
 /// One reader's stream.
@@ -90,15 +93,15 @@ impl Following {
                 return Ok(Some(Next::Gone(gone)));
             }
         }
-        let (limit, form, follows) = match self.way {
-            Way::Events => {
+        let (form, follows) = match self.way {
+            Way::Events(coding) => {
                 let (cursors, horizon) = (self.request.cursors, self.position.horizon);
-                (next::STREAM_EVENTS, Form::Stream { cursors, horizon }, true)
+                ((next::STREAM_EVENTS, Form::Stream { cursors, horizon }, coding), true)
             }
-            Way::Messages { follow, limit } => (limit, Form::Message, follow),
+            Way::Messages { follow, limit, coding } => ((limit, Form::Message, coding), follow),
         };
         let size = self.served.engine.projection().snapshot().size;
-        let sheet = next::stream(&self.served, &self.request, self.position.seq, (limit, form), follows).await?;
+        let sheet = next::stream(&self.served, &self.request, self.position.seq, form, follows).await?;
         (self.from, self.position.seq) = (self.position.seq, sheet.next);
         self.watch.rows += sheet.matched as u64;
         self.ended = !follows && sheet.next >= size;
@@ -113,16 +116,29 @@ impl Following {
 
 /// Answers with a stream.
 pub(super) fn answer(following: Following) -> Response {
-    let sending = Sending { turn: Some(following.turn()), parts: VecDeque::new(), sheet: None };
+    let coding = match following.way {
+        Way::Events(coding) => coding,
+        Way::Messages { .. } => Coding::Identity,
+    };
+    let packing = Some(Packing::begin(coding));
+    let sending = Sending { turn: Some(following.turn()), packing, parts: VecDeque::new(), sheet: None };
     let body = Body::from_stream(stream::unfold(sending, Sending::part));
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    (headers, body).into_response()
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "Accept, Accept-Encoding, Authorization"),
+    ];
+    let mut response = (headers, body).into_response();
+    says(&mut response, coding);
+    response
 }
 
 /// What of a stream is to be sent.
 struct Sending {
-    /// What comes when all of that is sent; it is not begun before.
+    /// What comes when all of that is sent; it is not begun before. None at the end.
     turn: Option<Turn>,
+    /// The compressed text that is under way; none when it has ended.
+    packing: Option<Packing>,
     parts: VecDeque<Bytes>,
     /// What the parts are of: it counts as held until they are taken.
     sheet: Option<Arc<Sheet>>,
@@ -132,24 +148,54 @@ impl Sending {
     async fn part(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         loop {
             if let Some(part) = self.parts.pop_front() {
+                // An empty part would be the end of the body.
+                if part.is_empty() {
+                    continue;
+                }
                 return Some((Ok(part), self));
             }
             self.sheet = None;
-            let Ok((next, following)) = tokio::time::timeout(KEEP_ALIVE, self.turn.as_mut()?).await else {
-                return Some((Ok(Bytes::from_static(COMMENT)), self));
+            let Some(turn) = &mut self.turn else {
+                self.parts.push_back(self.packing.take()?.end());
+                continue;
             };
-            self.turn = Some(following.turn());
-            match next.ok()?? {
-                Next::Sheet(sheet) => {
-                    self.parts = sheet.parts.iter().cloned().collect();
-                    self.sheet = Some(sheet);
-                }
-                Next::Gone(gone) => {
+            let Ok((next, following)) = tokio::time::timeout(KEEP_ALIVE, turn).await else {
+                self.tell(COMMENT);
+                continue;
+            };
+            self.turn = None;
+            match next.ok().flatten() {
+                None => continue,
+                Some(Next::Sheet(sheet)) => self.give(sheet),
+                Some(Next::Gone(gone)) => {
                     let body = axum::body::to_bytes(gone.into_body(), 1 << 16).await.ok()?;
                     let told = format!("event: gone\ndata: {}\n\n", String::from_utf8_lossy(&body));
-                    self.parts.push_back(told.into());
+                    self.tell(told.as_bytes());
                 }
             }
+            self.turn = Some(following.turn());
         }
+    }
+
+    /// Sends what is this reader's own.
+    fn tell(&mut self, text: &[u8]) {
+        let Some(packing) = &mut self.packing else { return };
+        packing.store(text);
+        self.parts.push_back(packing.flush());
+    }
+
+    /// Sends what many have. Each part can be read when it has come.
+    fn give(&mut self, sheet: Arc<Sheet>) {
+        let Some(packing) = &mut self.packing else { return };
+        match (&sheet.packed, packing.is_plain()) {
+            (Some(packed), _) => self.parts.extend(packing.share(packed)),
+            (None, true) => self.parts.extend(sheet.parts.iter().cloned()),
+            // It is small.
+            (None, false) => {
+                sheet.parts.iter().for_each(|part| packing.store(part));
+                self.parts.push_back(packing.flush());
+            }
+        }
+        self.sheet = Some(sheet);
     }
 }

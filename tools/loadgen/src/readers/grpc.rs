@@ -51,7 +51,7 @@ impl Call {
         framed
     }
 
-    /// Calls; the answer's body is messages.
+    /// Calls, with these headers; the answer's body is messages.
     pub async fn begin(&self, address: &str, uri: &str, headers: &HeaderMap) -> Result<Response<Incoming>, Broken> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -78,14 +78,14 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Takes what came; gives each message that is whole.
-    pub fn take<E>(&mut self, data: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    /// Takes what came; gives each message that is whole, and whether it is compressed.
+    pub fn take<E>(&mut self, data: &[u8], mut each: impl FnMut(bool, &[u8]) -> Result<(), E>) -> Result<(), E> {
         self.rest.extend_from_slice(data);
         let mut from = 0;
         while let Some(head) = self.rest.get(from..from + FRAME) {
             let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
             let Some(message) = self.rest.get(from + FRAME..from + FRAME + len) else { break };
-            each(message)?;
+            each(head[0] != 0, message)?;
             from += FRAME + len;
         }
         self.rest.drain(..from);
@@ -187,7 +187,8 @@ mod tests {
         for size in 1..=stream.len() {
             let (mut messages, mut got, mut told) = (Messages::default(), Vec::new(), Vec::new());
             for part in stream.chunks(size) {
-                let taken: Result<(), ()> = messages.take(part, |message| {
+                let taken: Result<(), ()> = messages.take(part, |is_compressed, message| {
+                    assert!(!is_compressed);
                     let read = read::<()>(message, |seq, body| {
                         got.push((seq, body.to_owned()));
                         Ok(())
@@ -211,7 +212,7 @@ mod tests {
         let call = Call { limit: 300, cursor: "c".into(), kinds: vec!["alert".into()] };
         let framed = call.encode();
         let mut taken: Vec<u8> = Vec::new();
-        let take = |message: &[u8]| {
+        let take = |_: bool, message: &[u8]| {
             taken.extend(message);
             Ok::<_, ()>(())
         };

@@ -98,7 +98,7 @@ mod tests {
         }
         trail.commit(position).unwrap();
         let manner = Manner { way: ReaderWay::Pages, slow: true };
-        Seen { manner, trail, wrong: None, told_to_wait: 0, broken: 0, behind: false }
+        Seen { manner, trail, wrong: None, bytes: 0, told_to_wait: 0, broken: 0, behind: false }
     }
 
     #[test]

@@ -7,7 +7,9 @@
 mod grpc;
 mod http;
 mod judge;
+mod known;
 mod reader;
+mod text;
 mod trail;
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -49,6 +51,8 @@ pub struct Told {
     pub events: u64,
     /// Events that came, to all of them together.
     pub delivered: u64,
+    /// Bytes in which they came.
+    pub bytes: u64,
     pub seconds: f64,
     /// Microseconds from the ledger's taking a record to its event's arrival, of fast readers.
     pub lag: Histogram<u64>,
@@ -120,6 +124,7 @@ impl Readers {
             slow: seen.iter().filter(|seen| seen.manner.slow).count(),
             events: judged.events,
             delivered: seen.iter().map(|seen| seen.trail.events).sum(),
+            bytes: seen.iter().map(|seen| seen.bytes).sum(),
             seconds,
             lag,
             wrong: judged.wrong.len(),
@@ -158,6 +163,8 @@ fn place(options: &Options, url: &str, begin: u64) -> Result<Place, String> {
         since_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64),
         lag: Mutex::new(histogram()),
         drain: options.check_wait,
+        encoding: options.readers_encoding,
+        known: Mutex::default(),
     })
 }
 

@@ -15,17 +15,16 @@ use tokio::sync::watch;
 
 use super::grpc::{self, Call, Messages};
 use super::http::{Broken, Connection};
-use super::trail::{self, Trail};
-use crate::options::ReaderWay;
+use super::known::{self, Coding, Known, Store};
+use super::text::{Lines, Told, coding, read_lines, read_message, read_stream};
+use super::trail::{self, Batch, TIMED, Trail};
+use crate::options::{ReaderEncoding, ReaderWay};
 
 /// Events of a page.
 const LIMIT: u32 = 10_000;
 
 /// Events that a slow reader takes each second.
 const SLOW_LIMIT: u32 = 1_000;
-
-/// One event of so many is timed: a hundred readers that look for a time in each would be the load.
-const TIMED: u64 = 8;
 
 /// Where and what all of them read.
 pub struct Place {
@@ -46,6 +45,10 @@ pub struct Place {
     pub lag: Mutex<Histogram<u64>>,
     /// How long they may take for the rest.
     pub drain: Duration,
+    /// What they take.
+    pub encoding: ReaderEncoding,
+    /// What one of them has looked at.
+    pub known: Mutex<Store>,
 }
 
 /// How a reader reads.
@@ -62,6 +65,8 @@ pub struct Seen {
     pub trail: Trail,
     /// What it met that must not be.
     pub wrong: Option<String>,
+    /// Bytes of bodies, as they came.
+    pub bytes: u64,
     /// Answers 429 and 503.
     pub told_to_wait: u64,
     /// Connections and answers that broke.
@@ -80,6 +85,12 @@ enum Trouble {
 impl From<Broken> for Trouble {
     fn from(_: Broken) -> Self {
         Self::Broken
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(what: String) -> Self {
+        Self::Wrong(what)
     }
 }
 
@@ -108,7 +119,7 @@ pub struct Reader {
 impl Reader {
     pub fn new(place: Arc<Place>, manner: Manner, end: watch::Receiver<Option<u64>>, begun: Begun) -> Self {
         let trail = Trail::new(place.begin);
-        let seen = Seen { manner, trail, wrong: None, told_to_wait: 0, broken: 0, behind: false };
+        let seen = Seen { manner, trail, wrong: None, bytes: 0, told_to_wait: 0, broken: 0, behind: false };
         let (cursor, connection, from_page, timed) = (String::new(), None, false, 0);
         Self { place, end, begun: Some(begun), seen, cursor, connection, from_page, timed }
     }
@@ -183,10 +194,23 @@ impl Reader {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let cursor = header("x-next-cursor").ok_or_else(|| Trouble::Wrong("a page has no X-Next-Cursor".into()))?;
         let range = header("x-seq-range");
-        let mut lines = Lines::default();
-        while let Some(data) = connection.piece().await? {
-            let now = now_ns();
-            lines.take(data, |line| self.event(line, now).map(drop))?;
+        match coding(&headers)? {
+            None => {
+                let mut lines = Lines::default();
+                while let Some(data) = connection.piece().await? {
+                    self.seen.bytes += data.len() as u64;
+                    let now = now_ns();
+                    lines.take(data, |line| self.event(line, now).map(drop))?;
+                }
+            }
+            Some(coding) => {
+                let mut body = Vec::new();
+                while let Some(data) = connection.piece().await? {
+                    body.extend_from_slice(data);
+                }
+                self.seen.bytes += body.len() as u64;
+                self.shared(ReaderWay::Pages, coding, &body, read_lines)?;
+            }
         }
         self.connection = Some(connection);
         self.ends(range.as_deref(), size)?;
@@ -215,7 +239,14 @@ impl Reader {
 
     /// Server-sent events, until sending ends or the connection breaks.
     async fn stream(&mut self) -> Result<(), Trouble> {
-        let (mut connection, _) = self.ask("", "text/event-stream").await?;
+        let (connection, headers) = self.ask("", "text/event-stream").await?;
+        match coding(&headers)? {
+            None => self.plain_stream(connection).await,
+            Some(_) => self.packed_stream(connection).await,
+        }
+    }
+
+    async fn plain_stream(&mut self, mut connection: Connection) -> Result<(), Trouble> {
         let (mut lines, mut taken, mut id) = (Lines::default(), 0, None::<String>);
         loop {
             let data = tokio::select! {
@@ -227,6 +258,7 @@ impl Reader {
                 }
             };
             let now = now_ns();
+            self.seen.bytes += data.len() as u64;
             lines.take(data, |line| {
                 if let Some(event) = line.strip_prefix("data: ") {
                     taken += 1;
@@ -251,6 +283,40 @@ impl Reader {
         }
     }
 
+    /// The same in a member of gzip, of which each flush can be read by itself.
+    async fn packed_stream(&mut self, mut connection: Connection) -> Result<(), Trouble> {
+        let (mut taken, mut has_begun, mut came) = (0, false, Vec::new());
+        loop {
+            let data = tokio::select! {
+                data = connection.piece() => data?.ok_or(Trouble::Broken)?,
+                _ = self.end.changed() => return Ok(()),
+            };
+            self.seen.bytes += data.len() as u64;
+            came.extend_from_slice(data);
+            if !has_begun && came.len() >= known::HEAD_BYTES {
+                let rest = known::behind_head(&came).map(<[u8]>::len);
+                let rest = rest.ok_or_else(|| Trouble::Wrong("the stream is no gzip".into()))?;
+                came.drain(..came.len() - rest);
+                has_begun = true;
+            }
+            // No piece goes beyond a chunk, and no chunk beyond a flush.
+            if !has_begun || !came.ends_with(&known::FLUSH) {
+                continue;
+            }
+            let known = self.shared(ReaderWay::Sse, Coding::Blocks, &came, read_stream)?;
+            if let Some(cursor) = &known.cursor {
+                self.seen.trail.commit_events().map_err(Trouble::Wrong)?;
+                (self.cursor, self.from_page) = (cursor.clone(), false);
+            }
+            taken += known.batch.events;
+            came.clear();
+            if self.seen.manner.slow && taken >= u64::from(SLOW_LIMIT) {
+                taken = 0;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
     /// A call over gRPC, until sending ends or the connection breaks.
     async fn call(&mut self) -> Result<(), Trouble> {
         let place = Arc::clone(&self.place);
@@ -258,8 +324,13 @@ impl Reader {
         let limit = if slow { SLOW_LIMIT } else { LIMIT };
         let call = Call { limit, cursor: self.cursor.clone(), kinds: place.kinds.clone() };
         let uri = format!("http://{}{}/custody.v1.Events/Stream", place.address, place.prefix);
-        let answer = call.begin(&place.address, &uri, &place.headers).await?;
+        let mut asked = place.headers.clone();
+        if let Some(value) = place.encoding.of_calls() {
+            asked.insert("grpc-accept-encoding", HeaderValue::from_static(value));
+        }
+        let answer = call.begin(&place.address, &uri, &asked).await?;
         refused(answer.headers())?;
+        let encoding = answer.headers().get("grpc-encoding").and_then(|v| Coding::named(v.to_str().ok()?));
         let mut body: Incoming = answer.into_body();
         let (mut messages, mut taken) = (Messages::default(), 0);
         loop {
@@ -275,8 +346,13 @@ impl Reader {
                 }
             };
             let now = now_ns();
-            messages.take(&data, |message| {
-                taken += self.message(message, now)?;
+            self.seen.bytes += data.len() as u64;
+            messages.take(&data, |is_compressed, message| {
+                taken += match (is_compressed, encoding) {
+                    (false, _) => self.message(message, now)?,
+                    (true, Some(encoding)) => self.packed_message(encoding, message)?,
+                    (true, None) => return Err(Trouble::Wrong("a message is compressed, and nobody says how".into())),
+                };
                 Ok::<_, Trouble>(())
             })?;
             if slow && taken >= u64::from(SLOW_LIMIT) {
@@ -298,6 +374,25 @@ impl Reader {
             }
         });
         let told = told.ok_or_else(|| wrong("is no StreamEventsResponse"))??;
+        self.told(told, events)
+    }
+
+    /// The same of one that is compressed: what is this reader's own stands before what many have.
+    fn packed_message(&mut self, coding: Coding, message: &[u8]) -> Result<u64, Trouble> {
+        let Some((own, shared)) = known::stored_first(message).filter(|_| coding == Coding::Zstd) else {
+            let message = coding.inflate(message).map_err(Trouble::Wrong)?;
+            return self.message(&message, now_ns());
+        };
+        let none = |_: u64, _: &str| Err(Trouble::Wrong("a message has events outside of what it shares".into()));
+        let told = grpc::read(own, none);
+        let told = told.ok_or_else(|| Trouble::Wrong("a message is no StreamEventsResponse".into()))??;
+        let known = self.shared(ReaderWay::Grpc, coding, &shared, read_message)?;
+        self.told(told, known.batch.events)
+    }
+
+    /// A message with so many events says this of itself.
+    fn told(&mut self, told: grpc::Told, events: u64) -> Result<u64, Trouble> {
+        let wrong = |what: &str| Trouble::Wrong(format!("a message {what}"));
         let position = self.seen.trail.position;
         if told.from != position || told.matched != events {
             return Err(wrong(&format!(
@@ -308,6 +403,27 @@ impl Reader {
         self.seen.trail.commit(told.to).map_err(Trouble::Wrong)?;
         (self.cursor, self.from_page) = (told.cursor, true);
         Ok(events)
+    }
+
+    /// Compressed bytes that came now: what they are, if they join with what this reader has.
+    fn shared(
+        &mut self,
+        way: ReaderWay,
+        coding: Coding,
+        bytes: &[u8],
+        read: fn(&[u8]) -> Told,
+    ) -> Result<Arc<Known>, Trouble> {
+        let (now, place) = (now_ns(), Arc::clone(&self.place));
+        let mut store = place.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = store.look((way, self.seen.trail.position), coding, bytes, read).map_err(Trouble::Wrong)?;
+        self.seen.trail.take_batch(&known.batch).map_err(Trouble::Wrong)?;
+        if !self.seen.manner.slow {
+            let mut lag = self.place.lag.lock().unwrap_or_else(PoisonError::into_inner);
+            for taken in known.batch.times.iter().filter(|taken| **taken >= self.place.since_ns) {
+                lag.saturating_record((now.saturating_sub(*taken) / 1000).max(1));
+            }
+        }
+        Ok(known)
     }
 
     /// An event, which came at this time; gives its seq.
@@ -336,6 +452,7 @@ impl Reader {
         let path = format!("{}/api/v1/events?{from}{}{more}", place.prefix, place.query);
         let mut asked = place.headers.clone();
         asked.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        asked.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(place.encoding.of_pages()));
         let mut connection = match self.connection.take().filter(Connection::is_free) {
             Some(connection) => connection,
             None => Connection::open(&place.address).await?,
@@ -377,63 +494,4 @@ fn refused(headers: &HeaderMap) -> Result<(), Trouble> {
 
 fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
-}
-
-/// Where the first line ends.
-fn line_end(data: &[u8]) -> Option<usize> {
-    const BLOCK: usize = 64;
-    // All bytes of a block are looked at, whatever they are: the compiler makes a few wide instructions of that.
-    let has_end = |block: &[u8]| block.iter().fold(false, |found, byte| found | (*byte == b'\n'));
-    let from = data.chunks_exact(BLOCK).take_while(|block| !has_end(block)).count() * BLOCK;
-    data[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at)
-}
-
-/// Bytes as they come, line by line.
-#[derive(Default)]
-struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    fn take(&mut self, data: &[u8], mut each: impl FnMut(&str) -> Result<(), Trouble>) -> Result<(), Trouble> {
-        let mut data = data;
-        while let Some(end) = line_end(data) {
-            let line = &data[..end];
-            data = &data[end + 1..];
-            let whole = match self.rest.is_empty() {
-                true => line,
-                false => {
-                    self.rest.extend_from_slice(line);
-                    &self.rest
-                }
-            };
-            let line = std::str::from_utf8(whole).map_err(|_| Trouble::Wrong("an event is not UTF-8".into()))?;
-            each(line)?;
-            self.rest.clear();
-        }
-        self.rest.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_whole_however_they_are_cut() {
-        let long = "long ".repeat(40);
-        let text = format!("one\ntwo and more\n\n{long}\nlast\n");
-        for size in 1..=text.len() {
-            let (mut lines, mut got) = (Lines::default(), Vec::new());
-            for part in text.as_bytes().chunks(size) {
-                let taken = lines.take(part, |line| {
-                    got.push(line.to_owned());
-                    Ok(())
-                });
-                assert!(taken.is_ok());
-            }
-            assert_eq!(got, ["one", "two and more", "", &long, "last"], "in pieces of {size}");
-        }
-    }
 }

@@ -9,6 +9,9 @@ use crate::random::mix2;
 /// Seqs of a block: what is wrong is named as closely as this.
 pub const BLOCK: u64 = 1024;
 
+/// One event of so many is timed: a hundred readers that look for a time in each would be the load.
+pub const TIMED: u64 = 8;
+
 /// An event as a number; the same for the same record and kind, whoever tells of it.
 pub fn event(seq: u64, kind: &str) -> u64 {
     // FNV-1a, then scattered: sums of it do not cancel out by chance.
@@ -49,6 +52,43 @@ impl Sums {
     }
 }
 
+/// Events one behind the other, as many readers are given them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    first: u64,
+    pub events: u64,
+    /// The last seq in a block, and the sum of what is in it.
+    blocks: Vec<(u64, u64)>,
+    /// When the ledger took one record of so many, in ns since the Unix epoch.
+    pub times: Vec<u64>,
+}
+
+impl Batch {
+    /// Takes a line of the format `raw`, and gives its seq; the error is what is wrong with it.
+    pub fn take(&mut self, line: &str) -> Result<u64, String> {
+        let (seq, kind) = read(line).ok_or_else(|| format!("this is no event: {}", clip(line)))?;
+        let (event, last) = (event(seq, kind), self.blocks.last_mut());
+        match last {
+            Some((last, _)) if seq < *last => {
+                return Err(format!("the event {seq}:{kind} came after those below {last}"));
+            }
+            Some((last, sum)) if *last / BLOCK == seq / BLOCK => (*last, *sum) = (seq, sum.wrapping_add(event)),
+            other => {
+                if other.is_none() {
+                    self.first = seq;
+                }
+                self.blocks.push((seq, event));
+            }
+        }
+        if self.events.is_multiple_of(TIMED) {
+            let time = ingest_ns(line);
+            self.times.push(time.ok_or_else(|| format!("this has no ingest_time: {}", clip(line)))?);
+        }
+        self.events += 1;
+        Ok(seq)
+    }
+}
+
 /// What a reader has taken, up to where.
 #[derive(Clone, Debug)]
 pub struct Trail {
@@ -56,13 +96,14 @@ pub struct Trail {
     pub position: u64,
     pub sums: Sums,
     pub events: u64,
-    /// Events of the page, or of the record, that has not ended.
+    /// Events of the page, or of the record, that has not ended: sums, each with the last seq that is in it.
     pending: Vec<(u64, u64)>,
+    pending_events: u64,
 }
 
 impl Trail {
     pub fn new(begin: u64) -> Self {
-        Self { position: begin, sums: Sums::new(begin), events: 0, pending: Vec::new() }
+        Self { position: begin, sums: Sums::new(begin), events: 0, pending: Vec::new(), pending_events: 0 }
     }
 
     /// Takes a line of the format `raw`, and gives its seq; the error is what is wrong with it.
@@ -73,7 +114,19 @@ impl Trail {
             return Err(format!("the event {seq}:{kind} came after those below {least}"));
         }
         self.pending.push((seq, event(seq, kind)));
+        self.pending_events += 1;
         Ok(seq)
+    }
+
+    /// Takes what others have looked at.
+    pub fn take_batch(&mut self, batch: &Batch) -> Result<(), String> {
+        let least = self.pending.last().map_or(self.position, |(seq, _)| *seq);
+        if batch.events > 0 && batch.first < least {
+            return Err(format!("the event {} came after those below {least}", batch.first));
+        }
+        self.pending.extend_from_slice(&batch.blocks);
+        self.pending_events += batch.events;
+        Ok(())
     }
 
     /// What was taken is whole up to a seq: a page has ended, or a stream has given its cursor.
@@ -81,7 +134,7 @@ impl Trail {
         if let Some((seq, _)) = self.pending.last().filter(|(seq, _)| *seq >= position) {
             return Err(format!("an event of {seq} came in a page that ends at {position}"));
         }
-        self.events += self.pending.len() as u64;
+        self.events += std::mem::take(&mut self.pending_events);
         for (seq, event) in self.pending.drain(..) {
             self.sums.add(seq, event);
         }
@@ -97,6 +150,7 @@ impl Trail {
     /// What was begun comes again.
     pub fn forget_begun(&mut self) {
         self.pending.clear();
+        self.pending_events = 0;
     }
 }
 
@@ -209,5 +263,29 @@ mod tests {
         trail.take(&line(10, "alert", "")).unwrap();
         trail.commit_events().unwrap();
         assert_eq!(trail.events, 2);
+    }
+
+    #[test]
+    fn a_batch_is_its_events() {
+        let seqs = [(5, "alert"), (5, "tool_call"), (7, "alert"), (2047, "alert"), (2048, "alert"), (9000, "output")];
+        let timed = |seq: u64, kind: &str| {
+            line(seq, kind, "").replace("low\"", "low\",\"ingest_time\":\"1970-01-01T00:00:01Z\"")
+        };
+        let (mut one, mut all, mut batch) = (Trail::new(5), Trail::new(5), Batch::default());
+        for (seq, kind) in seqs {
+            assert_eq!(one.take(&timed(seq, kind)), Ok(seq));
+            assert_eq!(batch.take(&timed(seq, kind)), Ok(seq));
+        }
+        all.take_batch(&batch).unwrap();
+        assert!(all.commit(9000).unwrap_err().contains("ends at 9000"));
+        all.commit(9001).unwrap();
+        one.commit(9001).unwrap();
+        assert_eq!((&all.sums, all.events, all.position), (&one.sums, 6, 9001));
+        assert_eq!(batch.times, [1_000_000_000]);
+        // It does not join twice, nor with what is missing in it, nor out of order.
+        assert!(all.take_batch(&batch).unwrap_err().contains("5 came after those below 9001"));
+        assert!(batch.take(&timed(8999, "alert")).unwrap_err().contains("8999:alert came after"));
+        assert!(Batch::default().take(&line(1, "alert", "")).unwrap_err().contains("ingest_time"));
+        all.take_batch(&Batch::default()).unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! What sheets hold, form by form: the bytes of every event, ids, cuts and tags.
 
+use std::io::Read as _;
+
 use prost::Message as _;
 
 use super::super::Filter;
@@ -81,4 +83,47 @@ fn the_tag_of_a_page_is_that_of_its_bytes() {
     assert_eq!(full(&[(1, "a"), (2, "b")]), full(&[(1, "a"), (2, "b")]));
     assert_ne!(full(&[(1, "a"), (2, "b")]), full(&[(1, "ab")]));
     assert_eq!(sheet(&[(1, "a")], Form::Lines).tag, None, "it has fewer events than it may");
+}
+
+/// What a body has, as it was before it was compressed.
+fn unpacked(body: Body, coding: Coding) -> String {
+    let told = body.size_hint().exact();
+    let sent = futures::executor::block_on(axum::body::to_bytes(body, usize::MAX)).unwrap();
+    assert_eq!(told, Some(sent.len() as u64));
+    let mut out = String::new();
+    match coding {
+        Coding::Identity => out.push_str(std::str::from_utf8(&sent).unwrap()),
+        Coding::Gzip => drop(flate2::bufread::GzDecoder::new(&sent[..]).read_to_string(&mut out).unwrap()),
+        Coding::Zstd => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(&sent[..]).unwrap();
+            decoder.single_frame().read_to_string(&mut out).unwrap();
+        }
+    }
+    out
+}
+
+#[test]
+fn a_sheet_between_two_texts_is_the_same_however_it_is_coded() {
+    let long = format!("{{\"a\":\"{}\"}}", "long ".repeat(5_000));
+    let many: Vec<(u64, &str)> = (1..=40).map(|seq| (seq, long.as_str())).collect();
+    for events in [&many[..], &many[..1], &[(1, "{}")], &[]] {
+        let form = Form::Array { quoted: false };
+        let want = format!("[{}]}}", text(&sheet(events, form)));
+        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+            let plain = sheet(events, form);
+            let (bytes, tag) = (plain.bytes, plain.tag.clone());
+            let packed = Arc::new(plain.packed(coding).unwrap());
+            let is_packed = coding != Coding::Identity && bytes >= packed::BYTES_MIN;
+            assert_eq!((packed.coding() == coding, packed.tag.clone()), (is_packed || coding == Coding::Identity, tag));
+            // It holds what it sends, and nothing else.
+            assert_eq!(packed.parts.is_empty(), is_packed || bytes == 0);
+            assert!(!is_packed || packed.bytes * 10 < bytes, "{} of {bytes}", packed.bytes);
+            let body = Parts::body("[", Arc::clone(&packed), "]}".into());
+            assert_eq!(unpacked(body, packed.coding()), want, "{coding:?}");
+            if !is_packed && coding != Coding::Identity {
+                let body = Parts::compressed(coding, "[", packed, "]}").unwrap();
+                assert_eq!(unpacked(body, coding), want, "{coding:?}");
+            }
+        }
+    }
 }
