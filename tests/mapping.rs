@@ -133,12 +133,96 @@ fn calls_that_are_told_by_logs_and_spans_are_counted_once() {
          r.conversation_id = c.conversation_id AND r.kind = 'tool_result' AND r.tool IS NOT NULL AND r.agent_id IS NOT NULL",
     );
     assert_eq!(by, [json!({"tool_call_id": "toolu_ls"})], "the sub-agent's call");
+    // Requests to the model likewise: tokens and cost are those of the logs, whether by the view or by the events.
+    let spent = server.sql("SELECT count(*) AS n, sum(input_tokens) AS i, sum(output_tokens) AS o, round(sum(cost_usd) * 1e5) AS c FROM model_calls");
+    assert_eq!(spent, [json!({"n": 4, "i": 44, "o": 28, "c": 92.0})]);
+    let told = server.sql("SELECT count(*) AS n FROM events WHERE kind = 'model_call'");
+    assert_eq!(told, [json!({"n": 4})]);
+    let by = server.sql("SELECT DISTINCT agent_id IS NOT NULL AS sub, count(*) AS n FROM events WHERE kind = 'model_result' GROUP BY agent_id ORDER BY sub");
+    assert_eq!(by, [json!({"sub": false, "n": 2}), json!({"sub": true, "n": 2})], "which agent asked is in the spans");
     // What was refused is in the spans alone, and is no call.
     let refused = server.sql(
         "SELECT e.decision, p.tool, p.tool_call_id FROM events e JOIN events p ON p.span_id = e.parent_span_id \
          WHERE e.kind = 'policy_evaluation' AND e.decision = 'deny' AND p.kind = 'tool_result'",
     );
     assert_eq!(refused, [json!({"decision": "deny", "tool": "Bash", "tool_call_id": "toolu_rm"})]);
+    server.stop_and_verify();
+}
+
+/// Three instrumentations tell of the same two requests: whoever counts, counts two.
+#[test]
+fn requests_that_several_instrumentations_tell_of_are_counted_once() {
+    let mut server = Server::start();
+    post_recorded(&server, "traces", "twice/traces.pb");
+    assert_eq!(server.sql("SELECT count(*) AS n FROM events WHERE kind = 'model_call'"), [json!({"n": 6})]);
+    let calls = server.sql("SELECT agent_name, provider, model, input_tokens, output_tokens FROM model_calls");
+    let call =
+        json!({"agent_name": "teller", "provider": "openai", "model": "gpt-5", "input_tokens": 11, "output_tokens": 7});
+    assert_eq!(calls, [call.clone(), call]);
+    // By what the agent's own span says of both together.
+    let whole = server.sql("SELECT json_get_int(attributes, 'gen_ai.aggregated_usage.input_tokens') AS n FROM events WHERE kind = 'agent_invocation'");
+    assert_eq!(whole, [json!({"n": 22})]);
+    // Codex tells of a request when it was taken, and of its answer with the tokens.
+    let codex = format!("{}/tests/fixtures/captures/codex/0003_v1_logs.pb", env!("CARGO_MANIFEST_DIR"));
+    let url = format!("http://{}/v1/logs", server.otlp_http);
+    let request = ureq::post(url).header("Content-Type", "application/x-protobuf");
+    assert_eq!(request.send(&std::fs::read(codex).unwrap()[..]).unwrap().status().as_u16(), 200);
+    let spent = server.sql(
+        "SELECT count(*) AS n, sum(input_tokens) AS i, sum(output_tokens) AS o FROM model_calls WHERE source = 'codex'",
+    );
+    assert_eq!(spent, [json!({"n": 4, "i": 400, "o": 80})]);
+    server.stop_and_verify();
+}
+
+/// A batch of decisions is one record and several events, each with an id of its own.
+#[test]
+fn a_batch_of_decisions_is_several_events() {
+    let mut server = Server::start();
+    let file = format!("{}/tests/data/sources/policy.json", env!("CARGO_MANIFEST_DIR"));
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let batch = file["records"].as_array().unwrap().iter().find(|one| one.get("events").is_some()).unwrap();
+    post(&server, "/v1/logs", &logs("pdp", vec![json!({"body": {"stringValue": batch["log"]["body"].to_string()}})]));
+    let told = server.sql("SELECT action, resource, decision, count(*) OVER (PARTITION BY seq) AS n FROM decisions WHERE source = 'authzen' ORDER BY resource");
+    let decided = |action: &str, of: &str, decision: &str| json!({"action": action, "resource": format!("document:{of}"), "decision": decision, "n": 3});
+    let want = [
+        decided("can_read", "boxcarring.md", "allow"),
+        decided("can_edit", "resource-search.md", "deny"),
+        decided("can_read", "subject-search.md", "deny"),
+    ];
+    assert_eq!(told, want);
+    let events = server.custody(&["events", "--format", "ocsf"]);
+    let ids: std::collections::BTreeSet<String> = events
+        .lines()
+        .filter(|line| line.contains("authzen"))
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 3, "{events}");
+    let covered = server.sql("SELECT records, mapped FROM coverage_of_mapping WHERE service = 'pdp'");
+    assert_eq!(covered, [json!({"records": 1, "mapped": 1})]);
+    server.stop_and_verify();
+}
+
+/// Lines of OpenShell's own log, as a Collector sends them.
+#[test]
+fn lines_of_a_sandbox_are_events() {
+    let mut server = Server::start();
+    let lines = [
+        "2026-04-01T04:04:13.058Z INFO openshell_sandbox: Starting sandbox",
+        "2026-04-01T04:04:32.118Z OCSF NET:OPEN [INFO] ALLOWED /usr/bin/curl(58) -> api.github.com:443 [policy:github_api engine:opa]",
+        "2026-04-01T04:04:32.690Z OCSF NET:OPEN [MED] DENIED /usr/bin/curl(64) -> httpbin.org:443 [policy:- engine:opa] [reason:no matching policy]",
+    ];
+    let records = lines.map(|line| json!({"body": {"stringValue": line}}));
+    post(&server, "/v1/logs", &logs("sandbox", records.to_vec()));
+    let told = server.sql(
+        "SELECT decision, policy_id, resource, reasons FROM decisions WHERE source = 'openshell' ORDER BY event_time",
+    );
+    let want = [
+        json!({"decision": "allow", "policy_id": "github_api", "resource": "api.github.com:443", "reasons": []}),
+        json!({"decision": "deny", "policy_id": null, "resource": "httpbin.org:443", "reasons": ["no matching policy"]}),
+    ];
+    assert_eq!(told, want);
+    let covered = server.sql("SELECT records, unmapped FROM coverage_of_mapping WHERE service = 'sandbox'");
+    assert_eq!(covered, [json!({"records": 3, "unmapped": 1})]);
     server.stop_and_verify();
 }
 
@@ -225,10 +309,10 @@ fn rows_are_made_again_while_records_come_in() {
     age(&folder.path().join("data"));
     let server = Server::start_in(folder, &flags);
     // How many they become is a matter of how fast they are sealed.
-    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(4);
+    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(5);
     until(|| !segments(&dir).is_empty() && segments(&dir).iter().all(is_new));
     assert_eq!(count(&server, "events"), before);
-    assert_eq!(count(&server, "events WHERE mapping_version < 4"), 0);
+    assert_eq!(count(&server, "events WHERE mapping_version < 5"), 0);
     assert!(segments(&dir).iter().all(is_new));
 
     let mut rebuild = Command::new(CUSTODY)

@@ -14,6 +14,12 @@ use crate::segments::{Table, Wanted};
 
 use fields::Fields;
 
+/// Kinds of events that change what is known of a grant.
+pub(crate) const KINDS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", REVOKED];
+
+/// The one that takes it back.
+pub(crate) const REVOKED: &str = "grant_revoked";
+
 table! {
     /// One grant, with its present state.
     GrantRow, GrantBuilder {
@@ -169,10 +175,9 @@ impl Grants {
 
     /// As [`Self::of`], but how often each was used is not counted.
     pub(crate) fn without_uses(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Result<Self, Error> {
-        let kinds = ["grant_issued", "grant_derived", "grant_denied", "grant_revoked"];
         let mut grants = Self::default();
         let mut revoked = Revoked::new();
-        for event in &snapshot.events_of(&kinds, as_of)? {
+        for event in &snapshot.events_of(&KINDS, as_of)? {
             grants.take(event, &mut revoked);
         }
         grants.finish(&revoked, now);

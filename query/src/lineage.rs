@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::Error;
-use crate::grants::{Grants, Revoked};
+use crate::grants::{Grants, KINDS, REVOKED, Revoked};
 use crate::ids::{Finder, Kind, Posting, Role};
 use crate::lookup::RECORDS_MAX;
 use crate::projection::{AsOf, Snapshot};
@@ -44,9 +44,9 @@ impl Grants {
                 for event in snapshot.few_events(some, blocks.as_mut())? {
                     // Two ids may have one key; only this one was asked for.
                     let known = event.grant_id.as_ref().is_some_and(|id| uses.contains_key(id));
-                    let gives = matches!(event.kind.as_str(), "grant_issued" | "grant_derived" | "grant_denied");
-                    if known && (gives || event.kind == "grant_revoked") {
+                    if known && KINDS.contains(&event.kind.as_str()) {
                         grants.take(&event, &mut revoked);
+                        let gives = event.kind != REVOKED;
                         wanted.extend(event.parent_grant_id.filter(|parent| gives && !uses.contains_key(parent)));
                     }
                 }

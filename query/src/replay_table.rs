@@ -14,12 +14,16 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use crate::catalog::id_and_as_of;
+use crate::notes::{Notes, unknown};
 use crate::projection::{AsOf, Snapshot};
 use crate::replay::{StepRow, replay_each};
 use crate::rows::Time;
 
 /// Batches that wait for whoever asked.
 const WAITING: usize = 2;
+
+/// What ids it takes.
+const TAKES: &str = "replay takes the id of a trace, a grant, an agent, a conversation or an alert, letter by letter";
 
 /// `replay('<id>'[, seq or time])`.
 pub(crate) struct ReplayFunction {
@@ -64,14 +68,21 @@ impl PartitionStream for Steps {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+    fn execute(&self, task: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let notes = Notes::of(task.session_config());
         let mut stream = RecordBatchReceiverStreamBuilder::new(StepRow::schema(), WAITING);
         let sender = stream.tx();
         let (snapshot, now, id, as_of) = (Arc::clone(&self.snapshot), self.now, self.id.clone(), self.as_of);
         stream.spawn_blocking(move || {
+            let mut is_known = false;
             // Who does not listen any more needs no further steps.
-            let told =
-                replay_each(&snapshot, &id, as_of, now, &mut |batch| Ok(sender.blocking_send(Ok(batch)).is_ok()));
+            let told = replay_each(&snapshot, &id, as_of, now, &mut |batch| {
+                is_known |= batch.num_rows() > 0;
+                Ok(sender.blocking_send(Ok(batch)).is_ok())
+            });
+            if !is_known && told.is_ok() {
+                notes.say(unknown(&snapshot, &id, as_of, TAKES));
+            }
             told.map_err(|e| DataFusionError::External(Box::new(e)))
         });
         stream.build()

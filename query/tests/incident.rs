@@ -290,7 +290,7 @@ async fn records_are_tables_and_the_ledger_commits_to_them() {
     assert_eq!(case.lines(call).await, ["send_money account:US133 {\"amount\": 30000} 1000000000 unset"]);
     assert_eq!(
         case.lines("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'").await,
-        ["23"]
+        ["24"]
     );
 }
 

@@ -3,7 +3,9 @@
 //! A call is told by its log `tool_result` and by its span `claude_code.tool`, which have the
 //! `tool_use_id` in common. The log makes it a `tool_call`, the span does not: a span of a call
 //! that was refused looks like that of one that ran. The spans add which sub-agent acted, and
-//! under which: they become `tool_result`.
+//! under which: they become `tool_result`. Likewise a request to the model: its log `api_request` has the cost,
+//! comes without the beta too and is the `model_call`; its span `claude_code.llm_request` says which sub-agent
+//! asked, and is a `model_result`, which nobody counts.
 //!
 //! What it cannot tell: a call that was refused has no result; details are off by default, and
 //! an MCP tool of the user's is then `mcp_tool`; a hook may change what was approved.
@@ -27,7 +29,7 @@ pub(super) fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<E
     let name = span.name.strip_prefix("claude_code.")?;
     let kind = match name {
         "interaction" => "agent_invocation",
-        "llm_request" => "model_call",
+        "llm_request" => "model_result",
         "tool" | "tool.execution" => "tool_result",
         "tool.blocked_on_user" => blocked(attributes)?,
         "hook" => "policy_evaluation",
@@ -98,7 +100,8 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) 
     let mut row = base_log(context, log, "claude_code", kind);
     person(&mut row, attributes);
     row.correlation_id = attributes.text("prompt.id");
-    row.agent_name = row.agent_name.or_else(|| Some("claude-code".into()));
+    // A sub-agent is told by its name here, and by its id in the spans alone.
+    row.agent_name = attributes.text("agent.name").or(row.agent_name).or_else(|| Some("claude-code".into()));
     row.agent_version = Attributes(&context.resource.attributes).text("service.version");
     match name {
         "tool_decision" => {

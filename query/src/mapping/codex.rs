@@ -1,5 +1,9 @@
 //! Codex CLI's log events (codex.*). Its spans are its own inner steps: rows of `spans`, no events.
 //!
+//! A request to the model is told when it was sent (`api_request`, or `websocket_request`) and when its answer was
+//! whole (`sse_event`, which alone has the tokens). The answer is the `model_call`, and so is a
+//! request that failed, because no answer follows; one that was taken is a `model_result`, which nobody counts.
+//!
 //! What it cannot tell: `success` says that the tool ran, not that the command in it ended well;
 //! a command that was refused has no decision event.
 
@@ -16,7 +20,10 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) 
     let kind = match name {
         "conversation_starts" => "agent_invocation",
         "user_prompt" => "request",
-        "api_request" | "websocket_request" => "model_call",
+        "api_request" | "websocket_request" if has_failed(attributes) => "model_call",
+        "api_request" | "websocket_request" => "model_result",
+        // Pieces of an answer are told by the same name, and its end once more without tokens.
+        "sse_event" if is_end(attributes) => "model_call",
         "tool_decision" if by_person => "approval",
         "tool_decision" => "policy_evaluation",
         "tool_result" => "tool_call",
@@ -45,11 +52,9 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) 
             row.reasons = attributes.list("source");
             row.policy_id = attributes.text("source").filter(|_| !by_person);
         }
-        "model_call" => {
+        "model_call" | "model_result" => {
             lasted(&mut row, attributes);
-            let status = attributes.number("http.response.status_code");
-            let failed = attributes.has_text("error.message") || status.is_some_and(|s| s >= 400);
-            row.status = Some(if failed { "error" } else { "ok" }.into());
+            row.status = Some(if has_failed(attributes) { "error" } else { "ok" }.into());
         }
         "tool_call" => {
             lasted(&mut row, attributes);
@@ -59,6 +64,17 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, name: &str) 
         _ => {}
     }
     Some(row)
+}
+
+/// Whether this tells that an answer is whole, or was cut off, and not of a piece of it.
+fn is_end(attributes: Attributes<'_>) -> bool {
+    let is_told = attributes.has_text("input_token_count") || attributes.has_text("error.message");
+    is_told && attributes.lent("event.kind").as_deref() == Some("response.completed")
+}
+
+/// Whether a request to the model was refused, or its answer cut off.
+fn has_failed(attributes: Attributes<'_>) -> bool {
+    attributes.has_text("error.message") || attributes.number("http.response.status_code").is_some_and(|s| s >= 400)
 }
 
 /// `approved`, `approved_for_session` and the like run the command; `denied` and `abort` do not.

@@ -20,13 +20,15 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// How many entries of a list are read.
-const LIST_MAX: usize = 256;
+pub(super) const LIST_MAX: usize = 256;
 
 /// One JSON object.
 pub(super) struct Document {
     value: Json,
     /// Whether it is the body, and not the attributes.
     is_body: bool,
+    /// The text that it was read from, where that is no JSON.
+    line: Option<String>,
 }
 
 impl Document {
@@ -38,17 +40,27 @@ impl Document {
             Some(Body::KvlistValue(_)) => body.map(any_value_json),
             _ => None,
         };
-        let body = value.filter(Json::is_object).map(|value| Self { value, is_body: true });
+        let body = value.filter(Json::is_object).map(|value| Self { value, is_body: true, line: None });
         let attributes = Attributes(&log.attributes);
         body.or_else(|| {
             let value = is_known(&attributes).then(|| Json::Object(attributes_map(&log.attributes)))?;
-            Some(Self { value, is_body: false })
+            Some(Self { value, is_body: false, line: None })
         })
     }
 
     /// An object that came as text.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        parse(text).filter(Json::is_object).map(|value| Self { value, is_body: false })
+        parse(text).filter(Json::is_object).map(|value| Self { value, is_body: false, line: None })
+    }
+
+    /// An object that is a body, or stands in one.
+    pub(super) fn body(value: Json) -> Self {
+        Self { value, is_body: true, line: None }
+    }
+
+    /// What a line of text says, as an object. Rows show the line, and not our reading of it.
+    pub(super) fn of_line(value: Json, line: &str) -> Self {
+        Self { value, is_body: true, line: Some(line.to_owned()) }
     }
 
     pub(super) fn is_body(&self) -> bool {
@@ -144,7 +156,7 @@ impl Document {
             attributes.insert(name.to_owned(), value);
         }
         if self.is_body && !attributes.contains_key("body") {
-            let mut body = self.value.clone();
+            let mut body = self.line.clone().map_or_else(|| self.value.clone(), Json::String);
             conceal_all(&mut body);
             if body.to_string().len() <= KEPT_BYTES_MAX {
                 attributes.insert("body".to_owned(), body);
@@ -156,7 +168,7 @@ impl Document {
 }
 
 /// Deep nesting is an error of the parser, not an overflow of the stack.
-fn parse(text: &str) -> Option<Json> {
+pub(super) fn parse(text: &str) -> Option<Json> {
     if text.len() > BODY_BYTES_MAX {
         return None;
     }

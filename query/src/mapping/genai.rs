@@ -1,5 +1,6 @@
 //! Spans by OpenTelemetry's GenAI and MCP conventions: the acting side.
 
+use custody_proto::otlp::trace::span::SpanKind;
 use custody_proto::wire::Span;
 
 use super::{RecordContext, base_span, gateway};
@@ -8,6 +9,10 @@ use crate::event::EventRow;
 
 /// The event of a span, if it is one of a GenAI or MCP operation.
 pub(super) fn map(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {
+    // Its logs tell of the same steps: whatever operations its spans name.
+    if context.scope.name == "gemini-cli" {
+        return None;
+    }
     let attributes = Attributes(&span.attributes);
     let (kind, source) = kind(attributes)?;
     let mut row = base_span(context, span, source, kind);
@@ -37,10 +42,30 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventR
                 .resource
                 .or_else(|| attributes.first(&["gen_ai.data_source.id", "mcp.resource.uri", "gen_ai.prompt.name"]));
         }
+        "request" | "authority_change" => by_server(&mut row, span, attributes),
         "guardrail" => row.decision = row.decision.or_else(|| attributes.text("gen_ai.guardrail.verdict")),
         _ => {}
     }
     Some(row)
+}
+
+/// What an MCP server does on its own: it asks the client's user or model for something, or says that what it
+/// offers has changed. Who sends it is the client of that one exchange.
+fn by_server(row: &mut EventRow, span: &Span<'_>, attributes: Attributes<'_>) {
+    let user = row.initiator_id.take().map(|id| format!("user:{id}"));
+    row.initiator_id = row.service.clone().filter(|_| matches!(span.kind(), SpanKind::Client | SpanKind::Producer));
+    row.initiator_type = row.initiator_id.as_ref().map(|_| "process".into());
+    let method = attributes.text("mcp.method.name").unwrap_or_default();
+    match method.strip_prefix("notifications/").and_then(|rest| rest.split_once('/')) {
+        Some((what, _)) => {
+            row.action = row.action.take().or_else(|| Some(what.to_owned()));
+            row.decision = row.decision.take().or_else(|| Some("changed".into()));
+        }
+        None => {
+            row.resource = row.resource.take().or_else(|| attributes.text("gen_ai.request.model")).or(user);
+            row.action = row.action.take().or(Some(method));
+        }
+    }
 }
 
 /// The kind of event and the convention that says so.
@@ -55,6 +80,11 @@ fn kind(attributes: Attributes<'_>) -> Option<(&'static str, &'static str)> {
             return match attributes.lent("mcp.method.name").as_deref() {
                 Some("tools/call") => Some(("tool_call", "mcp")),
                 Some("resources/read" | "prompts/get") => Some(("context_retrieval", "mcp")),
+                // What a person answered, or the model, no convention tells: they are no approval and no model call.
+                Some("elicitation/create" | "sampling/createMessage") => Some(("request", "mcp")),
+                Some("notifications/tools/list_changed" | "notifications/prompts/list_changed") => {
+                    Some(("authority_change", "mcp"))
+                }
                 _ => attributes.lent("skill.id").map(|_| ("skill_invocation", "otel_genai")),
             };
         }

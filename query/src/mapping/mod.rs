@@ -4,7 +4,9 @@
 mod a2a;
 mod authz;
 mod base;
+mod batch;
 pub(crate) mod capability;
+mod challenge;
 mod claude_code;
 mod claude_platform;
 mod codex;
@@ -21,6 +23,7 @@ mod openshell;
 mod policy;
 mod pomerium;
 mod security;
+mod shorthand;
 mod tenuo;
 mod token;
 
@@ -36,10 +39,10 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 4;
+pub const MAPPING_VERSION: u32 = 5;
 
 /// Every kind of event that a mapping makes.
-pub const KINDS: [&str; 25] = [
+pub const KINDS: [&str; 26] = [
     "agent_invocation",
     "alert",
     "alert_acknowledged",
@@ -58,6 +61,7 @@ pub const KINDS: [&str; 25] = [
     "guardrail",
     "investigation",
     "model_call",
+    "model_result",
     "output",
     "policy_evaluation",
     "request",
@@ -114,6 +118,7 @@ pub(crate) fn bare_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<Eve
         .or_else(|| pomerium::map_span(context, span))
         .or_else(|| a2a::map_span(context, span))
         .or_else(|| gateway_span(context, span))
+        .or_else(|| challenge::map(context, span))
         .or_else(|| grant_used(context, span));
     let mut rows: Vec<EventRow> = row.into_iter().collect();
     rows.extend(authz::of_span(context, span));
@@ -130,13 +135,29 @@ pub(crate) fn bare_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<
         Some(("codex", rest)) => codex::map(context, log, rest),
         Some(("gemini_cli", rest)) => gemini::map(context, log, rest),
         Some(("custody", _)) => ledger::map(context, log, &name),
-        _ => pomerium::map(context, log).or_else(|| document(context, log)).or_else(|| gateway_log(context, log)),
+        _ => return other_log(context, log),
     };
     row.into_iter().collect()
 }
 
-/// The event of a record that is a JSON document of a known shape.
-fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow> {
+/// The events of a log record without a name that is known.
+fn other_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> {
+    if let Some(row) = pomerium::map(context, log) {
+        return vec![row];
+    }
+    let said = document_of(log);
+    if let Some(rows) = said.as_ref().and_then(|said| batch::map(context, log, said)) {
+        return rows;
+    }
+    let row = match &said {
+        Some(said) => document(context, log, said),
+        None => shorthand::map(context, log),
+    };
+    row.or_else(|| gateway_log(context, log)).into_iter().collect()
+}
+
+/// The JSON document that a record is.
+fn document_of(log: &LogRecord<'_>) -> Option<document::Document> {
     // Members that were made attributes, by what each shape cannot do without.
     let known = ["class_uid", "decision_id", "tuple_key", "processed_at", token::CLAIMS];
     let is_document = |attributes: &Attributes<'_>| {
@@ -144,7 +165,11 @@ fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow
         let gives = || attributes.has("sub") && attributes.has("exp");
         known.iter().any(|name| attributes.has(name)) || decides() || gives()
     };
-    let said = document::Document::of(log, is_document)?;
+    document::Document::of(log, is_document)
+}
+
+/// The event of a record that is a JSON document of a known shape.
+fn document(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &document::Document) -> Option<EventRow> {
     if said.is_body() && matches!(said.text("/message").as_deref(), Some("authorize check" | "http-request")) {
         let members = said.members();
         let attributes = log.attributes.iter().cloned().chain(members.iter().map(KeyValue::from)).collect();
@@ -153,21 +178,21 @@ fn document(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Option<EventRow
             .map(|row| EventRow { attributes: attributes_json(&whole.attributes), ..row });
     }
     if said.at("/class_uid").is_some() {
-        return ocsf::map(context, log, &said);
+        return ocsf::map(context, log, said);
     }
-    if claude_platform::is_session(&said) {
-        return Some(claude_platform::map_session(context, log, &said));
+    if claude_platform::is_session(said) {
+        return Some(claude_platform::map_session(context, log, said));
     }
-    if claude_platform::is_event(&said) {
-        return claude_platform::map_log(context, log, &said);
+    if claude_platform::is_event(said) {
+        return claude_platform::map_log(context, log, said);
     }
     if let Some(claims) = said.text(&format!("/{}", token::CLAIMS)).and_then(|text| document::Document::parse(&text)) {
         return token::map(context, log, &claims);
     }
-    let row = policy::map(context, log, &said).or_else(|| token::map(context, log, &said));
-    row.or_else(|| openshell::map(context, log, &said))
-        .or_else(|| tenuo::map(context, log, &said))
-        .or_else(|| a2a::map_log(context, log, &said))
+    let row = policy::map(context, log, said).or_else(|| token::map(context, log, said));
+    row.or_else(|| openshell::map(context, log, said))
+        .or_else(|| tenuo::map(context, log, said))
+        .or_else(|| a2a::map_log(context, log, said))
 }
 
 fn gateway_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventRow> {

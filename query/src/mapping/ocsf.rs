@@ -53,7 +53,15 @@ fn is_openshell(event: &Document) -> bool {
     let product = event.text("/metadata/product/name").unwrap_or_default();
     let vendor = event.text("/metadata/product/vendor_name");
     let named = ["OpenShell", "NemoClaw"].iter().any(|name| product.contains(name));
-    named || (vendor.as_deref() == Some("NVIDIA") && product.contains("Sandbox"))
+    named || (vendor.as_deref() == Some("NVIDIA") && ["Sandbox", "Gateway"].iter().any(|part| product.contains(part)))
+}
+
+/// The sandbox. Older releases name it in `metadata.uid`, which newer ones use for the event itself: there it is
+/// `container.uid`, and is told neither by the gateway of what concerns all, nor where the schema was downgraded.
+fn sandbox(event: &Document) -> Option<String> {
+    let is_gateway = event.text("/metadata/product/name").is_some_and(|name| name.contains("Gateway"));
+    let is_event = is_gateway || event.has("/container") || event.has("/unmapped/downgraded_from");
+    event.text("/container/uid").or_else(|| event.text("/metadata/uid").filter(|_| !is_event))
 }
 
 /// The kind of a class. Activity without a decision is no step of provenance, but for the
@@ -112,8 +120,8 @@ fn actors(row: &mut EventRow, event: &Document) {
     row.agent_name = event.text("/ai_agent/name").or(row.agent_name.take());
     row.agent_version = event.text("/ai_agent/version").or(row.agent_version.take());
     if row.source == "openshell" {
-        // The sandbox is what acts. Older releases name it in `metadata.uid`, newer in `container.uid`.
-        row.agent_id = row.agent_id.take().or_else(|| event.first(&["/container/uid", "/metadata/uid"]));
+        // The sandbox is what acts.
+        row.agent_id = row.agent_id.take().or_else(|| sandbox(event));
         row.agent_name = row.agent_name.take().or_else(|| event.text("/container/name"));
     }
 }

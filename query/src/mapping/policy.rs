@@ -20,11 +20,7 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Docum
         "openfga" => openfga,
         _ => authzen,
     };
-    let mut row = base_log(context, log, engine(said)?, "policy_evaluation");
-    row.event_time =
-        said.first(&["/timestamp", "/time"]).and_then(|t| crate::attributes::parse_time(&t)).unwrap_or(row.event_time);
-    row.trace_id = row.trace_id.or_else(|| id(said.text("/trace_id"), 32));
-    row.span_id = row.span_id.or_else(|| id(said.text("/span_id"), 16));
+    let mut row = row(context, log, said, engine(said)?);
     read(&mut row, said);
     let allows = row.decision.as_deref() == Some("allow");
     if allows && row.policy_id.is_none() && row.source != "authzen" {
@@ -32,6 +28,16 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Docum
     }
     said.keep(&mut row, log, Vec::new());
     Some(row)
+}
+
+/// What every decision says, whatever made it.
+pub(super) fn row(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, source: &str) -> EventRow {
+    let mut row = base_log(context, log, source, "policy_evaluation");
+    row.event_time =
+        said.first(&["/timestamp", "/time"]).and_then(|t| crate::attributes::parse_time(&t)).unwrap_or(row.event_time);
+    row.trace_id = row.trace_id.or_else(|| id(said.text("/trace_id"), 32));
+    row.span_id = row.span_id.or_else(|| id(said.text("/span_id"), 16));
+    row
 }
 
 /// Which engine writes such records.
@@ -204,11 +210,12 @@ fn principal(row: &mut EventRow, kind: &str, id: String) {
     row.initiator_id = Some(id);
 }
 
-/// OpenID AuthZEN, Authorization API 1.0: an access evaluation with its answer.
-fn authzen(row: &mut EventRow, said: &Document) {
+/// OpenID AuthZEN, Authorization API 1.0: an access evaluation with its answer. Several at once: `batch.rs`.
+pub(super) fn authzen(row: &mut EventRow, said: &Document) {
     let at = |name: &str| said.text(name).or_else(|| said.text(&format!("/request{name}")));
     row.decision = said.flag("/decision").or_else(|| said.flag("/response/decision")).and_then(allow_or_deny);
     row.action = at("/action/name");
+    row.correlation_id = said.text("/request_id").or(row.correlation_id.take());
     let (kind, id) = (at("/resource/type"), at("/resource/id"));
     row.resource = kind.map(|kind| id.map_or(kind.clone(), |id| format!("{kind}:{id}")));
     for context in ["/response/context", "/context"] {
@@ -223,6 +230,9 @@ fn authzen(row: &mut EventRow, said: &Document) {
         if let Some(reasons) = reasons.filter(|_| row.reasons.is_empty()) {
             row.reasons = reasons;
         }
+    }
+    if row.reasons.is_empty() {
+        row.reasons = said.list("/response/context/error/message");
     }
     if let Some(id) = at("/subject/id") {
         principal(row, &at("/subject/type").unwrap_or_default().to_ascii_lowercase(), id);

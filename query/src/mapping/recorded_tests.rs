@@ -60,7 +60,10 @@ fn claude_code_with_its_beta_traces() {
     assert_eq!(refused[0].parent_span_id, asked[0].span_id);
     // The sub-agent has an id, and the main session none.
     let listed = &of_call(&spans, "tool_result", "toolu_ls")[0];
-    assert!(spans.iter().any(|row| row.kind == "model_call" && row.agent_id == listed.agent_id));
+    assert!(spans.iter().any(|row| row.kind == "model_result" && row.agent_id == listed.agent_id));
+    // A request to the model is counted once, by its log, which has the cost; its span is a result beside it.
+    let requests: Vec<_> = spans.iter().filter(|row| row.kind == "model_result").collect();
+    assert_eq!((requests.len(), spans.iter().filter(|row| row.kind == "model_call").count()), (4, 0));
     let with_agent = spans.iter().filter(|row| row.agent_id.is_some()).count();
     assert_eq!(with_agent, 3, "its call and its two requests");
     let server = spans.iter().find(|row| row.tool.as_deref() == Some("get_weather")).unwrap();
@@ -74,6 +77,10 @@ fn claude_code_with_its_beta_traces() {
     assert_eq!((&call.trace_id, call.agent_id.is_none()), (&turn[0].trace_id, true));
     let count = |kind: &str| logs.iter().filter(|row| row.kind == kind).count();
     assert_eq!(["authority_change", "skill_invocation", "agent_invocation", "model_call"].map(count), [2, 1, 1, 4]);
+    // By its name a sub-agent is told in the logs, too: for what it spends.
+    let by =
+        |name: &str| logs.iter().filter(|r| r.kind == "model_call" && r.agent_name.as_deref() == Some(name)).count();
+    assert_eq!((by("claude-code"), by("general-purpose")), (2, 2));
 }
 
 #[test]
@@ -171,6 +178,39 @@ fn cedar_by_its_engine() {
     assert!(rows.iter().all(|r| r.source == "cedar" && r.invalid_reasons.is_empty()));
 }
 
+/// One agent, two requests, and three instrumentations that tell of each: in rows they are what was sent, and the view
+/// `model_calls` has each once (tests/mapping.rs).
+#[test]
+fn several_instrumentations_of_one_request() {
+    let rows = recorded("twice/traces.pb");
+    let calls: Vec<_> = rows.iter().filter(|row| row.kind == "model_call").collect();
+    let by = |source: &str| calls.iter().filter(|row| row.source == source).count();
+    assert_eq!((calls.len(), by("otel_genai"), by("openinference")), (6, 4, 2));
+    let above = |row: &EventRow| calls.iter().filter(|other| other.span_id == row.parent_span_id).count();
+    let outermost: Vec<_> = calls.iter().filter(|row| above(row) == 0).map(|row| &row.agent_name).collect();
+    assert_eq!(outermost, [&some("teller"), &some("teller")]);
+    assert_eq!(rows.iter().filter(|row| row.kind == "tool_call").count(), 1);
+}
+
+/// A server that asks back, and a user whom baggage names on either side.
+#[test]
+fn mcp_where_a_server_asks() {
+    let rows = recorded("mcp/asked_traces.pb");
+    let mut told: Vec<_> = rows
+        .iter()
+        .map(|r| (r.kind.as_str(), r.action.as_deref(), r.initiator_id.as_deref(), r.resource.as_deref()))
+        .collect();
+    told.sort_unstable();
+    let call = ("tool_call", Some("delete"), Some("emma"), None);
+    let asked = |what| ("request", Some(what), Some("files"), Some("user:emma"));
+    assert_eq!(told, [asked("elicitation/create"), asked("sampling/createMessage"), call, call]);
+    let server = rows.iter().filter(|r| r.kind == "request").all(|r| {
+        let above = rows.iter().find(|call| call.span_id == r.parent_span_id);
+        r.initiator_type == some("process") && above.is_some_and(|call| call.kind == "tool_call")
+    });
+    assert!(server, "it asks while it is called");
+}
+
 #[test]
 fn a2a_by_its_sdk() {
     let rows = recorded("a2a/traces.pb");
@@ -219,6 +259,14 @@ fn tokens_by_the_libraries_that_make_them() {
     assert_eq!(bounds(&second), r#"{"amount":{"max":50.0},"to":["a"]}"#);
     // Of several tools the constraints are a list, which is neither wider nor narrower than anything.
     assert!(bounds(&said(&warrants[2])).starts_with('['));
+
+    // Who has to approve of a call, how many of them, and what data it may touch.
+    let asked = said(&warrants[3]);
+    let approvers: Vec<_> = asked["authz.grant.approvers"].as_array().unwrap().iter().map(Value::as_str).collect();
+    assert_eq!(approvers.len(), 2);
+    assert!(approvers.contains(&first["authz.grant.issuer"].as_str()), "{approvers:?}");
+    assert_eq!((&asked["authz.grant.min_approvals"], &asked["authz.grant.clearance"]), (&json!(1), &json!(30)));
+    assert_eq!(first.get("authz.grant.approvers"), None);
 
     let biscuits = made["biscuit"].as_array().unwrap();
     let row = of_token("authz.grant.derived", &biscuits[1]["token"]);

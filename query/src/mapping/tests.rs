@@ -101,9 +101,13 @@ fn openai_agents_by_openinference() {
 fn codex_as_it_was_captured() {
     let rows = capture("codex/0003_v1_logs.pb");
     let count = |kind: &str| rows.iter().filter(|r| r.kind == kind).count();
-    let kinds = ["agent_invocation", "request", "model_call", "policy_evaluation", "tool_call"];
-    assert_eq!(kinds.map(count), [1, 1, 4, 3, 3]);
-    assert_eq!(rows.len(), 12, "what is an event is one of these");
+    let kinds = ["agent_invocation", "request", "model_call", "model_result", "policy_evaluation", "tool_call"];
+    assert_eq!(kinds.map(count), [1, 1, 4, 4, 3, 3]);
+    // The end of an answer has the tokens, and is the call; that the request was taken is told beside it.
+    let tokens =
+        |kind: &str| rows.iter().filter(|r| r.kind == kind && r.attributes.contains("input_token_count")).count();
+    assert_eq!((tokens("model_call"), tokens("model_result")), (4, 0));
+    assert_eq!(rows.len(), 16, "what is an event is one of these");
     let call = rows.iter().find(|r| r.kind == "tool_call").unwrap();
     assert_eq!(told(call), ("tool_call", Some("exec_command"), None, Some("ok")));
     assert_eq!((&call.tool_call_id, &call.agent_id, &call.resource), (&some("call_0"), &some("/home"), &None));
@@ -132,7 +136,33 @@ fn codex_decisions_of_a_person() {
     }
     let failed = json!({"event.name": "codex.api_request", "http.response.status_code": 429, "duration_ms": "5"});
     assert_eq!(told(&log("codex_otel", failed).unwrap()), ("model_call", None, None, Some("error")));
-    assert!(log("codex_otel", json!({"event.name": "codex.sse_event"})).is_none());
+    // Pieces of an answer are none, and that it broke off is told by its end.
+    let piece = |kind: &str, more: Value| {
+        let mut said = json!({"event.name": "codex.sse_event", "event.kind": kind});
+        said.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        log("codex_otel", said)
+    };
+    for kind in ["response.created", "response.completed"] {
+        assert!(piece(kind, json!({})).is_none());
+    }
+    assert!(piece("response.failed", json!({"error.message": "overloaded"})).is_none(), "told again at the end");
+    let broken = piece("response.completed", json!({"error.message": "stream closed before response.completed"}));
+    assert_eq!(told(&broken.unwrap()), ("model_call", None, None, Some("error")));
+    let whole = piece("response.completed", json!({"input_token_count": "100", "output_token_count": "20"})).unwrap();
+    assert_eq!(told(&whole), ("model_call", None, None, Some("ok")));
+}
+
+/// Gemini CLI's spans tell of what its logs tell, whatever they call it.
+#[test]
+fn gemini_cli_is_counted_by_its_logs() {
+    for operation in ["llm_call", "tool_call", "generate_content", "execute_tool"] {
+        let body = json!({"resourceSpans": [{"scopeSpans": [{"scope": {"name": "gemini-cli"}, "spans": [{
+            "traceId": "01".repeat(16), "spanId": "01".repeat(8), "name": operation, "startTimeUnixNano": "1000",
+            "attributes": attributes(&json!({"gen_ai.operation.name": operation, "gen_ai.agent.name": "gemini-cli",
+                "gen_ai.conversation.id": "s-1", "gen_ai.usage.input_tokens": 7}))}]}]}]});
+        let bytes = json::transcode(Signal::Traces, body.to_string().as_bytes()).unwrap();
+        assert_eq!(rows(Signal::Traces, &bytes).len(), 0, "{operation}");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Claims of OAuth tokens: what a token exchange (RFC 8693) or a transaction token service
 //! issued, and what was revoked by a security event token (CAEP).
 //!
+//! `may_act` says who may become an actor later: nobody acted yet, and it is in no chain. Where an exchange tells both
+//! tokens, the actor of the new one is held against the subject token's `may_act`.
+//!
 //! What they cannot tell: `act` proves who the actors are, not that any of them was given less
 //! than the one before; a token exchange names no parent unless the subject token is told too.
 //! Several `authorization_details` are read as their union, which is more than any one of them.
@@ -15,6 +18,9 @@ use crate::rows::Time;
 
 /// How many actors of a chain are read.
 const ACTORS_MAX: usize = 64;
+
+/// Stands for an actor in the midst of a chain who has no name.
+const UNNAMED: &str = "(unnamed)";
 
 const CAEP: &str = "https://schemas.openid.net/secevent/";
 
@@ -43,7 +49,8 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Docum
 /// somebody is.
 fn is_claims(said: &Document, at: &str) -> bool {
     let has = |name: &str| said.has(&format!("{at}/{name}"));
-    let gives = ["scope", "scp", "authorization_details", "access", "act", "txn"].iter().any(|name| has(name));
+    let gives = ["scope", "scp", "authorization_details", "access", "act", "may_act", "txn"];
+    let gives = gives.iter().any(|name| has(name));
     has("exp") && has("sub") && gives
 }
 
@@ -75,11 +82,13 @@ fn issued(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, at:
     }
     let audience = said.list(&format!("{at}/aud")).join(" ");
     row.invalid_reasons = rules(&row, said, at, (before, after));
+    let may_act = actors(said.at(&format!("{at}/may_act")));
     let known = |text: String| if text.is_empty() { Json::Null } else { Json::String(text) };
     let names = vec![
         ("authz.grant.issuer", get("iss").map_or(Json::Null, Json::String)),
         ("authz.grant.audience", known(audience)),
         ("authz.grant.actions", Json::from(actions)),
+        ("authz.grant.may_act", may_act.first().map_or(Json::Null, |id| Json::from(id.as_str()))),
         ("authz.grant.resources", resources.map_or(Json::Null, Json::from)),
         ("authz.grant.constraints", limits.map_or(Json::Null, Json::from)),
         ("authz.grant.not_before", seconds(before)),
@@ -143,9 +152,27 @@ fn rules(row: &EventRow, said: &Document, at: &str, times: (Option<Time>, Option
         let unread = said.has(&format!("{at}/{name}")) && time.is_none();
         rule(unread, &format!("{name} cannot be read as a time"));
     }
-    rule(matches!(times, (Some(from), Some(to)) if to <= from), "a grant that expires before it begins");
+    let begins = times.0.or_else(|| said.time(&format!("{at}/iat")));
+    rule(matches!((begins, times.1), (Some(from), Some(to)) if to <= from), "a grant that expires before it begins");
+    let act = format!("{at}/act");
+    rule(said.has(&act) && row.actor_chain.is_empty(), "the actor of its token has no name");
+    let permitted = ["/subject_token_claims/may_act", "/subject_token/may_act"].iter().find_map(|at| said.at(at));
+    let is_permitted = permitted.and_then(Json::as_object).is_none_or(|named| is_named(named, said.object(&act)));
+    rule(!is_permitted, "the subject token lets another act (may_act)");
     rule(row.actor_chain.len() == ACTORS_MAX, "the chain of actors is too long to be read");
     reasons
+}
+
+/// Whether an actor is the one whom `may_act` names (RFC 8693, section 4.4). The new token need not name an actor:
+/// then somebody acts as the subject himself.
+fn is_named(named: &Map<String, Json>, actor: Option<&Map<String, Json>>) -> bool {
+    let Some(actor) = actor else { return true };
+    ["iss", "sub", "client_id"].iter().all(|name| match (member(named, name), member(actor, name)) {
+        (Some(named), Some(acts)) => named == acts,
+        // Who is told by other claims than these is not held against them.
+        (Some(_), None) => *name != "sub",
+        (None, _) => true,
+    })
 }
 
 /// Nested `act` claims (RFC 8693 section 4.1), outermost first: the one who acts now comes first.
@@ -153,9 +180,11 @@ pub(super) fn actors(act: Option<&Json>) -> Vec<String> {
     let mut out = Vec::new();
     let mut next = act.and_then(Json::as_object);
     while let Some(actor) = next.filter(|_| out.len() < ACTORS_MAX) {
-        out.extend(member(actor, "sub").or_else(|| member(actor, "client_id")));
-        if out.is_empty() {
-            break;
+        match member(actor, "sub").or_else(|| member(actor, "client_id")) {
+            Some(id) => out.push(id),
+            // One without a name ends no chain: those behind it are in it, too.
+            None if out.is_empty() => break,
+            None => out.push(UNNAMED.to_owned()),
         }
         next = actor.get("act").and_then(Json::as_object);
     }

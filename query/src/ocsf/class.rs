@@ -74,6 +74,7 @@ impl<'a> Class<'a> {
             "executor_decision" => other(Shape::Api, "Decide Execution"),
             "grant_used" => other(Shape::Api, "Use Grant"),
             "model_call" => other(Shape::Api, "Infer"),
+            "model_result" => other(Shape::Api, "Infer Result"),
             "agent_invocation" => other(Shape::Api, "Invoke Agent"),
             "skill_invocation" => other(Shape::Api, "Invoke Skill"),
             "request" => other(Shape::Api, "Request"),

@@ -61,6 +61,10 @@ pub(crate) struct Capability {
     pub hash: Option<String>,
     pub parent_hash: Option<String>,
     pub caveats: Vec<String>,
+    /// The keys of those who have to approve of a call, and how many of them; what data it may touch.
+    pub approvers: Vec<String>,
+    pub min_approvals: Option<i64>,
+    pub clearance: Option<i64>,
 }
 
 /// What a token says; `None` if it is of no such format.
@@ -119,12 +123,9 @@ fn tenuo(bytes: &[u8]) -> Option<Capability> {
     let [Item::Int(1), Item::Bytes(payload), Item::List(_)] = envelope.as_slice() else { return None };
     let said = cbor::read(payload)?;
     let at = |key: i64| said.get(&Item::Int(key));
-    let key = |number: i64| match at(number)? {
-        Item::List(parts) => match parts.as_slice() {
-            [Item::Int(1), Item::Bytes(key)] => Some(format!("ed25519:{}", const_hex::encode(key))),
-            _ => None,
-        },
-        _ => None,
+    let approvers = match at(15) {
+        Some(Item::List(keys)) => keys.iter().take(ACTIONS_MAX).filter_map(public_key).collect(),
+        _ => Vec::new(),
     };
     let Item::Map(tools) = at(3)? else { return None };
     let mut bounds = Map::new();
@@ -136,8 +137,8 @@ fn tenuo(bytes: &[u8]) -> Option<Capability> {
         format: "tenuo",
         id: Some(format!("tnu_wrt_{}", const_hex::encode(at(1)?.bytes()?))),
         depth: at(18).and_then(Item::int).and_then(|depth| u32::try_from(depth).ok()),
-        issuer: key(5),
-        subject: key(4),
+        issuer: at(5).and_then(public_key),
+        subject: at(4).and_then(public_key),
         constraints: Some(constraints(&bounds, tenuo_bound)),
         actions: bounds.into_iter().map(|(name, _)| name).collect(),
         not_before: at(6).and_then(Item::int),
@@ -145,8 +146,20 @@ fn tenuo(bytes: &[u8]) -> Option<Capability> {
         max_depth: at(8).and_then(Item::int),
         hash: Some(const_hex::encode(Sha256::digest(payload))),
         parent_hash: at(9).and_then(Item::bytes).map(const_hex::encode),
+        approvers,
+        min_approvals: at(16).and_then(Item::int),
+        clearance: at(17).and_then(Item::int),
         ..Capability::default()
     })
+}
+
+/// A key of Tenuo's: its algorithm, of which there is one, and its bytes.
+fn public_key(item: &Item) -> Option<String> {
+    let Item::List(parts) = item else { return None };
+    match parts.as_slice() {
+        [Item::Int(1), Item::Bytes(key)] => Some(format!("ed25519:{}", const_hex::encode(key))),
+        _ => None,
+    }
 }
 
 /// A constraint of Tenuo, a kind and its members: exact 1, range 3, one of 4.
@@ -337,6 +350,9 @@ pub(super) fn attributes(read: &Capability) -> Vec<(&'static str, Json)> {
         ("authz.grant.hash", text(&read.hash)),
         ("authz.grant.parent_hash", text(&read.parent_hash)),
         ("authz.grant.caveats", list(&read.caveats)),
+        ("authz.grant.approvers", list(&read.approvers)),
+        ("authz.grant.min_approvals", number(read.min_approvals)),
+        ("authz.grant.clearance", number(read.clearance)),
     ]
 }
 

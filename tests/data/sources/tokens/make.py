@@ -13,6 +13,7 @@ from biscuit_auth import BiscuitBuilder, BlockBuilder, KeyPair
 from pymacaroons import MACAROON_V2, Macaroon
 from tenuo import Exact, OneOf, Range, SigningKey, Warrant
 from tenuo.audit import AuditEvent, AuditEventType
+from tenuo_core import Clearance
 
 
 def warrants():
@@ -25,7 +26,9 @@ def warrants():
     narrower.with_ttl(600)
     second = narrower.delegate(planner)
     several = Warrant.mint_builder().tool("get_balance").capability("send_money", {"amount": Range(max=5)})
-    return [first, second, several.holder(planner.public_key).ttl(60).mint(root)]
+    asked = Warrant.mint_builder().capability("send_money", {"amount": Range(max=1000)}).holder(planner.public_key)
+    asked = asked.required_approvers([payer.public_key, root.public_key]).min_approvals(1).clearance(Clearance.INTERNAL).approval_gates({"send_money": None})
+    return [first, second, several.holder(planner.public_key).ttl(60).mint(root), asked.ttl(60).mint(root)]
 
 
 def warrant(one):
