@@ -29,6 +29,7 @@ use crate::named;
 use crate::projection::Snapshot;
 use crate::statement;
 use crate::text_views::{self, Viewed};
+use crate::windows;
 
 /// What is asked.
 pub(crate) struct Asked {
@@ -107,6 +108,8 @@ impl Asked {
             Some(Viewed { plan, promised }) => (plan, Some(promised)),
             None => (state.optimize(&plan).map_err(wrong)?, None),
         };
+        // Of what is written as a sum, too.
+        windows::are_within_bounds(&plan)?;
         let rows_max = batch_rows(&plan);
         let plan = state.query_planner().create_physical_plan(&plan, &state).await.map_err(wrong)?;
         let task = TaskContext::from(&state);

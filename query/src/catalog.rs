@@ -26,6 +26,7 @@ use crate::grant_table::GrantTable;
 use crate::grants::{ChainRow, DenialRow, Grants, denials};
 use crate::late_views;
 use crate::library;
+use crate::notes::Notes;
 use crate::projection::{AsOf, Snapshot};
 use crate::proofs;
 use crate::replay_table::ReplayFunction;
@@ -39,6 +40,9 @@ use crate::views;
 /// The view `tool_calls`.
 pub(crate) const TOOL_CALLS: &str = include_str!("tool_calls.sql");
 
+/// The view `model_calls`.
+pub(crate) const MODEL_CALLS: &str = include_str!("model_calls.sql");
+
 /// The view `coverage_of_mapping`.
 const COVERAGE: &str = include_str!("coverage_of_mapping.sql");
 
@@ -51,6 +55,7 @@ pub(crate) const TABLES: &[&str] = &[
     "grants",
     "denials",
     "tool_calls",
+    "model_calls",
     "alerts",
     "violations",
     "dwell_time",
@@ -112,6 +117,7 @@ pub(crate) fn register(
     context.register_udtf("replay", Arc::new(ReplayFunction { snapshot: Arc::clone(snapshot), now }));
     let made = [
         ("tool_calls", TOOL_CALLS),
+        ("model_calls", MODEL_CALLS),
         ("coverage_of_mapping", COVERAGE),
         ("retrievals", library::RETRIEVALS),
         ("decisions", library::DECISIONS),
@@ -131,11 +137,18 @@ pub(crate) struct Lazy {
     schema: SchemaRef,
     make: Arc<dyn Fn() -> Made + Send + Sync>,
     made: OnceCell<RecordBatch>,
+    /// What is said if there are no rows.
+    if_none: Option<String>,
 }
 
 impl Lazy {
     pub(crate) fn new(schema: SchemaRef, make: impl Fn() -> Made + Send + Sync + 'static) -> Self {
-        Self { schema, make: Arc::new(make), made: OnceCell::new() }
+        Self { schema, make: Arc::new(make), made: OnceCell::new(), if_none: None }
+    }
+
+    /// With what is said beside the answer if there are no rows.
+    pub(crate) fn if_none(self, note: String) -> Self {
+        Self { if_none: Some(note), ..self }
     }
 
     async fn make(&self) -> Result<RecordBatch> {
@@ -170,6 +183,9 @@ impl TableProvider for Lazy {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let batch = self.made.get_or_try_init(|| self.make()).await?.clone();
+        if let (0, Some(note)) = (batch.num_rows(), &self.if_none) {
+            Notes::of(state.config()).say(note.clone());
+        }
         MemTable::try_new(self.schema(), vec![vec![batch]])?.scan(state, projection, filters, limit).await
     }
 }

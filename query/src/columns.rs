@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::Result;
 use datafusion::prelude::SessionContext;
 
-use crate::catalog::{Lazy, TABLES, TOOL_CALLS};
+use crate::catalog::{Lazy, MODEL_CALLS, TABLES, TOOL_CALLS};
 use crate::event::EventRow;
 use crate::grants::ChainRow;
 use crate::late_views;
@@ -49,8 +49,11 @@ table! {
     }
 }
 
+/// Where a driver finds what a column holds: `REMARKS` of JDBC's `getColumns`.
+const REMARKS: &str = "ARROW:FLIGHT:SQL:REMARKS";
+
 /// What each table's rows are.
-const ABOUT: [(&str, &str); 23] = [
+const ABOUT: [(&str, &str); 24] = [
     ("spans", "Spans as OTLP has them, each once its newest state."),
     ("logs", "Log records as OTLP has them."),
     ("metrics", "Metrics with their data points, as OTLP has them."),
@@ -58,6 +61,7 @@ const ABOUT: [(&str, &str); 23] = [
     ("grants", "Grants, each with its present state."),
     ("denials", "Refusals: of a grant by its issuer, or of a call by its executor."),
     ("tool_calls", "Tool calls of agents, with arguments and results."),
+    ("model_calls", "Requests to models, each once, with tokens and cost."),
     ("retrievals", "What agents took into their context, and from where."),
     ("decisions", "Who or what allowed or refused: policies, issuers, approvers, executors, filters, people."),
     ("alerts", "Alerts, each with what people did about it."),
@@ -248,10 +252,23 @@ fn describe(table: &str, field: &FieldRef, heads: &HashMap<&'static str, &'stati
     of_event().unwrap_or_default()
 }
 
+/// The columns of a table with their docs, where drivers look for them (Flight SQL, `CommandGetTables`).
+pub(crate) fn with_remarks(table: &str, schema: &SchemaRef) -> SchemaRef {
+    let heads = heads(table);
+    let field = |field: &FieldRef| {
+        let mut metadata = field.metadata().clone();
+        metadata.insert(REMARKS.to_owned(), describe(table, field, &heads));
+        Arc::new(field.as_ref().clone().with_metadata(metadata))
+    };
+    let fields: Vec<FieldRef> = schema.fields().iter().map(field).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// The lines `-- column: what it holds` at the head of a view's definition.
 fn heads(name: &str) -> HashMap<&'static str, &'static str> {
     let sql = match name {
         "tool_calls" => TOOL_CALLS,
+        "model_calls" => MODEL_CALLS,
         "retrievals" => RETRIEVALS,
         "decisions" => DECISIONS,
         _ => return HashMap::new(),
@@ -290,7 +307,8 @@ const HEAD: &str = "# Tables, views and table functions
 <!-- Generated from the column docs by `cargo test --workspace --test tables`; CUSTODY_WRITE_DOCS=1 writes it anew. -->
 
 All of them are in SQL too, with these texts: `DESCRIBE <table or function>`, `SELECT * FROM custody_tables`,
-`SELECT * FROM custody_columns WHERE table_name = 'alerts'`; without them in `SHOW TABLES` and `information_schema`.
+`SELECT * FROM custody_columns WHERE table_name = 'alerts'`; over Flight SQL as remarks of the columns (JDBC);
+without them in `SHOW TABLES` and `information_schema`.
 Ids are lowercase hex, times are UTC in ns, attributes are JSON for the JSON functions (`json_get_str(attributes, 'name')`).
 Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`.
 A seq or a time, where a function takes one, is a literal such as `120` or `'2026-11-20T09:00:00Z'`.

@@ -21,6 +21,7 @@ use crate::catalog;
 use crate::error::Error;
 use crate::functions;
 use crate::gate::{Concurrency, Gate, SharedPool};
+use crate::notes::Notes;
 use crate::pieces::Stats;
 use crate::projection::{Projection, Snapshot};
 use crate::rows::Time;
@@ -88,6 +89,8 @@ pub struct Answer {
     pub as_of_size: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// What is to be said of it.
+    pub notes: Vec<String>,
 }
 
 impl Answer {
@@ -98,6 +101,7 @@ impl Answer {
             truncated: self.truncated,
             log_size: self.as_of_size,
             elapsed_ms: self.elapsed.as_millis() as u64,
+            notes: self.notes.clone(),
         }
     }
 }
@@ -391,11 +395,12 @@ impl Engine {
         for place in snapshot.places() {
             runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
         }
-        let mut config = functions::config().with_information_schema(true).with_target_partitions(2);
+        let config = functions::config().with_information_schema(true).with_target_partitions(2);
+        let mut config = config.with_extension(Arc::new(Notes::default()));
         config.options_mut().sql_parser.collect_spans = true;
         // Columns of a union may have different docs in their metadata, which is no difference of types.
         config.options_mut().execution.skip_physical_aggregate_schema_check = true;
-        let state = functions::session().with_config(config).with_runtime_env(runtime).build();
+        let state = functions::for_questions().with_config(config).with_runtime_env(runtime).build();
         let mut context = SessionContext::new_with_state(state);
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         let reader = self.projection.reader();

@@ -37,6 +37,7 @@ pub mod mapping;
 mod memory;
 pub mod metrics;
 mod named;
+mod notes;
 pub mod ocsf;
 pub mod pieces;
 mod projection;
@@ -60,6 +61,7 @@ mod tenancy;
 mod text_views;
 pub mod tree;
 mod views;
+mod windows;
 mod yielding;
 
 pub use audit::{Audit, AuditMode, Redaction, StreamWatch};

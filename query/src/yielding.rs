@@ -4,8 +4,7 @@
 //! keep all query threads for themselves. So each join pauses after every batch that it is given, and every
 //! one that it gives.
 //!
-//! Windows over all rows keep all that they are given until the last of it has come, and count none of it: that is counted
-//! here, against the memory of the query.
+//! Windows are counted on the way: `windows.rs`.
 //!
 //! What remains uninterrupted is one batch of one side with all rows of the other, which is bounded by the memory of
 //! a query.
@@ -18,7 +17,6 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -28,7 +26,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use crate::streamed::sliced_bytes;
+use crate::windows::Window;
 
 /// What makes more batches than it is given.
 const MULTIPLYING: [&str; 7] = [
@@ -41,9 +39,6 @@ const MULTIPLYING: [&str; 7] = [
     "UnnestExec",
 ];
 
-/// What keeps all of its input.
-const KEEPING: &str = "WindowAggExec";
-
 /// The rule that makes joins pause. It is the last one: nothing is planned over what it adds.
 #[derive(Debug)]
 pub(crate) struct GiveWay;
@@ -51,13 +46,15 @@ pub(crate) struct GiveWay;
 impl PhysicalOptimizerRule for GiveWay {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let keeps = node.name() == KEEPING;
-            if !keeps && !MULTIPLYING.contains(&node.name()) {
+            let window = Window::of(&node);
+            if window.is_none() && !MULTIPLYING.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
-            let inputs = node.children().into_iter().map(|input| PausingExec::over(Arc::clone(input), keeps)).collect();
+            let side = |side| window.as_ref().map(|window| (side, Arc::clone(window)));
+            let input = |input: &Arc<dyn ExecutionPlan>| PausingExec::over(Arc::clone(input), side(Side::Into));
+            let inputs = node.children().into_iter().map(input).collect();
             let node = node.replace_children(inputs, ReplaceChildrenOptions::new(Recompute))?;
-            Ok(Transformed::yes(PausingExec::over(node, false)))
+            Ok(Transformed::yes(PausingExec::over(node, side(Side::OutOf))))
         })
         .data()
     }
@@ -75,13 +72,20 @@ impl PhysicalOptimizerRule for GiveWay {
 #[derive(Debug)]
 struct PausingExec {
     input: Arc<dyn ExecutionPlan>,
-    /// Whether what has passed is kept above, and counts as long as this runs.
-    counts: bool,
+    /// The window on one side of it, which is told what passes.
+    window: Option<(Side, Arc<Window>)>,
+}
+
+/// On which way what passes is.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Into,
+    OutOf,
 }
 
 impl PausingExec {
-    fn over(input: Arc<dyn ExecutionPlan>, counts: bool) -> Arc<dyn ExecutionPlan> {
-        if input.name() == "PausingExec" && !counts { input } else { Arc::new(Self { input, counts }) }
+    fn over(input: Arc<dyn ExecutionPlan>, window: Option<(Side, Arc<Window>)>) -> Arc<dyn ExecutionPlan> {
+        if input.name() == "PausingExec" && window.is_none() { input } else { Arc::new(Self { input, window }) }
     }
 }
 
@@ -122,7 +126,7 @@ impl ExecutionPlan for PausingExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [input] =
             <[_; 1]>::try_from(children).map_err(|_| DataFusionError::Internal("one input is paused for".into()))?;
-        Ok(Self::over(input, self.counts))
+        Ok(Self::over(input, self.window.clone()))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -130,7 +134,13 @@ impl ExecutionPlan for PausingExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let kept = self.counts.then(|| MemoryConsumer::new("window").register(context.memory_pool()));
+        let told = self.window.as_ref().and_then(|(side, window)| {
+            let held = match side {
+                Side::OutOf => Some(window.begin(partition, &context)),
+                Side::Into => window.begun(partition),
+            };
+            Some((*side, Arc::clone(window), held?))
+        });
         let mut input = self.input.execute(partition, context)?;
         let mut is_due = false;
         let batches = futures::stream::poll_fn(move |context| {
@@ -140,9 +150,12 @@ impl ExecutionPlan for PausingExec {
             }
             let next = input.poll_next_unpin(context);
             is_due = next.is_ready();
-            if let (Some(kept), Poll::Ready(Some(Ok(batch)))) = (&kept, &next)
-                && let Err(error) = kept.try_grow(sliced_bytes(batch))
-            {
+            let (Some((side, window, held)), Poll::Ready(Some(Ok(batch)))) = (&told, &next) else { return next };
+            let counted = match side {
+                Side::Into => window.take(held, batch),
+                Side::OutOf => window.give(held, batch.num_rows()),
+            };
+            if let Err(error) = counted {
                 return Poll::Ready(Some(Err(error)));
             }
             next

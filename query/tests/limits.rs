@@ -109,6 +109,29 @@ fn around_the_pool() -> Vec<String> {
         "EXPLAIN SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m), ROLLUP (n, m), CUBE (m, n + 1)"
     ));
     out.push(format!("SELECT count(*) FROM {million} GROUP BY CUBE (n, m, n + m, n * m, n - m, n % 7)"));
+    // One long text among many short ones, which a window gives to every row.
+    let one_long =
+        format!("(SELECT repeat('x', CASE WHEN n = 5 AND m = 5 THEN 1000000 ELSE 1 END) AS s, n, m FROM {million})");
+    for over in [
+        "max(s) OVER ()",
+        "max(s) OVER (ORDER BY n)",
+        "first_value(s) OVER (ORDER BY length(s) DESC)",
+        "last_value(s) OVER (PARTITION BY n ORDER BY length(s) ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)",
+        "nth_value(s, 1) OVER (ORDER BY length(s) DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 5000 FOLLOWING)",
+        "first_value([s, s]) OVER (ORDER BY length(s) DESC)",
+    ] {
+        out.push(format!("SELECT count(x) FROM (SELECT {over} AS x FROM {one_long})"));
+    }
+    for over in ["lead(s, 2000000000)", "lag(s, 2000000000)", "lag(s, -9223372036854775807)", "lead(s, 1000 * 1000)"] {
+        out.push(format!("SELECT count(x) FROM (SELECT {over} OVER (ORDER BY n) AS x FROM {one_long})"));
+    }
+    // What waits for rows behind it.
+    out.push(format!(
+        "SELECT count(x) FROM (SELECT count(s) OVER (ORDER BY n ROWS BETWEEN CURRENT ROW AND 900000 FOLLOWING) AS x \
+         FROM (SELECT concat(repeat('x', 1000), m) AS s, n FROM {million}))"
+    ));
+    out.push(format!("SELECT max(array_length(string_to_array(repeat('x,', 3000 + n), ','))) FROM {million}"));
+    out.push(format!("SELECT max(array_length(string_to_array(repeat('xy', 3000 + n), NULL))) FROM {million}"));
     for gone in ["string_agg(name, ',')", "array_repeat(1, 2000000000)", "array_resize([1], 2000000000)"] {
         out.push(format!("SELECT {gone} FROM spans"));
     }
@@ -221,6 +244,22 @@ async fn what_would_take_minutes_for_a_batch_is_refused() {
         (
             format!("SELECT max(levenshtein(repeat('a', 900 + n), repeat('b', 900 + m))) FROM {million}"),
             ErrorKind::Resources,
+        ),
+        ("SELECT btrim(repeat('ab', 400000), concat(repeat('c', 400000), 'ab'))".to_owned(), ErrorKind::Resources),
+        (
+            format!("SELECT max(ltrim(repeat('b', 2000 + n), concat(repeat('a', 2000 + m), 'b'))) FROM {million}"),
+            ErrorKind::Resources,
+        ),
+        (
+            format!(
+                "SELECT max(x) FROM (SELECT median(m) OVER (ORDER BY n ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) \
+                 AS x FROM {million})"
+            ),
+            ErrorKind::Invalid,
+        ),
+        (
+            format!("SELECT max(x) FROM (SELECT median(m) OVER (PARTITION BY n ORDER BY m) AS x FROM {million})"),
+            ErrorKind::Invalid,
         ),
         (
             format!("SELECT count(*) FROM {million} WHERE regexp_like('a', concat(n, '-', m, '(a{{500}}){{500}}'))"),

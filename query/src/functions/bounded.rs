@@ -22,6 +22,9 @@ const PAIRS_A_BYTE: u64 = 8;
 /// Bytes that a byte of a format becomes at most: `%+` is 35 long.
 const FORMATTED_BYTES: u64 = 18;
 
+/// Bytes that a part of a list takes beside its text, also while the list grows.
+const PART_BYTES: u64 = 8;
+
 /// How large a result can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Growth {
@@ -39,6 +42,10 @@ pub(super) enum Growth {
     Join,
     /// A time as a format says: two letters of it can become a whole date.
     Format,
+    /// A list of the parts between separators, or of all letters where there is none.
+    Parts,
+    /// What is left of the first without the letters of the second: each letter of one is compared with each of the other.
+    Trim,
     /// A number, for which each letter of one is compared with each of the other: not room, but time, in which nobody can
     /// interrupt it.
     Pairs,
@@ -139,8 +146,22 @@ impl Growth {
                     (text.len() as u64).saturating_add(times.saturating_mul(to))
                 })
             }
+            Self::Parts => {
+                let (text, by) = (args.first()?.texts()?, args.get(1)?.texts());
+                each(&|i| {
+                    let text = text.value(args[0].row(i));
+                    let by = by.as_ref().filter(|by| by.is_valid(args[1].row(i))).map(|by| by.value(args[1].row(i)));
+                    let parts = match by {
+                        None => text.len(),
+                        Some("") => 1,
+                        Some(by) => text.matches(by).count() + 1,
+                    };
+                    (text.len() as u64).saturating_add(parts as u64 * PART_BYTES)
+                })
+            }
+            Self::Trim if args.len() < 2 => 0,
             Self::Format => args.get(1)?.bytes(rows).saturating_mul(FORMATTED_BYTES),
-            Self::Pairs => {
+            Self::Pairs | Self::Trim => {
                 let (a, b) = (args.first()?.texts()?, args.get(1)?.texts()?);
                 let pairs = each(&|i| {
                     let (a, b) = (a.value(args[0].row(i)).len() as u64, b.value(args[1].row(i)).len() as u64);
@@ -167,11 +188,13 @@ impl Bounded {
         let allowed = if is_constant { CONSTANT_BYTES_MAX } else { BATCH_BYTES_MAX };
         match most {
             Some(most) if most <= allowed => Ok(()),
-            _ if self.growth == Growth::Pairs => Err(DataFusionError::ResourcesExhausted(format!(
-                "{}() would compare more than {} million pairs of letters at once; ask for fewer or shorter values",
-                self.inner.name(),
-                (allowed * PAIRS_A_BYTE) >> 20
-            ))),
+            _ if matches!(self.growth, Growth::Pairs | Growth::Trim) => {
+                Err(DataFusionError::ResourcesExhausted(format!(
+                    "{}() would compare more than {} million pairs of letters at once; ask for fewer or shorter values",
+                    self.inner.name(),
+                    (allowed * PAIRS_A_BYTE) >> 20
+                )))
+            }
             most => Err(DataFusionError::ResourcesExhausted(format!(
                 "{}() could give {} MiB at once, and {} are allowed; ask for fewer or shorter values",
                 self.inner.name(),

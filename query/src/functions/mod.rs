@@ -6,19 +6,23 @@
 //! docs/sql.md has the same list; a test compares the three.
 
 mod bounded;
+mod checked;
 mod elements;
 mod planner;
+mod total;
 mod truncated;
 
 use std::sync::{Arc, LazyLock};
 
 use bounded::{Bounded, Growth};
+use checked::CheckedArithmetic;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
 use planner::BoundedPlanner;
+use total::Total;
 use truncated::Truncated;
 
 /// Functions of values whose results are about as large as their arguments, at most.
@@ -28,8 +32,8 @@ const SCALAR: &[&str] = &[
     "coalesce", "nullif", "nvl", "nvl2", "greatest", "least", "get_field", "named_struct", "struct", "arrow_typeof",
     "union_extract", "union_tag",
     // Text.
-    "ascii", "bit_length", "btrim", "character_length", "chr", "contains", "ends_with", "find_in_set", "initcap",
-    "left", "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "split_part",
+    "ascii", "bit_length", "character_length", "chr", "contains", "ends_with", "find_in_set", "initcap",
+    "left", "lower", "octet_length", "reverse", "right", "split_part",
     "starts_with", "strpos", "substr", "substr_index", "to_hex", "translate", "upper", "encode", "decode",
     "regexp_count", "regexp_instr", "regexp_like", "regexp_match",
     // Time.
@@ -45,7 +49,7 @@ const SCALAR: &[&str] = &[
     "array_except", "array_has", "array_has_all", "array_has_any", "array_intersect", "array_length", "array_max",
     "array_min", "array_ndims", "array_pop_back", "array_pop_front", "array_position", "array_positions",
     "array_remove", "array_remove_all", "array_remove_n", "array_reverse", "array_slice", "array_sort",
-    "cardinality", "empty", "flatten", "string_to_array",
+    "cardinality", "empty", "flatten",
     // JSON.
     "json_as_text", "json_contains", "json_get", "json_get_array", "json_get_bool", "json_get_float",
     "json_get_int", "json_get_json", "json_get_str", "json_length", "json_object_keys", "json_union_to_text",
@@ -57,6 +61,10 @@ const SCALAR: &[&str] = &[
 /// Functions whose results can be larger, each with what it would give.
 const BOUNDED: &[(&str, Growth)] = &[
     ("levenshtein", Growth::Pairs),
+    ("btrim", Growth::Trim),
+    ("ltrim", Growth::Trim),
+    ("rtrim", Growth::Trim),
+    ("string_to_array", Growth::Parts),
     ("to_char", Growth::Format),
     ("repeat", Growth::Repeat),
     ("lpad", Growth::Pad),
@@ -126,6 +134,9 @@ pub(crate) fn session() -> SessionStateBuilder {
         let scalar = SessionStateDefaults::default_scalar_functions().into_iter().filter_map(listed).collect();
         let mut aggregate = SessionStateDefaults::default_aggregate_functions();
         aggregate.retain(|function| AGGREGATE.contains(&function.name()));
+        for function in aggregate.iter_mut().filter(|function| matches!(function.name(), "sum" | "avg")) {
+            *function = Arc::new(AggregateUDF::from(Total::new(Arc::clone(function))));
+        }
         let mut window = SessionStateDefaults::default_window_functions();
         window.retain(|function| WINDOW.contains(&function.name()));
         (scalar, aggregate, window)
@@ -139,6 +150,12 @@ pub(crate) fn session() -> SessionStateBuilder {
         .with_aggregate_functions(LISTED.1.clone())
         .with_window_functions(LISTED.2.clone())
         .with_physical_optimizer_rule(Arc::new(crate::yielding::GiveWay))
+}
+
+/// The same for what people ask: arithmetic that leaves its type is an error. Rules go without: what they reckon with is
+/// what senders say, and a record that made one of them fail would stop all.
+pub(crate) fn for_questions() -> SessionStateBuilder {
+    session().with_analyzer_rule(Arc::new(CheckedArithmetic))
 }
 
 /// A function as a session has it: as it is, bounded, or not at all.

@@ -11,7 +11,7 @@
 -- column submitter | Who sent it, as authenticated.
 -- column trace_id | Trace.
 SELECT seq, record_hash, event_time, ingest_time,
-       (CAST(ingest_time AS BIGINT) - CAST(event_time AS BIGINT)) / 1000000000 AS late_seconds, kind, service, submitter, trace_id
+       (CAST(ingest_time AS BIGINT) - greatest(CAST(event_time AS BIGINT), 0)) / 1000000000 AS late_seconds, kind, service, submitter, trace_id
 FROM events
-WHERE (CAST(ingest_time AS BIGINT) - CAST(event_time AS BIGINT)) / 1000000000 >= $seconds
+WHERE (CAST(ingest_time AS BIGINT) - greatest(CAST(event_time AS BIGINT), 0)) / 1000000000 >= $seconds
 ORDER BY late_seconds DESC, seq

@@ -11,7 +11,7 @@
 -- column content | What it read, as the source has it.
 -- column sent_before | How long before the call, in ns.
 SELECT e.seq, e.record_hash, e.event_time, e.kind, e.tool, e.resource, e.classification,
-       coalesce(t.result, r.documents) AS content, CAST(c.event_time AS BIGINT) - CAST(e.event_time AS BIGINT) AS sent_before
+       coalesce(t.result, r.documents) AS content, greatest(CAST(c.event_time AS BIGINT), 0) - greatest(CAST(e.event_time AS BIGINT), 0) AS sent_before
 FROM tool_calls c
 JOIN events e ON e.trace_id = c.trace_id AND e.kind IN ('tool_call', 'context_retrieval') AND e.seq <> c.seq
              AND e.event_time < c.event_time

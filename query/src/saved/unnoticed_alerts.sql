@@ -11,7 +11,7 @@
 -- column evidence | Seqs of the records that show it.
 -- column seq | The record that shows it.
 SELECT alert_id, rule, title, severity, agent_id, raised_time,
-       (CAST(now() AS BIGINT) - CAST(raised_time AS BIGINT)) / 1000000000 AS waiting_seconds, state, evidence, seq
+       (CAST(now() AS BIGINT) - greatest(CAST(raised_time AS BIGINT), 0)) / 1000000000 AS waiting_seconds, state, evidence, seq
 FROM alerts
 WHERE acknowledged_time IS NULL AND investigation_opened_time IS NULL AND closed_time IS NULL AND superseded_time IS NULL
 ORDER BY raised_time, seq

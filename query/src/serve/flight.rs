@@ -39,6 +39,7 @@ use super::flight_ticket::{Statement, announced, cancelled, parameter, status};
 use super::observe::{self, Observer};
 use super::sql::scalar;
 use crate::caller::Caller;
+use crate::columns::with_remarks;
 use crate::engine::{Engine, QueryLimits};
 
 /// The catalog and schema that every table is in.
@@ -332,7 +333,10 @@ impl FlightSqlService for Flight {
         let mut builder = query.into_builder();
         for (name, kind) in self.tables(&caller).await? {
             let schema = match wants_schema {
-                true => self.schema(&caller, &Statement::of(format!("SELECT * FROM {name}"))).await?,
+                true => {
+                    let all = Statement::of(format!("SELECT * FROM {name}"));
+                    with_remarks(&name, &self.schema(&caller, &all).await?)
+                }
                 false => Arc::new(Schema::empty()),
             };
             let kind = if kind == "VIEW" { "VIEW" } else { "TABLE" };
