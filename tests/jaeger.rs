@@ -461,12 +461,18 @@ fn callers_roles_and_records_are_those_of_sql() {
 
     let scene = Scene::start(&["--audit", "all"]);
     scene.get(&format!("/api/traces/{PAYMENT}"));
-    scene.found("service=bank");
+    let days =
+        format!("start={}&end={}", (scene.start - 86_400_000_000_000) / 1000, (scene.start + 1_000_000_000) / 1000);
+    scene.get(&format!("/api/traces?service=bank&{days}"));
     let rows = scene
         .server
         .sql("SELECT text, rows FROM audit WHERE action = 'query' AND contains(text, 'Jaeger:') ORDER BY seq");
     let said: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
     assert!(said[0].starts_with("/* Jaeger: a trace */ SELECT seq FROM spans WHERE trace_id = "), "{said:?}");
     assert_eq!(rows[0]["rows"], 3);
-    assert!(said.iter().any(|text| text.starts_with("/* Jaeger: search */") && text.contains("'bank'")), "{said:?}");
+    // A search is asked in several steps, and is one question: with all of its time, and the spans that it gave.
+    let [_, search] = said[..] else { panic!("{said:?}") };
+    assert!(search.starts_with("/* Jaeger: search */") && search.contains("'bank'"), "{search}");
+    assert!(search.contains(&format!("to_timestamp_nanos({})", scene.start - 86_400_000_000_000)), "{search}");
+    assert_eq!(rows[1]["rows"], 3);
 }

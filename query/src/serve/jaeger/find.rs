@@ -22,9 +22,6 @@ pub(super) const AT_ONCE: usize = 8;
 /// Traces that one request may name.
 pub(super) const NAMED_MAX: usize = 32;
 
-/// Spans of one answer. Each takes eight bytes until its content is read, a piece at a time.
-pub(super) const SPANS_MAX: usize = 2_000_000;
-
 /// The first step of a search is this part of its time, and at least a minute; each further one is four times as long.
 const FIRST_STEP: i64 = 64;
 const MINUTE: i64 = 60_000_000_000;
@@ -137,6 +134,43 @@ fn of_column(key: &str, value: &str) -> Option<String> {
     }
 }
 
+impl Search {
+    /// Traces of which a span began between two times and is as is asked for, the newest first.
+    fn sql(&self, from: i64, to: i64, most: usize) -> String {
+        format!(
+            "SELECT trace_id, max(start_time) AS newest FROM spans WHERE {} AND {} GROUP BY trace_id \
+             ORDER BY newest DESC, trace_id LIMIT {most}",
+            began("start_time", from, to),
+            self.condition()
+        )
+    }
+
+    /// All that it asks for, however it is looked for.
+    pub(super) fn whole(&self) -> String {
+        self.sql(self.from, self.to, self.limit)
+    }
+}
+
+/// The traces that a search finds, the newest first, and their spans.
+pub(super) async fn search(asker: &Asker<'_>, search: &Search) -> Result<Vec<Found>, Error> {
+    let work = async {
+        let ids = newest(asker, search).await?;
+        counted(spans(asker, &ids).await?)
+    };
+    asker.in_parts("search", &search.whole(), work).await
+}
+
+/// The traces of these ids, and their spans.
+pub(super) async fn named(asker: &Asker<'_>, ids: &[String]) -> Result<Vec<Found>, Error> {
+    let work = async { counted(spans(asker, ids).await?) };
+    asker.in_parts("traces", &format!("SELECT trace_id, seq FROM spans WHERE {}", in_traces(ids)), work).await
+}
+
+fn counted(found: Vec<Found>) -> Result<(Vec<Found>, u64), Error> {
+    let spans = found.iter().map(|found| found.seqs.len() as u64).sum();
+    Ok((found, spans))
+}
+
 /// The traces that a search finds, the newest first.
 pub(super) async fn newest(asker: &Asker<'_>, search: &Search) -> Result<Vec<String>, Error> {
     let (mut found, mut known) = (Vec::new(), HashSet::new());
@@ -146,13 +180,8 @@ pub(super) async fn newest(asker: &Asker<'_>, search: &Search) -> Result<Vec<Str
         let from = search.from.max(to.saturating_sub(step));
         // A trace with newer spans, too, was found before: the rest must be enough all the same.
         let most = search.limit + known.len();
-        let sql = format!(
-            "SELECT trace_id, max(start_time) AS newest FROM spans WHERE {} AND {} GROUP BY trace_id \
-             ORDER BY newest DESC, trace_id LIMIT {most}",
-            began("start_time", from, to),
-            search.condition()
-        );
-        let ids: Vec<String> = column(&asker.ask("search", &sql, most).await?, 0);
+        let sql = search.sql(from, to, most);
+        let ids: Vec<String> = column(&asker.part("search", &sql, most).await?, 0);
         found.extend(ids.into_iter().filter(|id| known.insert(id.clone())));
         if from == search.from {
             break;
@@ -170,15 +199,16 @@ pub(super) fn in_traces(ids: &[String]) -> String {
 }
 
 /// The spans of some traces, in the order of these.
-pub(super) async fn spans(asker: &Asker<'_>, ids: &[String]) -> Result<Vec<Found>, Error> {
+async fn spans(asker: &Asker<'_>, ids: &[String]) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
-    let mut room = SPANS_MAX;
+    let mut room = asker.spans_max;
     for ids in ids.chunks(AT_ONCE) {
         let sql = format!("SELECT trace_id, seq FROM spans WHERE {}", in_traces(ids));
-        let answer = asker.ask("spans of the traces found", &sql, room).await?;
+        let answer = asker.part("spans of the traces found", &sql, room).await?;
         if answer.truncated {
             let message = format!(
-                "the traces that were found have more than {SPANS_MAX} spans; ask for fewer traces, or for one by its id"
+                "the traces that were found have more than {} spans; ask for fewer traces, or for one by its id",
+                asker.spans_max
             );
             return Err(Error::new(ErrorKind::Resources, message));
         }
@@ -207,10 +237,10 @@ pub(super) async fn trace(
     if from.is_some() || to.is_some() {
         sql.push_str(&format!(" AND {}", began("start_time", from.unwrap_or(0), to.unwrap_or(i64::MAX))));
     }
-    let answer = asker.ask("a trace", &sql, SPANS_MAX).await?;
+    let answer = asker.ask("a trace", &sql, asker.spans_max).await?;
     if answer.truncated {
-        let message =
-            format!("the trace {id} has more than {SPANS_MAX} spans; ask for a part of it, with start and end");
+        let most = asker.spans_max;
+        let message = format!("the trace {id} has more than {most} spans; ask for a part of it, with start and end");
         return Err(Error::new(ErrorKind::Resources, message));
     }
     let mut seqs: Vec<u64> = column(&answer, 0);

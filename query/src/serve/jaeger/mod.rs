@@ -12,6 +12,8 @@ mod names;
 mod otlp;
 mod parameters;
 mod summaries;
+#[cfg(test)]
+mod tests;
 mod v1;
 mod v3;
 mod values;

@@ -7,7 +7,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::{Value as Json, json};
 
 use super::asker::Asker;
-use super::find::{AT_ONCE, NO_SERVICE, SPANS_MAX, in_traces};
+use super::find::{AT_ONCE, NO_SERVICE, Search, in_traces, newest};
 use crate::error::{Error, ErrorKind};
 use crate::rows::{Cell, Time};
 
@@ -82,10 +82,19 @@ impl Summary {
     }
 }
 
-/// The summaries of some traces, in their order.
-pub(super) async fn of(asker: &Asker<'_>, ids: &[String]) -> Result<Vec<Json>, Error> {
+/// The summaries of the traces that a search finds, the newest first.
+pub(super) async fn of(asker: &Asker<'_>, search: &Search) -> Result<Vec<Json>, Error> {
+    let work = async {
+        let ids = newest(asker, search).await?;
+        of_traces(asker, &ids).await
+    };
+    asker.in_parts("search", &search.whole(), work).await
+}
+
+/// The summaries of some traces, in their order, and how many spans they have.
+async fn of_traces(asker: &Asker<'_>, ids: &[String]) -> Result<(Vec<Json>, u64), Error> {
     let mut out = Vec::new();
-    let mut room = SPANS_MAX;
+    let mut room = asker.spans_max;
     for ids in ids.chunks(AT_ONCE) {
         let sql = format!("SELECT {COLUMNS} FROM spans WHERE {}", in_traces(ids));
         let mut rows = asker.stream("summaries of the traces found", &sql, room).await?;
@@ -97,11 +106,12 @@ pub(super) async fn of(asker: &Asker<'_>, ids: &[String]) -> Result<Vec<Json>, E
             }
         }
         if rows.truncated {
-            let message = format!("the traces that were found have more than {SPANS_MAX} spans; ask for fewer traces");
+            let most = asker.spans_max;
+            let message = format!("the traces that were found have more than {most} spans; ask for fewer traces");
             return Err(Error::new(ErrorKind::Resources, message));
         }
         room -= rows.rows;
         out.extend(ids.iter().filter_map(|id| of.get(id).map(|summary| summary.json(id))));
     }
-    Ok(out)
+    Ok((out, (asker.spans_max - room) as u64))
 }

@@ -154,11 +154,10 @@ async fn search(State(served): State<Served>, caller: Caller, uri: Uri) -> Respo
             if search.service.is_none() {
                 return Err(wrong("service", "is required, or else traceID"));
             }
-            let ids = find::newest(&asker, &search).await?;
-            let found = find::spans(&asker, &ids).await?;
+            let found = find::search(&asker, &search).await?;
             return answer(&served, found, Traces::new(parameters.flag(&["raw"])?, vec![])).await;
         }
-        let found = find::spans(&asker, &ids).await?;
+        let found = find::named(&asker, &ids).await?;
         let is_missing = |id: &&String| !found.iter().any(|found| found.trace_id == **id);
         let missing = ids.iter().filter(is_missing).map(|id| json!({"msg": NOT_FOUND, "traceID": short(id)})).collect();
         answer(&served, found, Traces::new(parameters.flag(&["raw"])?, missing)).await

@@ -112,8 +112,7 @@ async fn search(State(served): State<Served>, caller: Caller, uri: Uri) -> Respo
         let search = wanted(&parameters)?;
         let is_raw = parameters.flag(&["query.rawTraces", "query.raw_traces"])?;
         let asker = Asker::new(&served, &caller);
-        let ids = find::newest(&asker, &search).await?;
-        let found = find::spans(&asker, &ids).await?;
+        let found = find::search(&asker, &search).await?;
         answer(&served, found, is_raw).await
     };
     made.await.unwrap_or_else(|error| refused(&error))
@@ -122,9 +121,7 @@ async fn search(State(served): State<Served>, caller: Caller, uri: Uri) -> Respo
 async fn summary(State(served): State<Served>, caller: Caller, uri: Uri) -> Response {
     let made = async {
         let search = wanted(&Parameters::of(&uri)?)?;
-        let asker = Asker::new(&served, &caller);
-        let ids = find::newest(&asker, &search).await?;
-        Ok(json!({"summaries": summaries::of(&asker, &ids).await?}))
+        Ok(json!({"summaries": summaries::of(&Asker::new(&served, &caller), &search).await?}))
     };
     told(made.await)
 }
