@@ -25,9 +25,9 @@ pub struct Head {
 
 impl Head {
     /// Nothing is waited for.
-    const NONE: Self = Self { bytes_max: 0, time_max: Duration::ZERO };
+    pub(crate) const NONE: Self = Self { bytes_max: 0, time_max: Duration::ZERO };
     /// Everything is.
-    const ALL: Self = Self { bytes_max: usize::MAX, time_max: Duration::MAX };
+    pub(crate) const ALL: Self = Self { bytes_max: usize::MAX, time_max: Duration::MAX };
 }
 
 impl Default for Head {
@@ -96,9 +96,25 @@ impl Engine {
         limits: QueryLimits,
         head: Head,
     ) -> Result<Begun, Error> {
+        self.begin_within(caller, text, params, limits, head, true).await
+    }
+
+    /// The same; without a record of its own if it is a part of what has one.
+    pub(crate) async fn begin_within(
+        &self,
+        caller: &Caller,
+        text: &str,
+        params: Vec<ScalarValue>,
+        limits: QueryLimits,
+        head: Head,
+        is_recorded: bool,
+    ) -> Result<Begun, Error> {
         let start = Instant::now();
         let running = self.enter(caller)?;
-        let watched = Watched::begin(self.audit(), caller, text, &params);
+        let watched = match is_recorded {
+            true => Watched::begin(self.audit(), caller, text, &params),
+            false => Watched::nothing(caller),
+        };
         let span = observe::child("custody.query");
         let work = async {
             let mut rows = self.start(caller, text, params, limits, &running).await?;
@@ -145,6 +161,7 @@ fn answer(rows: &Streamed, batches: Vec<RecordBatch>, elapsed: Duration) -> Answ
         truncated: rows.truncated,
         as_of_size: rows.as_of_size,
         elapsed,
+        notes: rows.notes(),
     }
 }
 

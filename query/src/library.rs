@@ -20,6 +20,7 @@ use crate::alerts::{AlertRow, Folded, HistoryRow, alerts, history};
 use crate::catalog::{Lazy, Made, read_as_of, text};
 use crate::checkpoints::{CheckpointRow, checkpoints};
 use crate::grants::{DenialRow, GrantRow, Grants, denials};
+use crate::notes::unknown;
 use crate::projection::{AsOf, Snapshot};
 use crate::reach::{AuthorityRow, BlastRow, authority_coverage, blast_radius};
 use crate::rows::Time;
@@ -194,7 +195,9 @@ impl TableFunctionImpl for AskedOf {
             (Asked::History, [id, rest @ ..]) if rest.len() <= 1 => {
                 let as_of = rest.first().map_or(Ok(AsOf::Now), |at| read_as_of(at, self.snapshot.size))?;
                 let Some(id) = text(id) else { return plan_err!("{usage} takes its id as a text") };
-                self.lazy(move |s| Ok(HistoryRow::batch(&history(s, &id, as_of)?)))
+                let takes = "alert_history takes the id of an alert, letter by letter";
+                let none = unknown(&self.snapshot, &id, as_of, takes);
+                self.lazy(move |s| Ok(HistoryRow::batch(&history(s, &id, as_of)?))).if_none(none)
             }
             (Asked::DwellBy, [by, window @ ..]) if window.len() <= 1 => {
                 let (by, window) = (grouping(by, usage)?, length(window.first(), usage)?);

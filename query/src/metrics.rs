@@ -5,6 +5,8 @@
 //! those of OTLP in snake case; times are text, because they exceed what JSON readers
 //! keep of a number; a float that JSON lacks is text too, as in `attributes`.
 
+use std::borrow::Cow;
+
 use custody_proto::otlp::common::KeyValue;
 use custody_proto::otlp::metrics::{
     AggregationTemporality, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint,
@@ -72,6 +74,16 @@ fn type_name(data: Option<&Data>) -> &'static str {
     }
 }
 
+/// The number itself, where OTLP does not name it.
+fn temporality_name(temporality: i32) -> Cow<'static, str> {
+    match AggregationTemporality::try_from(temporality) {
+        Ok(AggregationTemporality::Unspecified) => "unspecified".into(),
+        Ok(AggregationTemporality::Delta) => "delta".into(),
+        Ok(AggregationTemporality::Cumulative) => "cumulative".into(),
+        Err(_) => temporality.to_string().into(),
+    }
+}
+
 fn points(metric: &Metric) -> Map<String, Json> {
     let mut out = Map::new();
     if !metric.description.is_empty() {
@@ -81,18 +93,13 @@ fn points(metric: &Metric) -> Map<String, Json> {
         out.insert("metadata".into(), object(&metric.metadata));
     }
     let temporality = match &metric.data {
-        Some(Data::Sum(sum)) => Some(sum.aggregation_temporality()),
-        Some(Data::Histogram(histogram)) => Some(histogram.aggregation_temporality()),
-        Some(Data::ExponentialHistogram(histogram)) => Some(histogram.aggregation_temporality()),
+        Some(Data::Sum(sum)) => Some(sum.aggregation_temporality),
+        Some(Data::Histogram(histogram)) => Some(histogram.aggregation_temporality),
+        Some(Data::ExponentialHistogram(histogram)) => Some(histogram.aggregation_temporality),
         Some(Data::Gauge(_) | Data::Summary(_)) | None => None,
     };
     if let Some(temporality) = temporality {
-        let name = match temporality {
-            AggregationTemporality::Unspecified => "unspecified",
-            AggregationTemporality::Delta => "delta",
-            AggregationTemporality::Cumulative => "cumulative",
-        };
-        out.insert("aggregation_temporality".into(), name.into());
+        out.insert("aggregation_temporality".into(), temporality_name(temporality).into());
     }
     let data_points: Vec<Json> = match &metric.data {
         Some(Data::Gauge(gauge)) => gauge.data_points.iter().map(number).collect(),
@@ -259,6 +266,19 @@ mod tests {
         assert_eq!(points["data_points"][0]["start_time_unix_nano"], json!("7"));
         let shown = &points["data_points"][0]["exemplars"][0];
         assert_eq!((&shown["value"], &shown["span_id"]), (&json!(0.5), &json!("0202020202020202")));
+    }
+
+    #[test]
+    fn a_temporality_without_a_name_is_shown_by_its_number() {
+        for (temporality, shown) in [(0, "unspecified"), (1, "delta"), (2, "cumulative"), (9, "9"), (-1, "-1")] {
+            let sum = Sum { aggregation_temporality: temporality, ..Sum::default() };
+            let histogram = Histogram { aggregation_temporality: temporality, ..Histogram::default() };
+            let exponential =
+                ExponentialHistogram { aggregation_temporality: temporality, ..ExponentialHistogram::default() };
+            for data in [Data::Sum(sum), Data::Histogram(histogram), Data::ExponentialHistogram(exponential)] {
+                assert_eq!(row(data).1["aggregation_temporality"], shown);
+            }
+        }
     }
 
     #[test]

@@ -174,6 +174,7 @@ impl Streaming {
             truncated: self.rows.truncated,
             log_size: self.rows.as_of_size,
             elapsed_ms: self.asked.start.elapsed().as_millis() as u64,
+            notes: self.rows.notes(),
         }
     }
 }
