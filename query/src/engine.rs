@@ -21,6 +21,7 @@ use crate::catalog;
 use crate::error::Error;
 use crate::functions;
 use crate::gate::{Concurrency, Gate, SharedPool};
+use crate::leeway::{Leeway, Own};
 use crate::notes::Notes;
 use crate::pieces::Stats;
 use crate::projection::{Projection, Snapshot};
@@ -48,6 +49,9 @@ pub struct QueryLimits {
     pub timeout: Duration,
     /// How long at most a caller may ask for.
     pub timeout_max: Duration,
+    /// How long it may use all that nobody else needs at the moment; if it lasts longer, it leaves the processors to
+    /// those who take records.
+    pub prompt: Duration,
     /// Rows beyond this are cut off, and the answer says so.
     pub rows_max: usize,
     /// How many rows at most a caller may ask for.
@@ -65,6 +69,7 @@ impl Default for QueryLimits {
         Self {
             timeout: Duration::from_secs(30),
             timeout_max: Duration::from_secs(600),
+            prompt: Duration::from_secs(2),
             rows_max: 10_000,
             rows_most: 1_000_000,
             memory_bytes_max: 512 << 20,
@@ -114,6 +119,7 @@ pub struct Engine {
     stats: Arc<QueryStats>,
     gate: Arc<Gate>,
     memory: Arc<GreedyMemoryPool>,
+    leeway: Arc<Leeway>,
     audit: Audit,
     bindings: Option<Bindings>,
 }
@@ -139,21 +145,28 @@ impl Drop for QueryRuntime {
 impl Engine {
     /// An engine over a projection.
     pub fn new(projection: Arc<Projection>) -> Result<Self, Error> {
+        let stats = Arc::<QueryStats>::default();
+        let leeway = Arc::new(Leeway::new(Arc::clone(&stats)));
+        let entered = Arc::clone(&leeway);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("query")
             // Long chains of operators recurse, in places that nothing else bounds; what is not used of a
             // stack costs no memory.
             .thread_stack_size(64 << 20)
-            .on_thread_start(yield_to_others)
+            .on_thread_start(move || {
+                yield_to_others();
+                entered.enter();
+            })
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("the query threads do not start: {e}")))?;
         Ok(Self {
             projection,
             runtime: Arc::new(QueryRuntime(Some(runtime))),
-            stats: Arc::default(),
+            stats,
             gate: Arc::default(),
             memory: Arc::new(GreedyMemoryPool::new(MEMORY_BYTES_MAX)),
+            leeway,
             audit: Audit::default(),
             bindings: None,
         })
@@ -396,7 +409,8 @@ impl Engine {
             runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
         }
         let config = functions::config().with_information_schema(true).with_target_partitions(2);
-        let mut config = config.with_extension(Arc::new(Notes::default()));
+        let own = Own::new(&self.leeway, limits.prompt);
+        let mut config = config.with_extension(Arc::new(Notes::default())).with_extension(Arc::new(own));
         config.options_mut().sql_parser.collect_spans = true;
         // Columns of a union may have different docs in their metadata, which is no difference of types.
         config.options_mut().execution.skip_physical_aggregate_schema_check = true;

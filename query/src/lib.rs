@@ -30,6 +30,7 @@ mod hints;
 mod ids;
 pub mod issuers;
 mod late_views;
+mod leeway;
 mod library;
 mod lineage;
 mod lookup;

@@ -53,6 +53,7 @@ pub struct QueryStats {
     running: AtomicU64,
     errors: [AtomicU64; REASONS.len()],
     seconds: Histogram,
+    rested_nanos: AtomicU64,
     event_pages: AtomicU64,
     event_pages_made: AtomicU64,
     event_streams: AtomicU64,
@@ -65,6 +66,7 @@ impl Default for QueryStats {
             running: AtomicU64::new(0),
             errors: Default::default(),
             seconds: Histogram::new(TIMES),
+            rested_nanos: AtomicU64::new(0),
             event_pages: AtomicU64::new(0),
             event_pages_made: AtomicU64::new(0),
             event_streams: AtomicU64::new(0),
@@ -139,6 +141,11 @@ impl QueryStats {
         self.running.load(Relaxed)
     }
 
+    /// Queries that last rest for so long.
+    pub(crate) fn rested(&self, time: std::time::Duration) {
+        self.rested_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
     pub(crate) fn page(&self) {
         self.event_pages.fetch_add(1, Relaxed);
     }
@@ -163,6 +170,11 @@ impl QueryStats {
             Family::counters("custody_sql_errors", "SQL queries that gave no answer", "reason", errors),
             Family::gauge("custody_sql_queries_running", "SQL queries that run", gauge(&self.running)),
             Family::one("custody_sql_query_duration_seconds", "Time of SQL queries, however they ended", seconds),
+            Family::one(
+                "custody_sql_rested_seconds",
+                "Time in which SQL queries that last left the processors to the taking of records",
+                Value::Counter(gauge(&self.rested_nanos) * 1e-9),
+            ),
             Family::counter("custody_event_pages", "Pages of events served", &self.event_pages),
             Family::counter(
                 "custody_event_pages_made",

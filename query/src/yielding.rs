@@ -4,6 +4,8 @@
 //! keep all query threads for themselves. So each join pauses after every batch that it is given, and every
 //! one that it gives.
 //!
+//! At the same places, and wherever rows come from, a query that lasts rests: `leeway.rs`.
+//!
 //! Windows are counted on the way: `windows.rs`.
 //!
 //! What remains uninterrupted is one batch of one side with all rows of the other, which is bounded by the memory of
@@ -11,7 +13,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _, TreeNodeRecursion};
@@ -26,6 +28,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
+use crate::leeway::Own;
 use crate::windows::Window;
 
 /// What makes more batches than it is given.
@@ -47,6 +50,9 @@ impl PhysicalOptimizerRule for GiveWay {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
             let window = Window::of(&node);
+            if node.children().is_empty() {
+                return Ok(Transformed::yes(Arc::new(PausingExec { input: node, window: None, is_source: true })));
+            }
             if window.is_none() && !MULTIPLYING.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
@@ -74,6 +80,8 @@ struct PausingExec {
     input: Arc<dyn ExecutionPlan>,
     /// The window on one side of it, which is told what passes.
     window: Option<(Side, Arc<Window>)>,
+    /// It is over where rows come from, which lets others run by itself.
+    is_source: bool,
 }
 
 /// On which way what passes is.
@@ -85,7 +93,10 @@ enum Side {
 
 impl PausingExec {
     fn over(input: Arc<dyn ExecutionPlan>, window: Option<(Side, Arc<Window>)>) -> Arc<dyn ExecutionPlan> {
-        if input.name() == "PausingExec" && window.is_none() { input } else { Arc::new(Self { input, window }) }
+        match input.downcast_ref::<Self>() {
+            Some(pausing) if window.is_none() && !pausing.is_source => input,
+            _ => Arc::new(Self { input, window, is_source: false }),
+        }
     }
 }
 
@@ -126,7 +137,7 @@ impl ExecutionPlan for PausingExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [input] =
             <[_; 1]>::try_from(children).map_err(|_| DataFusionError::Internal("one input is paused for".into()))?;
-        Ok(Self::over(input, self.window.clone()))
+        Ok(Arc::new(Self { input, window: self.window.clone(), is_source: self.is_source }))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -141,15 +152,25 @@ impl ExecutionPlan for PausingExec {
             };
             Some((*side, Arc::clone(window), held?))
         });
+        let own = context.session_config().get_extension::<Own>();
         let mut input = self.input.execute(partition, context)?;
-        let mut is_due = false;
+        let (mut is_due, pauses, mut rest) = (false, !self.is_source, None);
         let batches = futures::stream::poll_fn(move |context| {
+            if let Some(own) = &own {
+                if rest.is_none() {
+                    rest = own.rests().map(|until| Box::pin(tokio::time::sleep_until(until.into())));
+                }
+                if let Some(resting) = &mut rest {
+                    ready!(resting.as_mut().poll(context));
+                    rest = None;
+                }
+            }
             if std::mem::take(&mut is_due) {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             let next = input.poll_next_unpin(context);
-            is_due = next.is_ready();
+            is_due = pauses && next.is_ready();
             let (Some((side, window, held)), Poll::Ready(Some(Ok(batch)))) = (&told, &next) else { return next };
             let counted = match side {
                 Side::Into => window.take(held, batch),

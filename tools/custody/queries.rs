@@ -25,6 +25,10 @@ pub struct QueryFlags {
     /// The longest a query may take, planning included; requests ask for less by timeout_ms [default: 600].
     #[arg(long, value_name = "SECONDS")]
     query_timeout: Option<f64>,
+    /// How long a query may use every processor that nobody else needs; while records come in, those that last longer
+    /// leave the processors to them [default: 2].
+    #[arg(long, value_name = "SECONDS")]
+    query_prompt: Option<f64>,
     /// Memory of all queries together; one has at most half of it, and spills to disk what more it needs
     /// [default: an eighth of the machine's, or of the container's; 1 GiB at least, 16 GiB at most].
     #[arg(long, value_name = "BYTES")]
@@ -63,6 +67,7 @@ impl QueryFlags {
     pub fn or(self, file: Self) -> Self {
         Self {
             query_timeout: self.query_timeout.or(file.query_timeout),
+            query_prompt: self.query_prompt.or(file.query_prompt),
             query_memory_max: self.query_memory_max.or(file.query_memory_max),
             query_rows_max: self.query_rows_max.or(file.query_rows_max),
             answer_bytes_max: self.answer_bytes_max.or(file.answer_bytes_max),
@@ -82,6 +87,12 @@ impl QueryFlags {
             }
             limits.timeout_max = Duration::from_secs_f64(seconds);
             limits.timeout = limits.timeout.min(limits.timeout_max);
+        }
+        if let Some(seconds) = self.query_prompt {
+            if !(0.0..=86_400.0).contains(&seconds) {
+                return Err(Failure::unable(format!("--query-prompt {seconds} is not between 0 and 86400 seconds")));
+            }
+            limits.prompt = Duration::from_secs_f64(seconds);
         }
         limits.rows_most = at_least("--query-rows-max", self.query_rows_max, 1, limits.rows_most)?;
         limits.rows_max = limits.rows_max.min(limits.rows_most);
