@@ -50,8 +50,8 @@ pub struct QueryLimits {
     /// How long at most a caller may ask for.
     pub timeout_max: Duration,
     /// How long it may use all that nobody else needs at the moment; if it lasts longer, it leaves the processors to
-    /// those who take records.
-    pub prompt: Duration,
+    /// those who take records. `None` where nobody does.
+    pub prompt: Option<Duration>,
     /// Rows beyond this are cut off, and the answer says so.
     pub rows_max: usize,
     /// How many rows at most a caller may ask for.
@@ -69,7 +69,7 @@ impl Default for QueryLimits {
         Self {
             timeout: Duration::from_secs(30),
             timeout_max: Duration::from_secs(600),
-            prompt: Duration::from_secs(2),
+            prompt: None,
             rows_max: 10_000,
             rows_most: 1_000_000,
             memory_bytes_max: 512 << 20,
@@ -147,16 +147,12 @@ impl Engine {
     pub fn new(projection: Arc<Projection>) -> Result<Self, Error> {
         let stats = Arc::<QueryStats>::default();
         let leeway = Arc::new(Leeway::new(Arc::clone(&stats)));
-        let entered = Arc::clone(&leeway);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("query")
             // Long chains of operators recurse, in places that nothing else bounds; what is not used of a
             // stack costs no memory.
             .thread_stack_size(64 << 20)
-            .on_thread_start(move || {
-                yield_to_others();
-                entered.enter();
-            })
+            .on_thread_start(|| yield_to_others(true))
             .enable_all()
             .build()
             .map_err(|e| Error::internal(format!("the query threads do not start: {e}")))?;
@@ -428,8 +424,9 @@ impl Engine {
 
 /// Query threads, and those that merge, give way to those that take records: at niceness 12 one that runs beside them on a
 /// processor gets a fifteenth of it. Not the most that there is: on a busy machine a query should
-/// end, too. Where the system does not allow it they are as others.
-pub(crate) fn yield_to_others() {
+/// end, too. `asks`: it makes rows of queries. Where the system does not allow it they are as others.
+pub(crate) fn yield_to_others(asks: bool) {
+    crate::leeway::enter(asks);
     use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
     // Of 0 to 99, which stand for a niceness of 19 to -20.
     let set = ThreadPriorityValue::try_from(17)

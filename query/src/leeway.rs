@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::stats::QueryStats;
@@ -39,11 +39,11 @@ fn share(used: f64) -> f64 {
     left.clamp(LEAST, 1.0)
 }
 
-/// Processor time in ns until a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Processor time in ns.
+#[derive(Clone, Copy, Debug)]
 struct Used {
-    /// Of the whole process.
-    all: u64,
+    /// Of all that does not give way.
+    others: u64,
     /// Of query threads.
     queries: u64,
 }
@@ -54,24 +54,32 @@ fn rest(time: Duration, used: Used, processors: f64) -> Duration {
     if whole <= 0.0 {
         return Duration::ZERO;
     }
-    let share = share(used.all.saturating_sub(used.queries) as f64 / whole);
+    let share = share(used.others as f64 / whole);
     let too_much = (used.queries as f64 - whole * share).max(0.0);
     Duration::from_nanos((too_much / (share * processors)) as u64).min(REST_MAX)
 }
 
-/// A thread whose use is counted.
+/// A thread that gives way.
 #[derive(Debug)]
 struct Thread {
     book: PathBuf,
     seen: u64,
+    /// Whether it makes rows of queries.
+    asks: bool,
 }
 
-impl Thread {
-    /// The present one.
-    fn own() -> Option<Self> {
-        let book = PathBuf::from("/proc").join(fs::read_link("/proc/thread-self").ok()?).join("schedstat");
-        Some(Self { seen: nanos(&book)?, book })
-    }
+/// Those of this process.
+static THREADS: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
+
+/// The present thread gives way, and is none of those that others give way to; `asks`: it makes rows of queries.
+pub(crate) fn enter(asks: bool) {
+    let Ok(own) = fs::read_link("/proc/thread-self") else { return };
+    let book = PathBuf::from("/proc").join(own).join("schedstat");
+    let Some(seen) = nanos(&book) else { return };
+    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Those that have ended, and one that had the same number.
+    threads.retain(|thread| thread.book != book && thread.book.exists());
+    threads.push(Thread { book, seen, asks });
 }
 
 /// What a thread has used: the first number of its `schedstat`.
@@ -91,20 +99,20 @@ fn of_process() -> Option<u64> {
 struct Books {
     looked: Instant,
     all: u64,
-    threads: Vec<Thread>,
 }
 
 impl Books {
     /// What was used since this was asked last; threads that have ended are left out.
     fn since(&mut self) -> Option<Used> {
-        let (all, mut queries) = (of_process()?, 0);
-        self.threads.retain_mut(|thread| {
+        let (all, mut queries, mut rest) = (of_process()?, 0, 0);
+        THREADS.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|thread| {
             let Some(now) = nanos(&thread.book) else { return false };
-            queries += now.saturating_sub(std::mem::replace(&mut thread.seen, now));
+            let used = now.saturating_sub(std::mem::replace(&mut thread.seen, now));
+            *(if thread.asks { &mut queries } else { &mut rest }) += used;
             true
         });
         let before = std::mem::replace(&mut self.all, all);
-        Some(Used { all: all.saturating_sub(before), queries })
+        Some(Used { others: all.saturating_sub(before).saturating_sub(queries + rest), queries })
     }
 }
 
@@ -122,17 +130,8 @@ pub(crate) struct Leeway {
 impl Leeway {
     pub(crate) fn new(stats: Arc<QueryStats>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-        let books = Books { looked: Instant::now(), all: of_process().unwrap_or(0), threads: Vec::new() };
+        let books = Books { looked: Instant::now(), all: of_process().unwrap_or(0) };
         Self { begun: books.looked, processors, rests_until: AtomicU64::new(0), books: Mutex::new(books), stats }
-    }
-
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The present thread makes rows of queries.
-    pub(crate) fn enter(&self) {
-        self.books().threads.extend(Thread::own());
     }
 
     /// Until when a query that lasts has to rest, if it has to.
@@ -170,21 +169,22 @@ impl Leeway {
 pub(crate) struct Own {
     all: Arc<Leeway>,
     /// From when on it lasts.
-    lasts: Instant,
+    lasts: Option<Instant>,
     /// Whether it has been seen to last.
     is_known: AtomicBool,
 }
 
 impl Own {
     /// That of a query that begins now, and lasts when it is still there after some time.
-    pub(crate) fn new(all: &Arc<Leeway>, prompt: Duration) -> Self {
-        Self { all: Arc::clone(all), lasts: Instant::now() + prompt, is_known: AtomicBool::new(false) }
+    pub(crate) fn new(all: &Arc<Leeway>, prompt: Option<Duration>) -> Self {
+        let lasts = prompt.and_then(|prompt| Instant::now().checked_add(prompt));
+        Self { all: Arc::clone(all), lasts, is_known: AtomicBool::new(false) }
     }
 
     /// Until when the query has to rest, if it has to.
     pub(crate) fn rests(&self) -> Option<Instant> {
-        let now = Instant::now();
-        if now < self.lasts {
+        let (lasts, now) = (self.lasts?, Instant::now());
+        if now < lasts {
             return None;
         }
         self.all.rests(now, !self.is_known.swap(true, Relaxed))
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn who_has_the_processors_alone_never_rests() {
         for queries in [0, SECOND, 2 * SECOND] {
-            let used = Used { all: queries + SECOND / 10, queries };
+            let used = Used { others: SECOND / 10, queries };
             assert_eq!(rest(Duration::from_secs(1), used, 2.0), Duration::ZERO);
         }
     }
@@ -212,33 +212,46 @@ mod tests {
             // All that was left, for a twentieth of a second.
             let queries = (SECOND * 2 - others) / 20;
             let time = Duration::from_millis(50);
-            let used = Used { all: others / 20 + queries, queries };
+            let used = Used { others: others / 20, queries };
             let whole = time + rest(time, used, 2.0);
             let part = queries as f64 / (whole.as_nanos() as f64 * 2.0);
             assert!((part - share).abs() < 0.001, "{part} of the processors beside {others}, and not {share}");
         }
-        let used = Used { all: 200 * SECOND, queries: 100 * SECOND };
+        let used = Used { others: 100 * SECOND, queries: 100 * SECOND };
         assert_eq!(rest(Duration::from_secs(100), used, 2.0), REST_MAX);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn what_is_used_is_found_in_the_books() {
-        let leeway = Leeway::new(Arc::default());
-        leeway.enter();
-        let begun = Instant::now();
-        let mut sum = 0_u64;
-        while begun.elapsed() < Duration::from_millis(100) {
-            sum = std::hint::black_box(sum + 1);
-        }
-        let used = leeway.books().since().unwrap();
-        assert!(used.queries > 0, "{used:?}");
-        assert!(used.queries <= begun.elapsed().as_nanos() as u64, "{used:?}");
-        assert_eq!(leeway.books().threads.len(), 1);
-        let leeway = Arc::new(leeway);
-        let own = Arc::clone(&leeway);
-        std::thread::spawn(move || own.enter()).join().unwrap();
-        leeway.books().since().unwrap();
-        assert_eq!(leeway.books().threads.len(), 1, "a thread that has ended is forgotten");
+        let busy = |asks| {
+            enter(asks);
+            let (begun, mut sum) = (Instant::now(), 0_u64);
+            while begun.elapsed() < Duration::from_millis(100) {
+                sum = std::hint::black_box(sum + 1);
+            }
+        };
+        let known = || THREADS.lock().unwrap().len();
+        let (before, mut books) = (known(), Books { looked: Instant::now(), all: of_process().unwrap() });
+        std::thread::scope(|scope| {
+            let ([ended, asked], (first, second)) = ([(); 2].map(|()| std::sync::Barrier::new(3)), (true, false));
+            for asks in [first, second] {
+                let (ended, asked) = (&ended, &asked);
+                scope.spawn(move || {
+                    busy(asks);
+                    ended.wait();
+                    asked.wait();
+                });
+            }
+            ended.wait();
+            assert!(known() >= before + 2);
+            assert!(books.since().unwrap().queries > 0);
+            asked.wait();
+        });
+        books.since().unwrap();
+        assert!(
+            THREADS.lock().unwrap().iter().all(|thread| thread.book.exists()),
+            "those that have ended are forgotten"
+        );
     }
 }

@@ -17,6 +17,9 @@ use serde::Deserialize;
 
 use crate::Failure;
 
+/// How long a query may use all processors, by default.
+const PROMPT_SECONDS: f64 = 2.0;
+
 /// What of the limits of queries is set.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -88,12 +91,11 @@ impl QueryFlags {
             limits.timeout_max = Duration::from_secs_f64(seconds);
             limits.timeout = limits.timeout.min(limits.timeout_max);
         }
-        if let Some(seconds) = self.query_prompt {
-            if !(0.0..=86_400.0).contains(&seconds) {
-                return Err(Failure::unable(format!("--query-prompt {seconds} is not between 0 and 86400 seconds")));
-            }
-            limits.prompt = Duration::from_secs_f64(seconds);
+        let prompt = self.query_prompt.unwrap_or(PROMPT_SECONDS);
+        if !(0.0..=86_400.0).contains(&prompt) {
+            return Err(Failure::unable(format!("--query-prompt {prompt} is not between 0 and 86400 seconds")));
         }
+        limits.prompt = Some(Duration::from_secs_f64(prompt));
         limits.rows_most = at_least("--query-rows-max", self.query_rows_max, 1, limits.rows_most)?;
         limits.rows_max = limits.rows_max.min(limits.rows_most);
         limits.answer_bytes_max = at_least("--answer-bytes-max", self.answer_bytes_max, 4096, limits.answer_bytes_max)?;
