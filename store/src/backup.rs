@@ -11,6 +11,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use rocksdb::Env;
 use rocksdb::backup::{BackupEngine, BackupEngineOptions, RestoreOptions};
@@ -61,6 +62,8 @@ impl Reader {
         fs::create_dir_all(to).map_err(fail)?;
         let lock = fs::File::open(to).map_err(fail)?;
         lock.try_lock().map_err(|_| Error::unavailable("another backup to this directory is being made"))?;
+        // It begins a new file of the write-ahead log, which must not be while that is cut.
+        let _nothing_is_purged = self.shared().purging.lock().unwrap_or_else(PoisonError::into_inner);
         let staging = to.join("new");
         let mut engine = engine(to)?;
         let mut tries = 0;

@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rocksdb::{ColumnFamily, DB};
+use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
 use crate::backup::RESTORED;
 use crate::checkpoint::{Checkpoint, replace_file, sync_dir};
@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     changed: Condvar,
     /// Held by the one that writes files anew after an erasure.
     pub(crate) purging: Mutex<()>,
+    /// Held while the database is written to: so that nobody is while its write-ahead log is cut.
+    pub(crate) writing: Mutex<()>,
     /// Holds the directory for the one that writes. Dropped after the database.
     _lock: Option<Lock>,
 }
@@ -106,6 +108,12 @@ struct Published {
 }
 
 impl Shared {
+    /// Writes to the database. The write-ahead log is not cut meanwhile.
+    pub(crate) fn write(&self, batch: WriteBatch, options: &WriteOptions) -> Result<(), rocksdb::Error> {
+        let _held = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.db.write_opt(batch, options)
+    }
+
     pub(crate) fn cf(&self, name: &str) -> &ColumnFamily {
         // The database is never opened without all of its column families.
         self.db.cf_handle(name).expect("a column family of the log is not open")
@@ -281,6 +289,7 @@ fn share(db: DB, dir: &Path, origin: String, keys: Vec<VerifierKey>, lock: Optio
         state,
         changed: Condvar::new(),
         purging: Mutex::default(),
+        writing: Mutex::default(),
         _lock: lock,
     }))
 }
@@ -355,7 +364,7 @@ fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
         ));
     }
     let family = meta_family(db)?;
-    let mut batch = rocksdb::WriteBatch::default();
+    let mut batch = WriteBatch::default();
     batch.put_cf(family, meta::FORMAT, [FORMAT_VERSION]);
     batch.put_cf(family, meta::ORIGIN, &origin);
     db.write_opt(batch, &synced())?;
@@ -363,8 +372,8 @@ fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
 }
 
 /// For a write that is durable when it returns.
-pub(crate) fn synced() -> rocksdb::WriteOptions {
-    let mut sync = rocksdb::WriteOptions::default();
+pub(crate) fn synced() -> WriteOptions {
+    let mut sync = WriteOptions::default();
     sync.set_sync(true);
     sync
 }

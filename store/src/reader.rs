@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use custody_proto::Hash;
-use rocksdb::{Direction, IteratorMode};
+use rocksdb::{Direction, IteratorMode, WriteBatch};
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
@@ -307,8 +307,9 @@ impl Reader {
         if !ours {
             return Err(Error::invalid("the checkpoint to keep is not one of this log"));
         }
-        let family = self.shared.cf(cf::CHECKPOINTS);
-        Ok(self.shared.db.put_cf_opt(family, seq_key(checkpoint.size), note.to_string(), &synced())?)
+        let mut write = WriteBatch::default();
+        write.put_cf(self.shared.cf(cf::CHECKPOINTS), seq_key(checkpoint.size), note.to_string());
+        Ok(self.shared.write(write, &synced())?)
     }
 
     /// The largest kept checkpoint.

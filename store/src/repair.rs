@@ -214,6 +214,6 @@ impl Making<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        Ok(self.shared.db.write_opt(std::mem::take(&mut self.write), &synced())?)
+        Ok(self.shared.write(std::mem::take(&mut self.write), &synced())?)
     }
 }

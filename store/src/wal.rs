@@ -5,8 +5,12 @@
 //! cut left, and neither `open` nor `verify` would come back. This finds such a
 //! place by the frames alone; whether records are right is for their readers.
 //!
+//! Files of the write-ahead log are written over when nothing needs them any more, and have an end then that is not that of the
+//! file: behind it lies what was there before, which has to go when something is erased ([`cut`]).
+//!
 //! A log file is blocks of 32 KiB, each of frames that do not cross its end: u32
-//! masked CRC-32C of type and bytes ‖ u16 length ‖ u8 type, little-endian, and the bytes.
+//! masked CRC-32C of type and bytes ‖ u16 length ‖ u8 type, little-endian, and the bytes. In a file that is written over the
+//! bytes begin with the u32 number of the file at that time.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -16,6 +20,7 @@ use crate::Error;
 
 const BLOCK: usize = 32 << 10;
 const HEADER: usize = 7;
+const RECYCLED_HEADER: usize = HEADER + 4;
 
 /// Refuses a database with a log file that RocksDB would read for ever.
 pub(crate) fn check(database: &Path) -> Result<(), Error> {
@@ -87,6 +92,60 @@ fn trap(mut file: impl io::Read) -> io::Result<Option<u64>> {
     }
 }
 
+/// Cuts off what is not, or no longer, part of the write-ahead log. `needed`: the number of the first file that is.
+/// Whoever calls keeps the database from being written to meanwhile.
+pub(crate) fn cut(database: &Path, needed: u64) -> io::Result<()> {
+    for path in files(database).into_iter().filter(|path| path.extension().is_some_and(|e| e == "log")) {
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        let Some(number) = number else { continue };
+        let file = match File::options().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            // Deleted since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let (len, end) = (file.metadata()?.len(), if number < needed { 0 } else { end(&file, number)? });
+        if end < len {
+            file.set_len(end)?;
+            file.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the frames end that were written to a file since it has its number; the end of a file that is not written over.
+fn end(mut file: impl io::Read + io::Seek, number: u64) -> io::Result<u64> {
+    let len = file.seek(io::SeekFrom::End(0))?;
+    let (mut at, mut header) = (0, [0; RECYCLED_HEADER]);
+    loop {
+        let left = BLOCK as u64 - at % BLOCK as u64;
+        if left < RECYCLED_HEADER as u64 {
+            at += left;
+            continue;
+        }
+        if at + RECYCLED_HEADER as u64 > len {
+            return Ok(at.min(len));
+        }
+        file.seek(io::SeekFrom::Start(at))?;
+        file.read_exact(&mut header)?;
+        let [_, _, _, _, low, high, kind, of @ ..] = header;
+        let size = u64::from(u16::from_le_bytes([low, high])) + HEADER as u64;
+        if at == 0 && matches!(kind, 1..=4) {
+            return Ok(len);
+        }
+        let is_own = is_recycled(kind) && u64::from(u32::from_le_bytes(of)) == number & u64::from(u32::MAX);
+        if !is_own || size < RECYCLED_HEADER as u64 || size > left {
+            return Ok(at);
+        }
+        at += size;
+    }
+}
+
+/// The types of frames in files that are written over.
+fn is_recycled(kind: u8) -> bool {
+    matches!(kind, 5..=8 | 11 | 131)
+}
+
 fn frames(block: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -113,7 +172,7 @@ impl<'a> Frame<'a> {
     }
 
     fn is_recycled(&self) -> bool {
-        matches!(self.kind, 5..=8 | 11 | 131)
+        is_recycled(self.kind)
     }
 
     fn is_whole(&self) -> bool {
@@ -157,5 +216,40 @@ mod tests {
         assert_eq!(place(&[&full, &broken, &recycled]), None, "behind a frame that is not whole");
         let rest = vec![0; BLOCK - full.len()];
         assert_eq!(place(&[&full, &rest, &recycled]), Some(BLOCK as u64), "in the next block");
+    }
+    #[test]
+    fn a_file_that_is_written_over_ends_before_what_was_there() {
+        let of = |number: u32, bytes: &[u8]| frame(5, &[&number.to_le_bytes(), bytes].concat());
+        let end = |parts: &[&[u8]]| end(io::Cursor::new(parts.concat()), (1 << 32) + 7).unwrap();
+        let (new, old) = (of(7, b"new"), of(4, b"what was there"));
+        assert_eq!(new.len(), 14);
+        assert_eq!(end(&[]), 0);
+        assert_eq!(end(&[&new]), 14);
+        assert_eq!(end(&[&new, &new, &old]), 28);
+        assert_eq!(end(&[&new, &old[3..], &new]), 14, "in the middle of a frame");
+        assert_eq!(end(&[&new, &[0; 40]]), 14);
+        assert_eq!(end(&[&new, &new[..9]]), 14, "a torn one");
+        assert_eq!(end(&[&old, &new]), 0);
+        // A block that has no room for another header is filled with zeros.
+        let long = of(7, &vec![1; BLOCK - 11 - 6]);
+        assert_eq!(end(&[&long, &[0; 6], &new, &old]), BLOCK as u64 + 14);
+        assert_eq!(end(&[&frame(1, b"record"), &old]), 13 + old.len() as u64, "one that is not written over");
+    }
+
+    #[test]
+    fn what_is_not_of_the_log_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |number: u32| frame(5, &[&number.to_le_bytes()[..], b"secret"].concat());
+        let write = |number: u32, parts: &[&[u8]]| {
+            fs::write(dir.path().join(format!("{number:06}.log")), parts.concat()).unwrap();
+        };
+        write(4, &[&of(4)]);
+        write(5, &[&of(5), &of(2)]);
+        write(6, &[&of(6)]);
+        fs::write(dir.path().join("LOG"), "no part of it").unwrap();
+        cut(dir.path(), 5).unwrap();
+        let lens = [4, 5, 6].map(|number| fs::metadata(dir.path().join(format!("{number:06}.log"))).unwrap().len());
+        assert_eq!(lens, [0, of(5).len() as u64, of(6).len() as u64]);
+        assert_eq!(fs::read_to_string(dir.path().join("LOG")).unwrap(), "no part of it");
     }
 }

@@ -458,7 +458,7 @@ impl<'a> Stage<'a> {
         sync.set_sync(self.durability == Durability::Fsync);
         let begun = self.writer.clock.monotonic();
         // A crash before this line loses the batch, which nobody was told of; after it, nothing.
-        shared.db.write_opt(self.write, &sync).map_err(|e| Error::fatal(format!("the log cannot be written: {e}")))?;
+        shared.write(self.write, &sync).map_err(|e| Error::fatal(format!("the log cannot be written: {e}")))?;
         self.writer.write_nanos = self.writer.clock.monotonic().saturating_sub(begun);
         self.writer.head = self.head;
         self.writer.last_time = self.time;

@@ -2,11 +2,12 @@
 
 use std::sync::PoisonError;
 
+use rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, Direction, IteratorMode, WriteBatch};
 
 use crate::format::{cf, meta, seq_key, seqs};
 use crate::ledger::synced;
-use crate::{Error, Reader};
+use crate::{Error, Reader, wal};
 
 impl Reader {
     /// Writes files anew in which erased content may still lie. Blocks the calling
@@ -39,10 +40,25 @@ impl Reader {
                  full?); start the server again to try once more"
             )));
         }
+        self.cut_log()?;
         // A crash before this line: the next opening does it again.
         let mut write = WriteBatch::default();
         marks.iter().for_each(|(key, _, _)| write.delete_cf(shared.cf(cf::META), key));
-        Ok(shared.db.write_opt(write, &synced())?)
+        Ok(shared.write(write, &synced())?)
+    }
+
+    /// Cuts off of the write-ahead log what is kept only to be written over.
+    fn cut_log(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        let _nobody_writes = shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = shared.db.property_int_value(MIN_LOG_NUMBER_TO_KEEP)?;
+        let unknown = || Error::fatal("the database does not tell which of its log files it needs");
+        wal::cut(&shared.dir.join("log"), needed.ok_or_else(unknown)?).map_err(|e| {
+            let why = "start the server again to try once more";
+            Error::unavailable(format!(
+                "erased content may still lie in the write-ahead log, which cannot be cut: {e}; {why}"
+            ))
+        })
     }
 
     /// The marks of erasures whose content may still lie in files: key, first and last block.
