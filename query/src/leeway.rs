@@ -230,28 +230,25 @@ mod tests {
             while begun.elapsed() < Duration::from_millis(100) {
                 sum = std::hint::black_box(sum + 1);
             }
+            PathBuf::from("/proc").join(fs::read_link("/proc/thread-self").unwrap()).join("schedstat")
         };
-        let known = || THREADS.lock().unwrap().len();
-        let (before, mut books) = (known(), Books { looked: Instant::now(), all: of_process().unwrap() });
-        std::thread::scope(|scope| {
-            let ([ended, asked], (first, second)) = ([(); 2].map(|()| std::sync::Barrier::new(3)), (true, false));
-            for asks in [first, second] {
-                let (ended, asked) = (&ended, &asked);
-                scope.spawn(move || {
-                    busy(asks);
-                    ended.wait();
-                    asked.wait();
-                });
-            }
-            ended.wait();
-            assert!(known() >= before + 2);
-            assert!(books.since().unwrap().queries > 0);
-            asked.wait();
+        let is_known = |book: &PathBuf| THREADS.lock().unwrap().iter().any(|thread| thread.book == *book);
+        let mut books = Books { looked: Instant::now(), all: of_process().unwrap() };
+        let (gone, is_gone) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tell.send(busy(true)).unwrap();
+            // Until the other end is dropped.
+            let _ = is_gone.recv();
         });
-        books.since().unwrap();
-        assert!(
-            THREADS.lock().unwrap().iter().all(|thread| thread.book.exists()),
-            "those that have ended are forgotten"
-        );
+        let book = told.recv().unwrap();
+        assert!(is_known(&book));
+        assert!(books.since().unwrap().queries > 0);
+        drop(gone);
+        thread.join().unwrap();
+        // The kernel forgets a thread a moment after it has ended.
+        while is_known(&book) {
+            books.since().unwrap();
+        }
     }
 }

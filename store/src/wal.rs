@@ -9,8 +9,8 @@
 //! file: behind it lies what was there before, which has to go when something is erased ([`cut`]).
 //!
 //! A log file is blocks of 32 KiB, each of frames that do not cross its end: u32
-//! masked CRC-32C of type and bytes ‖ u16 length ‖ u8 type, little-endian, and the bytes. In a file that is written over the
-//! bytes begin with the u32 number of the file at that time.
+//! masked CRC-32C of type and bytes ‖ u16 length ‖ u8 type, little-endian, and the bytes. In a file that is written over
+//! the u32 number of the file at that time comes before the bytes, of which the length does not tell.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -129,12 +129,12 @@ fn end(mut file: impl io::Read + io::Seek, number: u64) -> io::Result<u64> {
         file.seek(io::SeekFrom::Start(at))?;
         file.read_exact(&mut header)?;
         let [_, _, _, _, low, high, kind, of @ ..] = header;
-        let size = u64::from(u16::from_le_bytes([low, high])) + HEADER as u64;
+        let size = u64::from(u16::from_le_bytes([low, high])) + RECYCLED_HEADER as u64;
         if at == 0 && matches!(kind, 1..=4) {
             return Ok(len);
         }
         let is_own = is_recycled(kind) && u64::from(u32::from_le_bytes(of)) == number & u64::from(u32::MAX);
-        if !is_own || size < RECYCLED_HEADER as u64 || size > left {
+        if !is_own || size > left || at + size > len {
             return Ok(at);
         }
         at += size;
@@ -198,6 +198,12 @@ mod tests {
         [&crc.to_le_bytes()[..], &len, &[kind], bytes].concat()
     }
 
+    fn recycled(number: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut frame = frame(5, &[&number.to_le_bytes()[..], bytes].concat());
+        frame[4..6].copy_from_slice(&(bytes.len() as u16).to_le_bytes());
+        frame
+    }
+
     #[test]
     fn the_checksum_is_crc_32c() {
         assert_eq!(crc32c(b"123456789".iter()), 0xe306_9283);
@@ -219,7 +225,7 @@ mod tests {
     }
     #[test]
     fn a_file_that_is_written_over_ends_before_what_was_there() {
-        let of = |number: u32, bytes: &[u8]| frame(5, &[&number.to_le_bytes(), bytes].concat());
+        let of = recycled;
         let end = |parts: &[&[u8]]| end(io::Cursor::new(parts.concat()), (1 << 32) + 7).unwrap();
         let (new, old) = (of(7, b"new"), of(4, b"what was there"));
         assert_eq!(new.len(), 14);
@@ -239,7 +245,7 @@ mod tests {
     #[test]
     fn what_is_not_of_the_log_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
-        let of = |number: u32| frame(5, &[&number.to_le_bytes()[..], b"secret"].concat());
+        let of = |number: u32| recycled(number, b"secret");
         let write = |number: u32, parts: &[&[u8]]| {
             fs::write(dir.path().join(format!("{number:06}.log")), parts.concat()).unwrap();
         };
@@ -251,5 +257,44 @@ mod tests {
         let lens = [4, 5, 6].map(|number| fs::metadata(dir.path().join(format!("{number:06}.log"))).unwrap().len());
         assert_eq!(lens, [0, of(5).len() as u64, of(6).len() as u64]);
         assert_eq!(fs::read_to_string(dir.path().join("LOG")).unwrap(), "no part of it");
+    }
+    #[test]
+    fn the_database_goes_on_behind_a_cut_and_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(true);
+        options.set_recycle_log_file_num(2);
+        let open = || rocksdb::DB::open(&options, dir.path()).unwrap();
+        let mut write = rocksdb::WriteOptions::default();
+        write.set_sync(true);
+        let logs = || {
+            let logs = files(dir.path()).into_iter().filter(|path| path.extension().is_some_and(|e| e == "log"));
+            logs.map(|path| fs::read(path).unwrap()).collect::<Vec<_>>().concat()
+        };
+        let holds = |text: &str| logs().windows(text.len()).any(|window| window == text.as_bytes());
+        let db = open();
+        // Three files in turn, and then again the first, which is written over from its beginning.
+        for file in 0..5_u8 {
+            let text = format!("what was there in file {file}, ").repeat(10_000);
+            db.put_opt([file, 0], text, &write).unwrap();
+            db.delete_opt([file, 0], &write).unwrap();
+            db.flush().unwrap();
+        }
+        // Frames of less than a block and of several, up to each place in one.
+        let value = |i: u16| vec![i as u8; usize::from(i) * 97 % 70_000];
+        for i in 0..300_u16 {
+            db.put_opt(i.to_be_bytes(), value(i), &write).unwrap();
+            if i % 10 == 0 {
+                assert!(i > 0 || holds("what was there"), "the test shows nothing");
+                let needed = db.property_int_value(rocksdb::properties::MIN_LOG_NUMBER_TO_KEEP).unwrap().unwrap();
+                cut(dir.path(), needed).unwrap();
+                assert!(!holds("what was there"));
+            }
+        }
+        drop(db);
+        let db = open();
+        for i in 0..300_u16 {
+            assert_eq!(db.get(i.to_be_bytes()).unwrap(), Some(value(i)), "{i}");
+        }
     }
 }

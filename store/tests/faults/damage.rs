@@ -149,6 +149,15 @@ fn a_lost_or_shortened_write_ahead_log_is_found_and_left_as_it_is() {
 #[test]
 fn one_bit_that_makes_a_record_look_recycled_is_named_and_does_not_hang() {
     let log = Original::new();
+    // In a file that is written over, such as those of the write-ahead log, it is the other way round.
+    let lost = ["checkpoint covers 121 records", "lost its tail", "restore"];
+    log.refused("the type of a record in the write-ahead log", &lost, |dir| {
+        edit(files(dir, "log").last().unwrap(), |v| {
+            let second = 11 + usize::from(u16::from_le_bytes([v[4], v[5]]));
+            assert!(matches!(v[second + 6], 5 | 6), "a record begins here");
+            v[second + 6] &= !4;
+        });
+    });
     let words = ["is damaged at byte", "restore", "truncate -s"];
     let flip = |path: &Path| {
         edit(path, |v| {
@@ -157,7 +166,6 @@ fn one_bit_that_makes_a_record_look_recycled_is_named_and_does_not_hang() {
             v[second + 6] |= 4;
         });
     };
-    log.refused("the type of a record in the write-ahead log", &words, |dir| flip(files(dir, "log").last().unwrap()));
     log.refused("the type of a record in the MANIFEST", &words, |dir| {
         let current = fs::read_to_string(dir.join("log/CURRENT")).unwrap();
         flip(&dir.join("log").join(current.trim()));

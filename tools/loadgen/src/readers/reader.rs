@@ -17,7 +17,7 @@ use super::grpc::{self, Call, Messages};
 use super::http::{Broken, Connection};
 use super::known::{self, Coding, Known, Store};
 use super::text::{Lines, Told, coding, read_lines, read_message, read_stream};
-use super::trail::{self, Batch, TIMED, Trail};
+use super::trail::{self, TIMED, Trail};
 use crate::options::{ReaderEncoding, ReaderWay};
 
 /// Events of a page.
