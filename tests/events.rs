@@ -4,6 +4,8 @@ mod support;
 
 #[path = "events/check.rs"]
 mod check;
+#[path = "events/gone.rs"]
+mod gone;
 #[path = "events/many.rs"]
 mod many;
 #[path = "events/packed.rs"]

@@ -10,6 +10,10 @@ mod fetch;
 mod harness;
 #[path = "security/headers.rs"]
 mod headers;
+#[path = "security/packaging.rs"]
+mod packaging;
+#[path = "security/peers.rs"]
+mod peers;
 #[path = "security/reload.rs"]
 mod reload;
 #[path = "security/shared.rs"]

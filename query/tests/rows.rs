@@ -7,6 +7,8 @@
 
 #[path = "rows/case.rs"]
 mod case;
+#[path = "rows/others.rs"]
+mod others;
 
 use case::{Case, Made};
 use custody_query::{Caller, ErrorKind, QueryLimits, RowFilter};
@@ -116,6 +118,8 @@ async fn check(case: &Case, filter: &RowFilter) {
     counted(case, &caller, &shown).await;
     case::over_http(case, &caller, &innocent).await;
     case::over_flight(case, &caller, &innocent).await;
+    // It exports, so the log has more records behind it.
+    others::over_others(case, &caller, &innocent).await;
 }
 
 /// Every table and view that there is, as the schema lists them.

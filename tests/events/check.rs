@@ -75,6 +75,12 @@ fn what_is_missing_doubled_altered_or_foreign_is_named() {
     }
     let (status, told) = check(&server, &["/no/such/file"]);
     assert_eq!(status, 2, "{told}");
+    // A store that lost everything is not complete.
+    let empty = write(&folder.path().join("empty.ndjson"), &[]);
+    let (status, told) = check(&server, &[&empty]);
+    assert!(status == 2 && told["error"].as_str().unwrap().contains("--checkpoint"), "{told}");
+    let (status, told) = check(&server, &[&empty, "--to-seq", "100"]);
+    assert!(status == 1 && !told["findings"]["missing"].as_array().unwrap().is_empty(), "{told}");
     server.stop_and_verify();
 }
 
@@ -125,6 +131,52 @@ fn a_filtered_store_is_checked_by_its_filter_and_the_ledger_by_a_checkpoint() {
     let left = get(&server, "/api/v1/events?limit=10000", &[]).2;
     assert!(!super::seqs(&left).iter().any(|s| s.to_string() == seq), "what readers share forgets it too");
     other.stop();
+    server.stop_and_verify();
+}
+
+/// The checkpoint is held against what is stored in either format, and may be signed by a key that is no longer in use.
+#[test]
+fn what_is_stored_stands_in_the_checkpoint_whatever_its_format_and_key() {
+    let mut server = filled(20, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let size = server.sql("SELECT max(seq) + 1 AS n FROM ledger")[0]["n"].as_u64().unwrap();
+    server.wait_until_signed(size);
+    let write_text = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let note = write_text("checkpoint", &server.get("/checkpoint").1);
+    let former = std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap();
+    let stored: Vec<String> = ["raw", "ocsf"]
+        .map(|format| get(&server, &format!("/api/v1/events?limit=10000&format={format}"), &[]).2)
+        .into_iter()
+        .zip(["raw.ndjson", "ocsf.ndjson"])
+        .map(|(lines, name)| write_text(name, &lines))
+        .collect();
+    let args = ["keys", "rotate", "--reason", "test", "--actor", "test", "--data-dir"];
+    let rotated =
+        std::process::Command::new(crate::support::CUSTODY).args(args).arg(server.data_dir()).output().unwrap();
+    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    let newest = std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap();
+    assert_ne!(newest, former);
+    let all = write_text("all.vkey", &format!("{newest}\n{former}"));
+    let (only_new, none) = (write_text("new.vkey", &newest), write_text("none.vkey", "\n"));
+    for stored in &stored {
+        let with = |key: &str| check(&server, &[stored.as_str(), "--checkpoint", &note, "--vkey", key]);
+        assert_eq!(with(&all).0, 0, "{stored}: {}", with(&all).1);
+        for key in [&only_new, &none] {
+            assert_eq!(with(key).0, 2, "{key}: nobody knows who signed it");
+        }
+        // One digit of the hash of one record, and nothing else.
+        let text = std::fs::read_to_string(stored).unwrap();
+        let at = text.find("\"record_hash\":\"").unwrap() + 15;
+        let other = if text.as_bytes()[at] == b'0' { "1" } else { "0" };
+        let bad = write_text("bad.ndjson", &format!("{}{other}{}", &text[..at], &text[at + 1..]));
+        let (status, told) = check(&server, &[&bad, "--checkpoint", &note, "--vkey", &all]);
+        let altered = told["findings"]["altered"].to_string();
+        assert!(status == 1 && altered.contains("record_hash is not what the checkpoint commits to"), "{told}");
+    }
     server.stop_and_verify();
 }
 

@@ -229,6 +229,9 @@ fn an_export_by_hand_goes_on_where_the_last_one_ended_and_its_chain_shows_every_
     let period = digests[1].file_stem().unwrap().to_str().unwrap();
     std::fs::remove_file(&digests[0]).unwrap();
     assert_eq!(store.check(PLACE, &server, &["--from-period", period]).0, 0);
+    // From when on is said by a digest that is there: nothing more is left out than is told.
+    let (status, told) = store.check(PLACE, &server, &["--from-period", "20000101T000000Z"]);
+    assert!(status == 1 && told["findings"]["missing"][0] == "digests/20000101T000000Z.digest", "{told}");
     // Another log's key, a place with nothing, and one that is none.
     let (status, told) = store.check(PLACE, &other, &["--from-period", period]);
     assert!(status == 1 && told["findings"]["signature"].is_array(), "{told}");

@@ -141,7 +141,11 @@ fn keys_over_https_need_the_certificate_of_their_server() {
         published.give("200 OK", "", &site.issuer.jwks("").to_string());
         site.write("keys-ca.pem", &trusted.pem());
         let running = site.start();
-        assert_eq!(running.ask(&running.anonymous(), Some(&site.issuer.ann(|_| ()))).0, expected);
+        let ask = || running.ask(&running.anonymous(), Some(&site.issuer.ann(|_| ()))).0;
+        assert_eq!(ask(), expected);
+        // The authorities of that server are read again when their file changes.
+        site.write("keys-ca.pem", &authority.pem());
+        crate::support::until(|| ask() == 200);
     }
 }
 
@@ -159,4 +163,31 @@ fn a_witness_that_sends_elsewhere_is_not_followed() {
     let _server = crate::support::Server::start_in(tempfile::tempdir().unwrap(), &flags);
     crate::support::until(|| witness.asked() >= 2);
     assert_eq!(elsewhere.asked(), 0);
+}
+
+/// A token, or a request that is signed for one store, would be a stranger's with the first redirection that is followed.
+#[test]
+fn a_token_and_a_signed_request_are_not_led_elsewhere() {
+    let (first, elsewhere) = (Published::start(None), Published::start(None));
+    let to = format!("Location: http://{}/there\r\n", elsewhere.address);
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a.b.c\n").unwrap();
+    let (token, url) = (token.to_str().unwrap(), format!("http://{}", first.address));
+    let vkey = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/log-v1/log.vkey");
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        first.give(status, &to, "");
+        for args in [&["events"][..], &["sql", "SELECT 1"], &["verify", "--vkey", vkey], &["alerts", "list"]] {
+            let mut command = std::process::Command::new(crate::support::CUSTODY);
+            let output = command.args(args).args(["--url", &url, "--token-file", token]).output().unwrap();
+            assert!(!output.status.success(), "{args:?}: {output:?}");
+        }
+        let mut command = std::process::Command::new(crate::support::CUSTODY);
+        command.envs([("AWS_ACCESS_KEY_ID", "AKIDTEST"), ("AWS_SECRET_ACCESS_KEY", "a-secret"), ("AWS_REGION", "x")]);
+        let check = ["events", "check", "--export", "s3://bucket/prefix", "--vkey", vkey, "--s3-endpoint", &url];
+        let output = command.args(check).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+    assert!(first.asked() >= 12, "each was asked: {}", first.asked());
+    assert_eq!(elsewhere.asked(), 0, "somebody went there");
 }

@@ -199,6 +199,9 @@ fn a_key_that_its_issuer_withdraws_vouches_for_nothing_more() {
     });
     let rsa = site.issuer.token(&json!({"alg": "RS256", "kid": "rsa"}), &crate::harness::claims());
     assert_eq!(running.ask(&anonymous, Some(&rsa)).0, 200, "what cannot be read changes nothing");
+    // An empty list is no mistake: there is no key any more.
+    site.write("jwks.json", "{\"keys\": []}");
+    until(|| running.ask(&anonymous, Some(&rsa)).0 == 401);
 }
 
 #[test]

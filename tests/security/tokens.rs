@@ -205,6 +205,9 @@ fn tokens_of_the_log_are_for_what_they_say_and_nobody_else_makes_them() {
         (&["--identity", "x", "--role", "write", "--ttl", "59s"], "60s at least"),
         (&["--identity", "x", "--role", "root"], "\"root\" is none"),
         (&["--identity", "x", "--role", "read"], "--tenant"),
+        (&["--identity", "x", "--role", "read", "--tenant", "a", "--tenant", "*"], "'*' alone"),
+        (&["--identity", "x", "--role", "write", "--workspace", ""], "--workspace: give names"),
+        (&["--identity", "x\u{200b}", "--role", "write"], "all of which are seen"),
         (&["--identity", "x", "--role", "write", "--actor", "human"], "this is for scripts"),
     ] {
         let output = running.make_token(args);

@@ -200,3 +200,40 @@ fn a_sender_by_claims_is_bound_to_the_tenants_of_the_rule_in_force() {
     let kept = std::fs::read_to_string(running.server.data_dir().join("senders.json")).unwrap();
     assert!(kept.contains("#bot") && !kept.contains("exp"), "{kept}");
 }
+
+/// That nobody guards a log any more is as much a change as any other.
+#[test]
+fn a_start_without_guards_is_in_the_log_of_a_log_that_had_some() {
+    let site = Site::new();
+    let Running { mut server, .. } = site.start_with(&["--audit", "off"]);
+    let config = |server: &crate::support::Server| -> Vec<(String, bool, String)> {
+        let sql = "SELECT attributes FROM logs WHERE event_name = 'custody.audit.config' ORDER BY seq";
+        let mut command = std::process::Command::new(crate::support::CUSTODY);
+        let output =
+            command.args(["sql", sql, "--format", "json", "--data-dir"]).arg(server.data_dir()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = String::from_utf8(output.stdout).unwrap();
+        let read = |line: &str| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let said: Value = serde_json::from_str(row["attributes"].as_str().unwrap()).unwrap();
+            let text = |name: &str| said[name].as_str().unwrap_or("none").to_owned();
+            (text("custody.audit.tls"), said["custody.audit.policy_blake3"].is_string(), text("custody.audit.mode"))
+        };
+        rows.lines().map(read).collect()
+    };
+    let guarded = |mode: &str| ("on".to_owned(), true, mode.to_owned());
+    let open = ("off".to_owned(), false, "identified".to_owned());
+    server.stop();
+    assert_eq!(config(&server), [guarded("off")]);
+    // Twice without: said once.
+    for _ in 0..2 {
+        server = server.restart_with(&[]);
+        server.stop();
+        assert_eq!(config(&server), [guarded("off"), open.clone()]);
+    }
+    let flags = site.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    server = server.restart_with(&flags);
+    server.stop();
+    assert_eq!(config(&server), [guarded("off"), open, guarded("all")]);
+}

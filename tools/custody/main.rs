@@ -135,6 +135,8 @@ fn main() -> ExitCode {
 pub(crate) struct Failure {
     message: String,
     status: u8,
+    /// Where to go on behind what retention erased.
+    next_cursor: Option<String>,
 }
 
 impl Failure {
@@ -150,12 +152,12 @@ impl Failure {
 
     /// The question was wrong, or the answer is no: status 1.
     pub(crate) fn wrong(message: impl ToString) -> Self {
-        Self { message: message.to_string(), status: 1 }
+        Self { message: message.to_string(), status: 1, next_cursor: None }
     }
 
     /// It could not be tried at all (in use, not readable, not reachable): status 2.
     pub(crate) fn unable(message: impl ToString) -> Self {
-        Self { message: message.to_string(), status: 2 }
+        Self { message: message.to_string(), status: 2, next_cursor: None }
     }
 }
 

@@ -107,6 +107,15 @@ impl QueryFlags {
         at_least("--query-memory-max", self.query_memory_max, 16 << 20, memory_for_queries())
     }
 
+    /// Whose doings are recorded; `known` if a policy says who comes in.
+    pub fn audit_mode(&self, known: bool) -> AuditMode {
+        match self.audit.unwrap_or_default() {
+            // Where there is a policy, all are known whom it lets in.
+            AuditMode::Identified if known => AuditMode::All,
+            mode => mode,
+        }
+    }
+
     /// Gives an engine its limits, and the way to the log for what is asked of it. `known`: a policy says who
     /// each caller is.
     pub fn apply(
@@ -126,12 +135,7 @@ impl QueryFlags {
                 all.per_identity_max,
             )?,
         };
-        let mode = match self.audit.unwrap_or_default() {
-            // Where there is a policy, all are known whom it lets in.
-            AuditMode::Identified if known => AuditMode::All,
-            mode => mode,
-        };
-        let mut audit = Audit::new(recorder, mode);
+        let mut audit = Audit::new(recorder, self.audit_mode(known));
         if let Some(redactor) = redactor {
             audit = audit.with_redaction(redaction(redactor));
         }

@@ -14,6 +14,7 @@ use crate::Failure;
 use crate::auth::Auth;
 use crate::auth::audit::Audit;
 use crate::auth::reload::Guards;
+use crate::queries::QueryFlags;
 
 /// Whether a client must show a certificate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
@@ -113,7 +114,13 @@ impl SecurityFlags {
     }
 
     /// What guards the listeners of this log; no file was read before `begun`.
-    pub async fn guards(&self, tls: Option<Arc<Tls>>, reader: &Reader, begun: SystemTime) -> Result<Guards, Failure> {
+    pub async fn guards(
+        &self,
+        tls: Option<Arc<Tls>>,
+        reader: &Reader,
+        begun: SystemTime,
+        queries: &QueryFlags,
+    ) -> Result<Guards, Failure> {
         let audit = Arc::<Audit>::default();
         let auth = match &self.policy {
             None => None,
@@ -125,7 +132,8 @@ impl SecurityFlags {
                 Some(auth)
             }
         };
-        Ok(Guards { tls, auth, audit, reloads: Arc::default(), begun })
+        let (watched, dir) = (queries.audit_mode(auth.is_some()), reader.dir().to_owned());
+        Ok(Guards { tls, auth, audit, reloads: Arc::default(), begun, watched, dir })
     }
 }
 

@@ -317,7 +317,7 @@ impl Serve {
         let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();
         let witnesses = witnesses.map(|policy| Witnesses::new(reader.clone(), policy, witness_interval)).transpose()?;
-        let guards = self.security.guards(config.tls.clone(), &reader, begun).await?;
+        let guards = self.security.guards(config.tls.clone(), &reader, begun, &self.queries).await?;
         config.guard = guards.auth.clone().map(|auth| auth as Arc<dyn custody_ingest::Guard>);
         let receivers = Receivers::bind(config, writer).await.map_err(Failure::unable)?;
         let _finish = Finish(receivers.sequencer());
@@ -329,7 +329,7 @@ impl Serve {
         }
         let engine = guards.bind(Engine::new(projection).map_err(Failure::unable)?);
         let recorder = Arc::new(crate::record::Appender(receivers.sequencer()));
-        guards.begin(recorder.clone()).map_err(Failure::unable)?;
+        guards.begin(recorder.clone()).await.map_err(Failure::unable)?;
         let engine = self.queries.apply(engine, recorder.clone(), redactor, guards.auth.is_some())?;
         let checks = CheckFlags::follow(checker, &engine, recorder.clone())?;
         // Not waited for: it gives way to what comes in.

@@ -211,7 +211,8 @@ fn refusal(status: u16, body: &[u8]) -> Failure {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
     if problem["message"].is_string() {
         // Not the question, but the server: ask it again.
-        return told(&problem, status == 429 || status >= 500);
+        let failure = told(&problem, status == 429 || status >= 500);
+        return Failure { next_cursor: problem["next_cursor"].as_str().map(str::to_owned), ..failure };
     }
     Failure::unable(format!("HTTP status {status}"))
 }

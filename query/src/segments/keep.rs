@@ -289,6 +289,8 @@ impl Projection {
         let since = lock(&self.books).erased_to;
         let erased = self.erased_since(since)?;
         let (segments, replaced) = self.purged(&self.snapshot().segments, &erased)?;
+        // Before, too: whoever reads from here on knows what was erased, and what it is that he does not find.
+        self.recent.clear();
         self.publish(Some(head), |next| {
             next.segments = Arc::new(segments);
             let tails = next.frozen.as_mut().map(Arc::make_mut).into_iter().chain([&mut next.tail]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use custody_store::Reader;
 use custody_store::bundle::{Export, Exporting, seal_line};
@@ -112,7 +112,6 @@ fn bundle(served: &Served, exporter: Arc<dyn Exporter>, exporting: Exporting, pl
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"answer.custody\""),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
     ];
     (headers, Body::from_stream(pieces)).into_response()
 }

@@ -95,6 +95,7 @@ pub fn router(served: Served) -> Router {
         .layer(DefaultBodyLimit::max(1 << 20))
         .layer(axum::middleware::from_fn_with_state(served.clone(), authorized))
         .layer(axum::middleware::from_fn_with_state(served.clone(), observe::trace))
+        .layer(axum::middleware::map_response(as_said))
         .with_state(served)
 }
 
@@ -120,11 +121,14 @@ fn called(extensions: &tonic::Extensions) -> Result<Caller, tonic::Status> {
 async fn page() -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                   frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
+    let headers = [(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy))];
     (headers, Html(include_str!("page.html"))).into_response()
+}
+
+/// What an answer is, it says: a browser must not take what a sender wrote for a page.
+async fn as_said(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 async fn openapi() -> Response {

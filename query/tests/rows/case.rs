@@ -1,14 +1,14 @@
 //! A log of records with known tenants, workspaces and words, and ways to ask for them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use custody_proto::{Limits, Signal, json, scan};
 use custody_query::serve::observe::Unobserved;
 use custody_query::serve::{Served, flight, router};
 use custody_query::{Caller, Engine, Error, Projection, QueryLimits, RowFilter, SegmentLimits, format};
-use custody_store::{Encoding, Options, Prepared, open};
+use custody_store::{Encoding, Options, Prepared, Writer, open};
 use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,7 +20,7 @@ pub const SENDER: &str = "cert:sender";
 const START: u64 = 1_795_165_200_000_000_000;
 
 /// Kinds of records.
-pub const KINDS: u8 = 8;
+pub const KINDS: u8 = 9;
 
 /// A record to be made.
 #[derive(Clone, Debug)]
@@ -74,6 +74,8 @@ impl Made {
                 json!({"security.alert.id": format!("alert{i}"), "security.alert.rule": word, "security.alert.title": word,
                 "security.alert.severity": "high", "security.alert.evidence": [0, 1, 2, 3, 4, 5]})
             }
+            8 => json!({"gen_ai.operation.name": "chat", "gen_ai.request.model": word, "gen_ai.response.model": word,
+                "gen_ai.response.id": word, "gen_ai.usage.input_tokens": 5, "gen_ai.input.messages": word}),
             _ => json!({}),
         };
         own.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -85,7 +87,7 @@ impl Made {
             json!({"resourceLogs": [{"resource": {"attributes": attributes(&resource)}, "scopeLogs": [{"logRecords": [record]}]}]})
         };
         match self.kind {
-            0 | 1 => {
+            0 | 1 | 8 => {
                 let parent = if self.kind == 1 { format!("{:016x}", i) } else { String::new() };
                 let end = (START + i as u64 * 1_000_000_000 + 5).to_string();
                 let span = json!({"traceId": trace, "spanId": format!("{:016x}", i + 1), "parentSpanId": parent, "name": word,
@@ -121,6 +123,7 @@ fn attributes(attributes: &Value) -> Value {
             };
             json!({"arrayValue": {"values": a.iter().map(item).collect::<Vec<_>>()}})
         }
+        Value::Number(n) => json!({"intValue": n.to_string()}),
         other => panic!("no such attribute: {other}"),
     };
     attributes.as_object().unwrap().iter().map(|(k, v)| json!({"key": k, "value": value(v)})).collect()
@@ -129,6 +132,7 @@ fn attributes(attributes: &Value) -> Value {
 /// A log and an engine over it.
 pub struct Case {
     pub engine: Engine,
+    pub writer: Arc<Mutex<Writer>>,
     records: Vec<Made>,
     /// The seq of the first of them: the log begins with records of its own.
     first: u64,
@@ -155,7 +159,8 @@ impl Case {
             writer.append(vec![Prepared::new(signal, Encoding::Json, payload.into(), found, SENDER)]).unwrap();
         }
         writer.checkpoint().unwrap();
-        Self { engine: Engine::new(projection).unwrap(), records, first, _follower: follower, _dir: dir }
+        let writer = Arc::new(Mutex::new(writer));
+        Self { engine: Engine::new(projection).unwrap(), writer, records, first, _follower: follower, _dir: dir }
     }
 
     pub fn size(&self) -> u64 {

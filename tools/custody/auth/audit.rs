@@ -77,6 +77,12 @@ impl Audit {
         });
     }
 
+    /// Says something, and waits until it is durable.
+    pub async fn said(&self, record: SystemRecord) -> Result<(), custody_query::Error> {
+        let Some(recorder) = self.recorder.get() else { return Ok(()) };
+        recorder.append(vec![Said { identity: AUDIT_IDENTITY.into(), record }]).await.map(drop)
+    }
+
     /// Somebody could not come in. `identity` is who he is or claims to be, if that is known.
     pub fn failed(&self, reason: &'static str, peer: &str, identity: Option<&str>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

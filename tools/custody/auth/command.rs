@@ -123,13 +123,17 @@ impl Token {
         if self.tenants.is_empty() && self.roles.iter().any(sees) {
             return Err(Failure::wrong("name the tenants whose rows it sees with --tenant, or --tenant '*' for all"));
         }
-        let some = |list: Vec<String>| (!list.is_empty() && list != ["*"]).then_some(list);
+        let some = |flag: &str, list: Vec<String>| match list.iter().any(|name| name == "*" || name.is_empty()) {
+            true if list == ["*"] => Ok(None),
+            true => Err(Failure::wrong(format!("{flag}: give names, or '*' alone for all of them"))),
+            false => Ok((!list.is_empty()).then_some(list)),
+        };
         let wanted = Wanted {
             identity: self.identity,
             actor: self.actor,
             roles: self.roles,
-            tenants: some(self.tenants),
-            workspaces: some(self.workspaces),
+            tenants: some("--tenant", self.tenants)?,
+            workspaces: some("--workspace", self.workspaces)?,
             ttl_seconds: self.ttl.as_secs(),
         };
         let answer = Control::of(&self.data_dir)?.ask(&Request::Token { wanted }, &mut std::io::sink())?;

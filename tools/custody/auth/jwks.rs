@@ -144,7 +144,8 @@ fn parse(text: &str) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_str(text).map_err(|e| format!("no JWK set: {e}"))?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or("no JWK set: it has no list `keys`")?;
     let found: Vec<Key> = keys.iter().filter_map(Key::read).take(KEYS_MAX).collect();
-    if found.is_empty() {
+    // An issuer that withdraws all its keys publishes an empty list, and means it.
+    if found.is_empty() && !keys.is_empty() {
         return Err("no key in it can be used (RSA, P-256, P-384, Ed25519; use sig)".into());
     }
     Ok(found)

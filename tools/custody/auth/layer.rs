@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
@@ -17,7 +18,8 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use custody_ingest::{Peer, Refusal, Tongue};
-use custody_query::{Caller, Roles, RowFilter};
+use custody_query::{ActorType, Caller, Roles, RowFilter};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::Service;
@@ -66,7 +68,11 @@ async fn serve(
     tongue: Tongue,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let is_named_here = tongue == Tongue::Grpc || OPEN.contains(&request.uri().path()) || is_named_here(&request);
     let Some(auth) = auth else {
+        if !is_named_here {
+            return Ok(refused(&misnamed(), tongue));
+        }
         request.extensions_mut().insert(Caller::local(Some(peer.address())));
         return TowerToHyperService::new(router).call(request).await;
     };
@@ -84,6 +90,7 @@ async fn serve(
     let generation = auth.generation.load(Acquire);
     match auth.login(&peer, request.headers()).await {
         Err(denied) => Ok(refused(&denied.refusal(), tongue)),
+        Ok(login) if login.caller.actor == ActorType::Unknown && !is_named_here => Ok(refused(&misnamed(), tongue)),
         Ok(login) => {
             let mut headers = HeaderMap::new();
             for name in [header::AUTHORIZATION, ASSERTION] {
@@ -104,6 +111,26 @@ async fn serve(
             Ok(Response::from_parts(parts, Body::new(Watched { body, first, standing })))
         }
     }
+}
+
+/// Whether a request asks for this machine by its address, or by a name for which no name server of the Internet
+/// answers. A page in a browser whose own name was made to lead here (DNS rebinding) asks under that name, and where
+/// nobody must say who he is it would be taken for a program of this machine.
+fn is_named_here<B>(request: &Request<B>) -> bool {
+    let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(Authority::as_str).or(header);
+    let host = host.map(|host| host.parse::<Authority>().map(|host| host.host().to_lowercase()).unwrap_or_default());
+    let Some(host) = host else { return true };
+    let inner = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    let is_private = !inner.contains('.') || [".localhost", ".internal"].iter().any(|end| inner.ends_with(end));
+    inner.parse::<IpAddr>().is_ok() || (is_private && !inner.is_empty())
+}
+
+fn misnamed() -> Refusal {
+    let why = "nobody must say here who he is, so only requests to this machine's address or to localhost are answered, and \
+               none to another name: a page in a browser could have sent it (DNS rebinding). Come with an identity \
+               (docs/security.md), or have a proxy in between send Host: localhost";
+    Refusal::Forbidden(why.into())
 }
 
 /// Somebody of whom nothing is known: he may do nothing and sees nothing.
@@ -236,5 +263,42 @@ impl hyper::body::Body for Watched {
             whole.set_upper(upper + first);
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_somebody_elses_server_answers_for_is_not_ours() {
+        let named = |host: &str| is_named_here(&Request::get("/").header("Host", host).body(()).unwrap());
+        for host in [
+            "127.0.0.1:4680",
+            "localhost",
+            "LOCALHOST:1",
+            "localhost.",
+            "[::1]:4680",
+            "10.0.0.7",
+            "custody",
+            "a.localhost:1",
+        ] {
+            assert!(named(host), "{host}");
+        }
+        assert!(named("host.docker.internal:4680") && is_named_here(&Request::get("/").body(()).unwrap()));
+        for host in [
+            "evil.example.com:4680",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "printer.local",
+            "a b",
+            "",
+            "example.com.",
+        ] {
+            assert!(!named(host), "{host:?}");
+        }
+        // The target of a request counts before the header beside it.
+        let absolute = Request::get("http://evil.example.com/").header("Host", "localhost").body(()).unwrap();
+        assert!(!is_named_here(&absolute));
     }
 }

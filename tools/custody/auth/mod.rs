@@ -123,9 +123,12 @@ impl Auth {
             .in_force()
             .issuers
             .iter()
-            .filter_map(|issuer| match &issuer.settings.keys {
-                KeysAt::File(path) => Some(path.clone()),
-                KeysAt::Url(_) => None,
+            .flat_map(|issuer| {
+                let keys = match &issuer.settings.keys {
+                    KeysAt::File(path) => Some(path.clone()),
+                    KeysAt::Url(_) => None,
+                };
+                keys.into_iter().chain(issuer.settings.ca_file.clone())
             })
             .collect::<Vec<_>>();
         [self.path.clone()].into_iter().chain(files).collect()

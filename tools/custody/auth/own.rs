@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::audit::CONFIG;
 use super::key::{Algorithm, Key};
-use super::token::{Demands, Flaw, Unverified};
+use super::token::{Demands, Flaw, Unverified, is_subject};
 
 /// The shortest and the longest life of a token.
 pub const TTL_SECONDS: std::ops::RangeInclusive<u64> = 60..=86_400;
@@ -67,8 +67,8 @@ pub fn ttl(text: &str) -> Result<Duration, String> {
 impl Wanted {
     /// The claims of such a token, or what is wrong with it.
     pub fn claims(&self, origin: &str, now: u64, id: &str) -> Result<Value, String> {
-        if self.identity.is_empty() || self.identity.len() > 256 || self.identity.contains(char::is_control) {
-            return Err("--identity: give the script a name of at most 256 characters".into());
+        if self.identity.len() > 256 || !is_subject(&self.identity) {
+            return Err("--identity: give the script a name of at most 256 bytes, all of which are seen".into());
         }
         if matches!(super::actor(&self.actor)?, ActorType::Human) {
             return Err("--actor: a person comes with a token of his own issuer; this is for scripts".into());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use custody_ingest::tls::Tls;
-use custody_query::{Engine, Recorder};
+use custody_query::{AuditMode, Engine, Recorder};
 use custody_store::measure::{Family, Value};
 use custody_store::system::SystemRecord;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +33,14 @@ pub struct Guards {
     pub reloads: Arc<[AtomicU64; 2]>,
     /// A file that was changed after this may have been read before.
     pub begun: SystemTime,
+    /// Whose doings are recorded.
+    pub watched: AuditMode,
+    /// The data directory.
+    pub dir: PathBuf,
 }
+
+/// A file of the data directory that is there while the log's last word is that somebody guards it.
+const GUARDED: &str = "guarded";
 
 /// How long the stop waits for the last audit records.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -90,13 +97,23 @@ impl Guards {
     }
 
     /// From now on there is a log to say things in.
-    pub fn begin(&self, recorder: Arc<dyn Recorder>) -> std::io::Result<()> {
-        if self.is_open() {
-            return Ok(());
+    pub async fn begin(&self, recorder: Arc<dyn Recorder>) -> std::io::Result<()> {
+        let guarded = self.dir.join(GUARDED);
+        if !self.is_open() {
+            std::fs::File::create(&guarded)?.sync_all()?;
+            self.audit.begin(recorder);
+            self.audit.say(self.in_force("start"));
+            return self.clone().watch();
         }
-        self.audit.begin(recorder);
-        self.audit.say(self.in_force("start"));
-        self.clone().watch()
+        if guarded.exists() {
+            // Who may do what is in the log; that from here on everybody may do everything is said as well, once.
+            self.audit.begin(recorder);
+            match self.audit.said(self.in_force("start")).await {
+                Ok(()) => std::fs::remove_file(&guarded)?,
+                Err(error) => tracing::error!(%error, "the log takes no audit record"),
+            }
+        }
+        Ok(())
     }
 
     /// Makes durable what is only in memory, while the log still takes records: who asked what how often, who
@@ -145,7 +162,8 @@ impl Guards {
         let record = SystemRecord::new(CONFIG)
             .with("custody.audit.action", action)
             .with("custody.audit.tls", state(self.tls.is_some()))
-            .with("custody.audit.client_certificates", state(self.tls.as_ref().is_some_and(|tls| tls.knows_clients())));
+            .with("custody.audit.client_certificates", state(self.tls.as_ref().is_some_and(|tls| tls.knows_clients())))
+            .with("custody.audit.mode", self.watched.name());
         match &self.auth {
             Some(auth) => record.with("custody.audit.policy_blake3", auth.digest()),
             None => record,

@@ -200,12 +200,17 @@ impl<'a> Unverified<'a> {
             return Err(Flaw::Audience);
         }
         let subject = claims.get("sub").and_then(Value::as_str).ok_or(Flaw::Claim("sub"))?;
-        let sound = |c: char| !c.is_control() && !is_deceptive(c);
-        if subject.is_empty() || subject.chars().count() > SUBJECT_CHARS_MAX || !subject.chars().all(sound) {
+        if !is_subject(subject) {
             return Err(Flaw::Claim("sub"));
         }
         Ok(Proven { subject: subject.to_owned(), until, claims: self.claims })
     }
+}
+
+/// Whether a text can be a name: it says what is seen of it.
+pub fn is_subject(text: &str) -> bool {
+    let sound = |c: char| !c.is_control() && !is_deceptive(c);
+    !text.is_empty() && text.chars().count() <= SUBJECT_CHARS_MAX && text.chars().all(sound)
 }
 
 /// Characters that are not seen and change how others are: with them one name passes for another.

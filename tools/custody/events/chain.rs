@@ -15,7 +15,7 @@ use custody_store::digest::HEADER;
 use custody_store::note::{Note, VerifierKey};
 use serde_json::{Value, json};
 
-use super::check::{Findings, text};
+use super::check::{Findings, keys};
 use crate::s3::sha256;
 use crate::{Failure, print};
 
@@ -120,14 +120,7 @@ impl Chain {
     /// Checks it.
     pub fn run(&self, vkey: Option<&PathBuf>, as_json: bool) -> Result<(), Failure> {
         let place = self.export.as_deref().unwrap_or_default();
-        let keys = match vkey {
-            None => Vec::new(),
-            Some(path) => {
-                let keys = text(path)?;
-                let keys = keys.lines().filter(|line| !line.trim().is_empty()).map(VerifierKey::parse);
-                keys.collect::<Result<Vec<_>, _>>().map_err(Failure::unable)?
-            }
-        };
+        let keys = vkey.map_or(Ok(Vec::new()), |path| keys(path))?;
         if keys.is_empty() {
             return Err(Failure::unable("--vkey names no key; without one nobody knows whose the digests are"));
         }
@@ -150,7 +143,12 @@ impl Chain {
         let mut walk = Walk::default();
         let from = self.from_period.as_ref().map(|period| format!("digests/{period}.digest"));
         let names = shelf.names("digests/")?.into_iter().filter(|name| name.ends_with(".digest"));
-        for name in names.filter(|name| from.as_ref().is_none_or(|from| name >= from)) {
+        let names: Vec<String> = names.filter(|name| from.as_ref().is_none_or(|from| name >= from)).collect();
+        if let Some(from) = from.as_ref().filter(|from| names.first() != Some(from)) {
+            // What is left out is told by its period, so that nobody leaves out more than he says.
+            walk.findings.add("missing", from.clone());
+        }
+        for name in names {
             let Some(bytes) = shelf.read(&name)? else {
                 walk.findings.add("missing", format!("{name}: it was there, and is no more"));
                 continue;

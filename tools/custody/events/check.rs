@@ -116,6 +116,12 @@ impl Check {
         }
         let mut findings = Findings::default();
         let (mut stored, format) = self.read(&mut findings)?;
+        if stored.is_empty() && findings.is_empty() && self.checkpoint.is_none() && self.to_seq.is_none() {
+            // The last stored event is where it would end: of nothing nothing is missing.
+            return Err(Failure::unable(
+                "no event is stored there; say up to where to look, with --checkpoint or --to-seq",
+            ));
+        }
         let source = self.from.open().map_err(unable)?;
         let commitments = self.commitments(&source, &stored, &mut findings).map_err(unable)?;
         let end = match (self.to_seq, &commitments) {
@@ -160,7 +166,10 @@ impl Check {
                 let event = stored.entry(uid.to_owned()).or_insert_with(|| Stored {
                     seq,
                     digest,
-                    record_hash: event["record_hash"].as_str().map(str::to_owned),
+                    // OCSF has it in the extension.
+                    record_hash: [&event["record_hash"], &event["custody"]["record_hash"]]
+                        .into_iter()
+                        .find_map(|hash| hash.as_str().map(str::to_owned)),
                     copies: 0,
                     known: false,
                 });
@@ -184,12 +193,15 @@ impl Check {
         let note = text(path)?;
         let checkpoint = match &self.vkey {
             None => Checkpoint::parse_unverified(&note),
-            Some(keys) => {
-                let keys = text(keys)?;
-                let keys = keys.lines().filter(|l| !l.trim().is_empty()).map(VerifierKey::parse);
-                let keys: Vec<VerifierKey> = keys.collect::<Result<_, _>>().map_err(Failure::unable)?;
-                // A page's header carries the first signature alone.
-                Checkpoint::verify(&note, &keys[..keys.len().min(1)])
+            Some(path) => {
+                // A page's header carries the first signature alone, and one that was kept for long is of a former key.
+                let keys = keys(path)?;
+                let mut tried = keys.iter().map(|key| Checkpoint::verify(&note, std::slice::from_ref(key)));
+                match tried.next() {
+                    Some(Err(why)) => tried.find(Result::is_ok).unwrap_or(Err(why)),
+                    Some(checkpoint) => checkpoint,
+                    None => Checkpoint::verify(&note, &[]),
+                }
             }
         };
         let checkpoint = checkpoint.map_err(Failure::unable)?;
@@ -429,7 +441,14 @@ fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn text(path: &Path) -> Result<String, Failure> {
+/// The keys of a file, one a line.
+pub(super) fn keys(path: &Path) -> Result<Vec<VerifierKey>, Failure> {
+    let text = text(path)?;
+    let keys = text.lines().filter(|line| !line.trim().is_empty()).map(VerifierKey::parse);
+    keys.collect::<Result<_, _>>().map_err(Failure::unable)
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
     read.map(|_| text).map_err(|e| Failure::unable(format!("{} cannot be read: {e}", path.display())))

@@ -5,7 +5,9 @@ mod chain;
 mod check;
 
 use std::borrow::Cow;
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +51,10 @@ struct Pull {
     /// Keep the cursor in this file, written after the events of a page were, and go on from it.
     #[arg(long, value_name = "FILE", conflicts_with = "after")]
     state_file: Option<PathBuf>,
+    /// Where retention erased events before they were read, say so on standard error and go on with what is left.
+    /// Without this it ends there.
+    #[arg(long)]
+    skip_erased: bool,
     /// End after about this many events.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -122,6 +128,7 @@ impl Pull {
             Some(path) => read_state(path)?,
             None => self.after.clone(),
         };
+        let out = Out::open(self.state_file.is_some())?;
         let mut left = self.limit.unwrap_or(usize::MAX);
         let mut pause = Duration::from_secs(1);
         loop {
@@ -133,12 +140,24 @@ impl Pull {
                     pause = (pause * 2).min(RETRY_MAX);
                     continue;
                 }
+                Err(Failure { message, next_cursor: Some(next), .. }) if self.skip_erased => {
+                    eprintln!("custody events: {message}");
+                    if let Some(path) = &self.state_file {
+                        write_state(path, &next)?;
+                    }
+                    cursor = Some(next);
+                    continue;
+                }
+                Err(Failure { message, next_cursor: Some(next), .. }) => {
+                    eprintln!("next cursor: {next}");
+                    return Err(Failure::wrong(format!("{message}, or run this with --skip-erased")));
+                }
                 Err(failure) => return Err(failure),
             };
             pause = Duration::from_secs(1);
             left = left.saturating_sub(page.body.iter().filter(|b| **b == b'\n').count());
             print(&shown(&page.body))?;
-            std::io::stdout().flush().map_err(Failure::unable)?;
+            out.settle()?;
             if page.next_cursor != cursor
                 && let (Some(path), Some(cursor)) = (&self.state_file, &page.next_cursor)
             {
@@ -171,6 +190,35 @@ impl Pull {
     }
 }
 
+/// Standard output, where it is a file that must not be behind the state.
+struct Out(Option<File>);
+
+impl Out {
+    /// A file in which a crash left the beginning of a line gets an end to it: else the next event would be one line
+    /// with that, and lost.
+    fn open(keeps: bool) -> Result<Self, Failure> {
+        let out = std::io::stdout().as_fd().try_clone_to_owned().map(File::from);
+        let file = out.ok().filter(|out| keeps && out.metadata().is_ok_and(|data| data.is_file()));
+        if file.is_some()
+            && let Ok(mut written) = File::open("/dev/fd/1")
+        {
+            let mut last = [b'\n'];
+            let end = written.seek(SeekFrom::End(-1));
+            if end.is_ok_and(|_| written.read_exact(&mut last).is_ok()) && last != [b'\n'] {
+                print("\n")?;
+            }
+        }
+        Ok(Self(file))
+    }
+
+    /// What was printed is out, and if it is a file, on the disk.
+    fn settle(&self) -> Result<(), Failure> {
+        std::io::stdout().flush().map_err(Failure::unable)?;
+        let synced = self.0.as_ref().map_or(Ok(()), File::sync_data);
+        synced.map_err(|e| Failure::unable(format!("what was printed cannot be made durable: {e}")))
+    }
+}
+
 /// Lines as they were sent; on a terminal with control characters as pictures, which senders may have put into texts.
 fn shown(body: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(body);
@@ -198,7 +246,7 @@ fn write_state(path: &Path, cursor: &str) -> Result<(), Failure> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let write = || {
-        let mut file = std::fs::File::create(&new)?;
+        let mut file = File::create(&new)?;
         writeln!(file, "{}", json!({"cursor": cursor}))?;
         file.sync_all()?;
         std::fs::rename(&new, path)

@@ -75,7 +75,7 @@ pub(super) async fn page(
     let reader = projection.reader();
     let checkpoint = served.events.seals.covering(reader, sheet.next).await?;
     let page = Covered::new(position.seq, sheet, projection.snapshot().size);
-    let cursor = request.cursors.encode(Position { seq: sheet.next, horizon: position.horizon }, sheet.mark);
+    let cursor = request.cursors.encode(Position { seq: sheet.next, ..position }, sheet.mark);
     let proof = match request.proof {
         false => None,
         true => {

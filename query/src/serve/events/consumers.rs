@@ -20,7 +20,6 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
 use super::coding::{self, Accepted, Coding};
-use super::filter::Place;
 use super::page::Page;
 use super::sheet::Sheet;
 use super::state::{Consumer, Key, Lease, States};
@@ -248,7 +247,9 @@ async fn deliver(
         return answered((served, request), (0, &none, 0), wanted, "busy").await;
     };
     let filter = request.filter.key();
-    let mut consumer = match consumers.states.get(&key) {
+    let kept = consumers.states.get(&key);
+    let is_fresh = kept.is_none();
+    let mut consumer = match kept {
         Some(consumer) if consumer.filter != filter => {
             let message = "this consumer was made with another filter; take another name, or DELETE it first";
             return Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", message, None));
@@ -270,24 +271,31 @@ async fn deliver(
     } else {
         consumer.commit();
     }
-    let place = Place { position: consumer.position(), mark: consumer.mark };
-    let position = match start(served, request, Some(pages::known(served, place)?))? {
+    let position = match start(served, request, Some(pages::known(served, consumer.place())?))? {
         Ok(position) => position,
         Err(gone) => return pass_over(served, key, consumer, gone).await,
     };
     served.engine.stats().page();
     let form = (answer::form(request, wanted.0), wanted.1.coding);
     let page = pages::page(served, request, position.seq, limit, form).await?;
+    if let Some(gone) = pages::missed(served, request, position, page.next)? {
+        return pass_over(served, key, consumer, gone).await;
+    }
     poll.gave(page.matched as u64, position.seq..page.next);
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
-    consumer.horizon = position.horizon;
+    consumer.known = Some(position.known);
     let before = consumers.states.get(&key);
+    if !is_fresh && before.is_none() {
+        // Somebody deleted it meanwhile, and was told that it is gone.
+        return Ok(missing(&key.1));
+    }
     consumer.lease = Some(Lease {
         seq: page.next,
-        horizon: position.horizon,
+        known: Some(position.known),
+        horizon: 0,
         mark: Some(page.mark),
-        until: now().saturating_add(request.lease.as_nanos() as u64),
+        until: now().saturating_add(u64::try_from(request.lease.as_nanos()).unwrap_or(u64::MAX)),
         limit,
         events: page.matched,
     });
@@ -309,9 +317,8 @@ async fn deliver(
 /// What retention erased is told once; the next call goes on behind it.
 async fn pass_over(served: &Served, key: Key, mut consumer: Consumer, gone: Response) -> Result<Response, Error> {
     let erased = served.events.seals.erased(served.engine.projection())?;
-    let seq = super::sealed::earliest(&erased, consumer.seq);
-    (consumer.seq, consumer.horizon) = (seq, super::sealed::horizon(&erased));
-    (consumer.mark, consumer.lease) = (None, None);
+    consumer.go_to(Position { seq: erased.earliest(consumer.seq), known: erased.known() }, None);
+    consumer.lease = None;
     of(served)?.put(key, Some(consumer)).await?;
     Ok(gone)
 }
@@ -323,7 +330,8 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
         name: key.1.clone(),
         filter,
         seq: position.seq,
-        horizon: position.horizon,
+        known: Some(position.known),
+        horizon: 0,
         mark: None,
         lease: None,
         committed_events: 0,

@@ -1,8 +1,8 @@
 //! Which events a reader wants, and the cursors that are bound to it.
 //!
 //! A cursor says: everything below this seq that matched this filter was delivered. It also says
-//! up to where retention had erased when it was given, so that what was erased since shows, and has a mark
-//! of the log below it, so that another log under the same name shows.
+//! which erasures by retention the log told of when it was given, so that what was erased since shows, and has a
+//! mark of the log below it, so that another log under the same name shows.
 
 use std::sync::Arc;
 
@@ -109,16 +109,17 @@ impl Filter {
 pub struct Position {
     /// The next seq to look at.
     pub(crate) seq: u64,
-    /// Records below this had been erased by retention when this was given out, and the reader
-    /// knows of it.
-    pub(crate) horizon: u64,
+    /// What retention erased by the word of records below this seq the reader knows to be gone.
+    pub(crate) known: u64,
 }
 
 /// What a cursor says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub(crate) position: Position,
-    /// The mark of its seq; cursors of before have none.
+    /// What cursors of before have instead of what is known: the end of all that retention had erased.
+    pub(crate) horizon: Option<u64>,
+    /// The mark of its seq; the first cursors had none.
     pub(crate) mark: Option<Mark>,
 }
 
@@ -128,8 +129,9 @@ pub struct Cursors {
     bound: [u8; 8],
 }
 
-/// Cursors with a mark, and those of before without.
-const VERSION: u8 = 3;
+/// Cursors that say what is known of erasures; those of before with a mark, and without.
+const VERSION: u8 = 4;
+const VERSION_HORIZON: u8 = 3;
 const VERSION_UNMARKED: u8 = 2;
 const UNMARKED_BYTES: usize = 25;
 
@@ -142,8 +144,8 @@ impl Cursors {
     }
 
     pub(crate) fn encode(&self, position: Position, mark: Mark) -> String {
-        let (seq, horizon) = (position.seq.to_be_bytes(), position.horizon.to_be_bytes());
-        URL_SAFE_NO_PAD.encode([&[VERSION][..], &self.bound, &seq, &horizon, &mark].concat())
+        let (seq, known) = (position.seq.to_be_bytes(), position.known.to_be_bytes());
+        URL_SAFE_NO_PAD.encode([&[VERSION][..], &self.bound, &seq, &known, &mark].concat())
     }
 
     pub(crate) fn decode(&self, cursor: &str) -> Result<Place, &'static str> {
@@ -151,9 +153,9 @@ impl Cursors {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| NONE)?;
         let (bytes, mark) = bytes.split_at_checked(UNMARKED_BYTES).ok_or(NONE)?;
         let mark = match (bytes[0], Mark::try_from(mark)) {
-            (VERSION, Ok(mark)) => Some(mark),
+            (VERSION | VERSION_HORIZON, Ok(mark)) => Some(mark),
             (VERSION_UNMARKED, _) if mark.is_empty() => None,
-            (VERSION | VERSION_UNMARKED, _) => return Err(NONE),
+            (VERSION | VERSION_HORIZON | VERSION_UNMARKED, _) => return Err(NONE),
             _ => return Err("this cursor is of another version"),
         };
         if bytes[1..9] != self.bound {
@@ -166,7 +168,11 @@ impl Cursors {
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_be_bytes(number)
         };
-        Ok(Place { position: Position { seq: number(9), horizon: number(17) }, mark })
+        let (known, horizon) = match bytes[0] {
+            VERSION => (number(17), None),
+            _ => (0, Some(number(17))),
+        };
+        Ok(Place { position: Position { seq: number(9), known }, horizon, mark })
     }
 }
 
@@ -177,21 +183,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cursors_are_bound_to_log_and_filter(seq: u64, horizon: u64, mark: Mark, text in "[A-Za-z0-9_-]{0,60}") {
-            let position = Position { seq, horizon };
+        fn cursors_are_bound_to_log_and_filter(seq: u64, known: u64, mark: Mark, text in "[A-Za-z0-9_-]{0,60}") {
+            let position = Position { seq, known };
             let all = Filter::default();
             let alerts = Filter { kinds: vec!["alert".into()], ..Filter::default() };
             let services = Filter { services: vec!["alert".into()], ..Filter::default() };
             let cursors = Cursors::of("log", &all);
             let cursor = cursors.encode(position, mark);
-            prop_assert_eq!(cursors.decode(&cursor), Ok(Place { position, mark: Some(mark) }));
-            // Those that were given out before there were marks stay valid.
+            prop_assert_eq!(cursors.decode(&cursor), Ok(Place { position, horizon: None, mark: Some(mark) }));
+            // Those that were given out by servers of before stay valid.
             let mut before = URL_SAFE_NO_PAD.decode(&cursor).unwrap();
+            before[0] = VERSION_HORIZON;
+            let (position, horizon) = (Position { seq, known: 0 }, Some(known));
+            let marked = URL_SAFE_NO_PAD.encode(&before);
+            prop_assert_eq!(cursors.decode(&marked), Ok(Place { position, horizon, mark: Some(mark) }));
             before.truncate(UNMARKED_BYTES);
             prop_assert!(cursors.decode(&URL_SAFE_NO_PAD.encode(&before)).is_err());
             before[0] = VERSION_UNMARKED;
             let before = URL_SAFE_NO_PAD.encode(before);
-            prop_assert_eq!(cursors.decode(&before), Ok(Place { position, mark: None }));
+            prop_assert_eq!(cursors.decode(&before), Ok(Place { position, horizon, mark: None }));
             for other in [Cursors::of("log", &alerts), Cursors::of("log", &services), Cursors::of("other", &all)] {
                 prop_assert!(other.decode(&cursor).is_err());
             }

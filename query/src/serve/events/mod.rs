@@ -290,7 +290,8 @@ async fn events(
         Ok(accepted) => accepted,
         Err(refused) => return Ok(refused),
     };
-    let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|_| streams);
+    // An empty one, which some clients send before they have one, says nothing.
+    let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|id| streams && !id.is_empty());
     let after = resumed.or(asked.after.as_deref()).filter(|cursor| !cursor.is_empty());
     let place = match after.map(|cursor| request.cursors.decode(cursor)) {
         None => None,
@@ -339,6 +340,9 @@ async fn paged(
     served.engine.stats().page();
     let form = (answer::form(request, shape.json), shape.accepted.coding);
     let sheet = next::page(served, request, position.seq, request.limit, form).await?;
+    if let Some(gone) = next::missed(served, request, position, sheet.next)? {
+        return Ok(gone);
+    }
     poll.gave(sheet.matched as u64, position.seq..sheet.next);
     answer::page(served, request, position, &sheet, shape).await
 }

@@ -53,7 +53,13 @@ pub(crate) fn known(served: &Served, place: Place) -> Result<Position, Error> {
              back since; compare its checkpoint with one that you kept, and begin again",
             position.seq.saturating_sub(1)
         ))),
-        _ => Ok(position),
+        _ => Ok(match place.horizon {
+            None => position,
+            Some(horizon) => {
+                let erased = served.events.seals.erased(served.engine.projection())?;
+                Position { known: erased.known_at(horizon), ..position }
+            }
+        }),
     }
 }
 
@@ -77,24 +83,37 @@ pub(crate) fn start(
              restored or rolled back since: compare its checkpoint with one that you kept, and begin again"
         )));
     }
+    let known = served.events.seals.erased(projection)?.known();
+    let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, known })) };
+    Ok(match missed(served, request, position, u64::MAX)? {
+        Some(gone) => Err(gone),
+        None => Ok(Position { known: known.max(position.known), ..position }),
+    })
+}
+
+/// The answer 410, if retention erased below a seq what somebody at a place had still to see, and he does not know it.
+/// It is asked before a page is made, and again behind it: what is erased meanwhile is not in it.
+pub(crate) fn missed(
+    served: &Served,
+    request: &Request,
+    position: Position,
+    below: u64,
+) -> Result<Option<Response>, Error> {
+    let projection = served.engine.projection();
     let erased = served.events.seals.erased(projection)?;
-    let horizon = sealed::horizon(&erased);
-    let Some(position) = position else { return Ok(Ok(Position { seq: request.begin, horizon })) };
-    let unseen = position.seq.max(position.horizon)..horizon;
-    let Some(lost) = erased.within(unseen.clone()).next().filter(|_| unseen.start < unseen.end) else {
-        return Ok(Ok(Position { horizon: horizon.max(position.horizon), ..position }));
-    };
-    let go_on = Position { seq: sealed::earliest(&erased, position.seq), horizon };
+    let Some(lost) = erased.unknown(position, below) else { return Ok(None) };
+    let go_on = Position { seq: erased.earliest(position.seq), known: erased.known() };
     let body = serde_json::json!({
         "code": "gone",
         "message": format!(
-            "retention erased records from {} on before this cursor reached them; go on with next_cursor", lost.start
+            "retention erased records from {lost} on before this cursor reached them; go on with next_cursor"
         ),
         "position": null,
         "earliest_seq": go_on.seq,
         "next_cursor": request.cursors.encode(go_on, Marks::new(projection.reader()).at(go_on.seq)?),
     });
-    Ok(Err((StatusCode::GONE, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()))
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    Ok(Some((StatusCode::GONE, headers, body.to_string()).into_response()))
 }
 
 /// How much a reader wants, and how.

@@ -1,5 +1,5 @@
-//! What stands beside a page: the checkpoint that covers it, the proof of its range, and up to
-//! where retention has erased.
+//! What stands beside a page: the checkpoint that covers it, the proof of its range, and what
+//! retention has erased.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use custody_store::{Checkpoint, Reader};
 use futures::future::BoxFuture;
 use serde_json::{Value as Json, json};
 
+use super::Position;
 use crate::error::Error;
 use crate::projection::Projection;
 
@@ -39,7 +40,7 @@ pub(crate) struct Seals {
     pub(crate) signer: Option<Arc<dyn Signer>>,
     signed: tokio::sync::Mutex<Option<Instant>>,
     /// What retention erased, as of an epoch of erasures.
-    erased: Mutex<Option<(u64, Arc<SeqSet>)>>,
+    erased: Mutex<Option<(u64, Arc<Erasures>)>>,
 }
 
 impl Seals {
@@ -69,34 +70,68 @@ impl Seals {
     }
 
     /// The records whose content retention erased.
-    pub(crate) fn erased(&self, projection: &Projection) -> Result<Arc<SeqSet>, Error> {
+    pub(crate) fn erased(&self, projection: &Projection) -> Result<Arc<Erasures>, Error> {
         let epoch = projection.recent.epoch();
         let mut kept = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, set)) = kept.as_ref().filter(|(of, _)| *of == epoch) {
             return Ok(Arc::clone(set));
         }
-        let mut all = SeqSet::default();
-        for (_, record) in projection.reader().system_records(&[event::ERASURE]).map_err(Error::store)? {
+        let mut told = Vec::new();
+        for (seq, record) in projection.reader().system_records(&[event::ERASURE]).map_err(Error::store)? {
             if record.text("custody.erasure.cause") == Some("retention")
                 && let Some(set) = record.text("custody.erasure.seqs").and_then(SeqSet::parse)
             {
-                all = all.union(&set);
+                told.push((seq, set));
             }
         }
-        let all = Arc::new(all);
+        let all = Arc::new(Erasures::of(told));
         *kept = Some((epoch, Arc::clone(&all)));
         Ok(all)
     }
 }
 
-/// The seq behind the last one that was erased.
-pub(crate) fn horizon(erased: &SeqSet) -> u64 {
-    erased.ranges().last().map_or(0, |range| range.end)
+/// What retention erased. It does not only go on from where it was: what a legal hold kept is erased when
+/// the hold is released, behind readers who know of what was erased around it.
+#[derive(Debug, Default)]
+pub(crate) struct Erasures {
+    /// The seq of each record that tells of some, in their order.
+    told: Vec<(u64, SeqSet)>,
+    all: SeqSet,
 }
 
-/// The first seq from `from` on that is not erased.
-pub(crate) fn earliest(erased: &SeqSet, from: u64) -> u64 {
-    erased.ranges().iter().find(|range| range.contains(&from)).map_or(from, |range| range.end)
+impl Erasures {
+    fn of(told: Vec<(u64, SeqSet)>) -> Self {
+        let all = SeqSet::of(told.iter().flat_map(|(_, set)| set.ranges().iter().cloned()));
+        Self { told, all }
+    }
+
+    /// What somebody knows who is told of all of it now.
+    pub(crate) fn known(&self) -> u64 {
+        self.told.last().map_or(0, |(seq, _)| seq + 1)
+    }
+
+    /// The same of somebody who was told no more than where the end of it all was. If that leaves a doubt, he
+    /// is told again.
+    pub(crate) fn known_at(&self, horizon: u64) -> u64 {
+        let ends = |(_, set): &(u64, SeqSet)| set.ranges().last().is_some_and(|range| range.end >= horizon);
+        match horizon {
+            0 => 0,
+            _ => self.told.iter().find(|told| ends(told)).map_or_else(|| self.known(), |(seq, _)| seq + 1),
+        }
+    }
+
+    /// The first record from a place on, and below a seq, that was erased and of which he who is there does not
+    /// know that.
+    pub(crate) fn unknown(&self, position: Position, below: u64) -> Option<u64> {
+        let since = self.told.partition_point(|(seq, _)| *seq < position.known);
+        let first = |(_, set): &(u64, SeqSet)| Some(set.within(position.seq..below).next()?.start);
+        self.told[since..].iter().filter_map(first).min()
+    }
+
+    /// The first seq from `from` on that is not erased.
+    pub(crate) fn earliest(&self, from: u64) -> u64 {
+        self.all.ranges().iter().find(|range| range.contains(&from)).map_or(from, |range| range.end)
+    }
 }
 
 fn covers(reader: &Reader, size: u64) -> Result<bool, Error> {
@@ -133,4 +168,30 @@ fn entries(reader: &Reader, from: u64, next: u64) -> Result<Vec<String>, Error> 
         out.extend(entries.skip(from.saturating_sub(index * 256) as usize));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_held_and_is_erased_later_is_not_known_to_who_knew_of_what_is_around_it() {
+        let set = |text: &str| SeqSet::parse(text).unwrap();
+        // 50 to 99 were under a hold.
+        let before = Erasures::of(vec![(200, set("10-49,100-149"))]);
+        let told = Position { seq: 50, known: before.known() };
+        assert_eq!(before.unknown(told, u64::MAX), None);
+        assert_eq!(before.unknown(Position { seq: 5, known: 0 }, u64::MAX), Some(10));
+        assert_eq!(before.unknown(Position { seq: 5, known: 0 }, 10), None, "not as far as this");
+        assert_eq!((before.earliest(9), before.earliest(10), before.earliest(120)), (9, 50, 150));
+        let after = Erasures::of(vec![(200, set("10-49,100-149")), (250, set("50-99"))]);
+        assert_eq!(after.unknown(told, u64::MAX), Some(50));
+        assert_eq!(after.unknown(Position { seq: 100, ..told }, u64::MAX), None, "he had them all");
+        assert_eq!(after.unknown(Position { seq: 60, known: after.known() }, u64::MAX), None);
+        assert_eq!(after.earliest(20), 150);
+        // Cursors of before say where the end was: what was erased below it later is told.
+        let known = after.known_at(150);
+        assert_eq!((known, after.unknown(Position { seq: 60, known }, u64::MAX)), (201, Some(60)));
+        assert_eq!((after.known_at(0), after.known_at(1_000)), (0, 251));
+    }
 }

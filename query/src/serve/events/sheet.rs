@@ -32,8 +32,8 @@ pub(crate) enum Form {
     Lines,
     /// The members of a JSON array, with commas between; events that are no JSON are texts in it.
     Array { quoted: bool },
-    /// Server-sent events with cursors as ids, under which retention had erased up to `horizon`.
-    Stream { cursors: Cursors, horizon: u64 },
+    /// Server-sent events with cursors as ids, whose reader knows of erasures up to `known`.
+    Stream { cursors: Cursors, known: u64 },
     /// The field `events` of a `StreamEventsResponse`.
     Message,
 }
@@ -119,11 +119,11 @@ impl Sheet {
                         true => writer.put(&[Json::String(line.text.clone()).to_string().as_bytes()]),
                     }
                 }
-                Form::Stream { cursors, horizon } => {
+                Form::Stream { cursors, known } => {
                     writer.data(&line.text);
                     // The id of the last event of a record is the cursor behind it.
                     if page.lines.get(i + 1).is_none_or(|next| next.seq != line.seq) {
-                        let position = Position { seq: line.seq + 1, horizon };
+                        let position = Position { seq: line.seq + 1, known };
                         writer.id(&cursors.encode(position, mark_at(position.seq)?));
                     }
                     writer.put(&[b"\n"]);
@@ -132,13 +132,13 @@ impl Sheet {
             }
         }
         let mark = mark_at(page.next)?;
-        if let Form::Stream { cursors, horizon } = form
+        if let Form::Stream { cursors, known } = form
             && page.next > page.from
             && page.lines.last().is_none_or(|line| line.seq + 1 < page.next)
         {
             // No event, but a reader who comes back need not look through the same records again.
             writer.begin();
-            writer.id(&cursors.encode(Position { seq: page.next, horizon }, mark));
+            writer.id(&cursors.encode(Position { seq: page.next, known }, mark));
             writer.put(&[b"\n"]);
         }
         let parts = writer.end();

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::Position;
+use super::filter::Place;
 use super::marks::Mark;
 use crate::error::{Error, ErrorKind};
 
@@ -36,6 +37,10 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Lease {
     /// Where the batch ends.
     pub(super) seq: u64,
+    /// Which erasures were told of then; batches of before have the end of all that was erased.
+    #[serde(default)]
+    pub(super) known: Option<u64>,
+    #[serde(default)]
     pub(super) horizon: u64,
     /// What the log has there, as a cursor would say it.
     #[serde(default)]
@@ -55,6 +60,10 @@ pub(super) struct Consumer {
     pub(super) filter: String,
     /// Everything below was received.
     pub(super) seq: u64,
+    /// Which erasures its puller was told of; consumers of before have the end of all that was erased.
+    #[serde(default)]
+    pub(super) known: Option<u64>,
+    #[serde(default)]
     pub(super) horizon: u64,
     /// What the log has there; consumers of before have none until their next batch is committed.
     #[serde(default)]
@@ -65,14 +74,20 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn position(&self) -> Position {
-        Position { seq: self.seq, horizon: self.horizon }
+    pub(super) fn place(&self) -> Place {
+        let position = Position { seq: self.seq, known: self.known.unwrap_or_default() };
+        Place { position, horizon: self.known.is_none().then_some(self.horizon), mark: self.mark }
+    }
+
+    /// It goes on from there.
+    pub(super) fn go_to(&mut self, position: Position, mark: Option<Mark>) {
+        (self.seq, self.known, self.mark) = (position.seq, Some(position.known), mark);
     }
 
     /// What was given out is received.
     pub(super) fn commit(&mut self) {
         if let Some(lease) = self.lease.take() {
-            (self.seq, self.horizon, self.mark) = (lease.seq, lease.horizon, lease.mark);
+            (self.seq, self.known, self.horizon, self.mark) = (lease.seq, lease.known, lease.horizon, lease.mark);
             self.committed_events += lease.events as u64;
         }
     }
@@ -307,12 +322,14 @@ mod tests {
     use super::*;
 
     fn consumer(name: &str, seq: u64) -> Consumer {
-        let lease = Lease { seq: seq + 5, horizon: 0, mark: Some([7; 8]), until: 9, limit: 10, events: 5 };
+        let lease =
+            Lease { seq: seq + 5, known: Some(0), horizon: 0, mark: Some([7; 8]), until: 9, limit: 10, events: 5 };
         Consumer {
             identity: "jwt:a\nb".into(),
             name: name.into(),
             filter: "[]".into(),
             seq,
+            known: Some(0),
             horizon: 0,
             mark: None,
             lease: Some(lease),
@@ -377,11 +394,13 @@ mod tests {
         let path = dir.path().join("consumers.json");
         std::fs::write(
             &path,
-            r#"{"consumers":[{"committed_events":3,"filter":"[]","horizon":0,"identity":"jwt:a\nb","lease":null,"name":"old","redelivered":0,"seq":42}],"version":1}"#,
+            r#"{"consumers":[{"committed_events":3,"filter":"[]","horizon":17,"identity":"jwt:a\nb","lease":null,"name":"old","redelivered":0,"seq":42}],"version":1}"#,
         )
         .unwrap();
         let states = States::open(&path).unwrap();
         assert_eq!(seqs(&states), [("old".into(), 42)]);
+        let old = states.get(&("jwt:a\nb".into(), "old".into())).unwrap();
+        assert_eq!(old.place(), Place { position: Position { seq: 42, known: 0 }, horizon: Some(17), mark: None });
         put(&states, "new", 1);
         put(&states, "new", 2);
         put(&states, "new", 3);

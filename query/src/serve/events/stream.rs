@@ -95,13 +95,17 @@ impl Following {
         }
         let (form, follows) = match self.way {
             Way::Events(coding) => {
-                let (cursors, horizon) = (self.request.cursors, self.position.horizon);
-                ((next::STREAM_EVENTS, Form::Stream { cursors, horizon }, coding), true)
+                let (cursors, known) = (self.request.cursors, self.position.known);
+                ((next::STREAM_EVENTS, Form::Stream { cursors, known }, coding), true)
             }
             Way::Messages { follow, limit, coding } => ((limit, Form::Message, coding), follow),
         };
         let size = self.served.engine.projection().snapshot().size;
         let sheet = next::stream(&self.served, &self.request, self.position.seq, form, follows).await?;
+        if let Some(gone) = next::missed(&self.served, &self.request, self.position, sheet.next)? {
+            self.ended = true;
+            return Ok(Some(Next::Gone(gone)));
+        }
         (self.from, self.position.seq) = (self.position.seq, sheet.next);
         self.watch.rows += sheet.matched as u64;
         self.ended = !follows && sheet.next >= size;

@@ -45,8 +45,8 @@ fn every_form_has_every_event() {
 #[test]
 fn a_stream_has_the_cursor_behind_each_record_and_behind_the_last_that_was_looked_at() {
     let cursors = Cursors::of("log", &Filter::default());
-    let form = Form::Stream { cursors, horizon: 7 };
-    let id = |seq: u64| cursors.encode(Position { seq, horizon: 7 }, seq.to_be_bytes());
+    let form = Form::Stream { cursors, known: 7 };
+    let id = |seq: u64| cursors.encode(Position { seq, known: 7 }, seq.to_be_bytes());
     let got = text(&sheet(&[(1, "a"), (3, "b\r\nc"), (3, "d")], form));
     let want =
         format!("data: a\nid: {}\n\ndata: b\ndata: \ndata: c\n\ndata: d\nid: {}\n\nid: {}\n\n", id(2), id(4), id(6));
