@@ -309,10 +309,10 @@ fn rows_are_made_again_while_records_come_in() {
     age(&folder.path().join("data"));
     let server = Server::start_in(folder, &flags);
     // How many they become is a matter of how fast they are sealed.
-    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(5);
+    let is_new = |segment: &Value| segment["mapping_version"].as_u64() >= Some(6);
     until(|| !segments(&dir).is_empty() && segments(&dir).iter().all(is_new));
     assert_eq!(count(&server, "events"), before);
-    assert_eq!(count(&server, "events WHERE mapping_version < 5"), 0);
+    assert_eq!(count(&server, "events WHERE mapping_version < 6"), 0);
     assert!(segments(&dir).iter().all(is_new));
 
     let mut rebuild = Command::new(CUSTODY)

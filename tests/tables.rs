@@ -39,17 +39,37 @@ fn the_docs_are_what_the_tables_are() {
         let name = format!("{}.{}", column.table_name, column.column_name);
         assert!(!column.description.is_empty(), "{name} is not documented: see query/src/columns.rs");
     }
-    // What SQL's own catalogue knows is what is documented, and the other way round.
-    let own = "SELECT count(*) AS n FROM information_schema.columns c LEFT JOIN custody_columns d \
-               ON d.table_name = c.table_name AND d.column_name = c.column_name \
-               WHERE c.table_schema = 'public' AND d.description IS NULL";
-    assert_eq!(server.sql(own)[0]["n"], 0);
+    // What SQL's own catalogue knows is what is documented, with the same texts, and the other way round.
+    let own = "SELECT table_name, column_name, column_comment AS text FROM information_schema.columns \
+               WHERE table_schema = 'public'";
+    let ours = "SELECT table_name, column_name, description AS text FROM custody_columns \
+                WHERE table_name IN (SELECT table_name FROM custody_tables WHERE kind <> 'function')";
+    let [own, ours] = [own, ours].map(|sql| server.sql(&format!("{sql} ORDER BY 1, 2")));
+    assert!(own.len() > 300 && own == ours, "{} columns, {} are documented", own.len(), ours.len());
+    let own = "SELECT table_name, table_comment AS text FROM information_schema.tables WHERE table_schema = 'public'";
+    let ours = "SELECT table_name, description AS text FROM custody_tables WHERE kind <> 'function'";
+    let [own, ours] = [own, ours].map(|sql| server.sql(&format!("{sql} ORDER BY 1")));
+    assert_eq!(own, ours);
+    let own = "SELECT routine_name AS table_name, syntax_example AS usage, description FROM information_schema.routines \
+               WHERE function_type = 'TABLE'";
+    let ours = "SELECT table_name, usage, description FROM custody_tables WHERE kind = 'function'";
+    let [own, ours] = [own, ours].map(|sql| server.sql(&format!("{sql} ORDER BY 1")));
+    assert_eq!(own, ours);
+    let silent = "SELECT routine_name FROM information_schema.routines WHERE coalesce(description, '') = '' \
+                  OR coalesce(syntax_example, '') = ''";
+    assert_eq!(server.sql(silent), [] as [Value; 0], "functions that say nothing of themselves");
     let shown: Vec<String> = server
         .sql("SHOW TABLES")
         .iter()
         .filter(|row| row["table_schema"] == "public")
         .map(|row| text(row, "table_name"))
         .collect();
+    let calls = server.sql("SHOW FULL COLUMNS FROM tool_calls");
+    assert!(
+        calls
+            .iter()
+            .any(|row| row["column_name"] == "seq" && row["column_comment"] == "Place of the record in the log.")
+    );
     for table in tables.iter().filter(|t| t.kind != "function") {
         assert!(shown.contains(&table.table_name), "{} is not shown", table.table_name);
         let described = server.sql(&format!("DESCRIBE {}", table.table_name));

@@ -1,5 +1,5 @@
 //! What every table, view and function shows, column by column: the tables `custody_tables` and
-//! `custody_columns`, and docs/tables.md, all from the doc comments of the rows and the heads of the views.
+//! `custody_columns`, the comments in `information_schema`, and docs/tables.md, all from the doc comments of the rows and the heads of the views.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -117,6 +117,27 @@ const VIEW_COLUMNS: [(&str, &str); 30] = [
     ("foreign_claims.ingest_time", "When the ledger took it."),
 ];
 
+/// The functions of values that are the ledger's own: name, how it is called, what it gives.
+const OWN_FUNCTIONS: [(&str, &str, &str); 5] = [
+    (
+        "proof",
+        "proof(seq)",
+        "The proof that the log has the record (a tlog-proof file); null if there is none to be had.",
+    ),
+    ("payload", "payload(seq)", "The bytes of the record as they were received; null if they were erased."),
+    (
+        "authority_covers",
+        "authority_covers(patterns, value)",
+        "Whether one of the patterns, such as those of grants.actions, covers the value.",
+    ),
+    ("tenants_of", "tenants_of(submitter)", "The tenants that the policy binds a submitter to; null if to none."),
+    (
+        "tenant_claim_holds",
+        "tenant_claim_holds(submitter, tenant)",
+        "Whether the submitter may speak for the tenant, by the policy in force.",
+    ),
+];
+
 /// The functions that are registered beside [`Asked`].
 fn functions() -> Vec<(&'static str, &'static str, &'static str, SchemaRef)> {
     let mut out = vec![
@@ -175,6 +196,18 @@ pub(crate) fn description_of(name: &str) -> Option<String> {
     })
 }
 
+/// What each column of each table and view holds.
+pub(crate) async fn descriptions(context: &SessionContext) -> Result<HashMap<(String, String), String>> {
+    let rows = column_rows(&all(context).await?);
+    Ok(rows.into_iter().map(|row| ((row.table_name, row.column_name), row.description)).collect())
+}
+
+/// How a function of the ledger's own is called, and what it gives.
+pub(crate) fn about_function(name: &str) -> Option<(&'static str, &'static str)> {
+    let of_table = || functions().into_iter().map(|(name, usage, what, _)| (name, usage, what)).find(|f| f.0 == name);
+    OWN_FUNCTIONS.into_iter().find(|f| f.0 == name).or_else(of_table).map(|(_, usage, what)| (usage, what))
+}
+
 /// The tables and views, each with its columns.
 async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, SchemaRef)>> {
     let mut tables: Vec<(String, &'static str, SchemaRef)> = Vec::new();
@@ -197,7 +230,8 @@ async fn all(context: &SessionContext) -> Result<Vec<(String, &'static str, Sche
     Ok(tables)
 }
 
-fn about(name: &str) -> &'static str {
+/// What a table's rows are; empty if there is no such table.
+pub(crate) fn about(name: &str) -> &'static str {
     ABOUT.iter().find(|(table, _)| *table == name).map_or("", |(_, text)| text)
 }
 
@@ -308,7 +342,7 @@ const HEAD: &str = "# Tables, views and table functions
 
 All of them are in SQL too, with these texts: `DESCRIBE <table or function>`, `SELECT * FROM custody_tables`,
 `SELECT * FROM custody_columns WHERE table_name = 'alerts'`; over Flight SQL as remarks of the columns (JDBC);
-without them in `SHOW TABLES` and `information_schema`.
+as `information_schema.tables.table_comment` (and in `SHOW TABLES`), `.columns.column_comment` and `.routines.description`.
 Ids are lowercase hex, times are UTC in ns, attributes are JSON for the JSON functions (`json_get_str(attributes, 'name')`).
 Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`.
 A seq or a time, where a function takes one, is a literal such as `120` or `'2026-11-20T09:00:00Z'`.

@@ -404,7 +404,7 @@ impl Engine {
         for place in snapshot.places() {
             runtime.register_object_store(place.url().as_ref(), Arc::clone(place.store()));
         }
-        let config = functions::config().with_information_schema(true).with_target_partitions(2);
+        let config = functions::config().with_target_partitions(2);
         let own = Own::new(&self.leeway, limits.prompt);
         let mut config = config.with_extension(Arc::new(Notes::default())).with_extension(Arc::new(own));
         config.options_mut().sql_parser.collect_spans = true;
@@ -418,6 +418,7 @@ impl Engine {
         crate::checks::register(&context, &self.projection, snapshot, now()).map_err(wrong)?;
         // Last: it tells of all others.
         crate::columns::register(&context).map_err(wrong)?;
+        crate::information_schema::register(&context).map_err(wrong)?;
         Ok(context)
     }
 }

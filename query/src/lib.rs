@@ -28,6 +28,7 @@ mod grant_table;
 pub mod grants;
 mod hints;
 mod ids;
+mod information_schema;
 pub mod issuers;
 mod late_views;
 mod leeway;

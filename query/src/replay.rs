@@ -8,6 +8,8 @@
 //! It is made in two passes, so that a trace of a million steps takes no more memory than
 //! its keys: the order is computed over one [`keys::Node`] a step (about 250 bytes with all
 //! that is derived from it), then the rows are fetched in that order, a batch at a time.
+//! What the keys take is asked for before they are read: an agent of many years has more
+//! steps than there is room for, and is refused.
 
 mod keys;
 mod order;
@@ -87,6 +89,12 @@ table! {
     }
 }
 
+/// What a step's keys take, with all that is derived from them, about.
+const STEP_BYTES: usize = 256;
+
+/// Gives room for so many more bytes, or says that there is none.
+pub(crate) type Room<'a> = &'a mut dyn FnMut(usize) -> Result<(), Error>;
+
 /// Replays whatever the id names, as the ledger knew it `as_of`.
 ///
 /// # Errors
@@ -113,11 +121,23 @@ pub fn replay_each(
     now: Time,
     each: &mut dyn FnMut(RecordBatch) -> Result<bool, Error>,
 ) -> Result<(), Error> {
+    replay_within(snapshot, id, (as_of, now), &mut |_| Ok(()), each)
+}
+
+/// The same in the room that there is.
+pub(crate) fn replay_within(
+    snapshot: &Snapshot,
+    id: &str,
+    (as_of, now): (AsOf, Time),
+    room: Room<'_>,
+    each: &mut dyn FnMut(RecordBatch) -> Result<bool, Error>,
+) -> Result<(), Error> {
     let finder = Finder::new(snapshot, as_of)?;
-    let seqs = select::select(snapshot, &finder, id)?;
+    let seqs = select::select(snapshot, &finder, id, room)?;
     if seqs.is_empty() {
         return Ok(());
     }
+    room(seqs.len().saturating_mul(STEP_BYTES))?;
     let keys = keys::Keys::read(snapshot, &finder, seqs, now)?;
     tell::tell(snapshot, keys, each)
 }

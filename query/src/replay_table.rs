@@ -8,6 +8,7 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::logical_expr::col;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
@@ -16,11 +17,16 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use crate::catalog::id_and_as_of;
 use crate::notes::{Notes, unknown};
 use crate::projection::{AsOf, Snapshot};
-use crate::replay::{StepRow, replay_each};
+use crate::replay::{StepRow, replay_within};
 use crate::rows::Time;
+use crate::{Error, ErrorKind};
 
 /// Batches that wait for whoever asked.
 const WAITING: usize = 2;
+
+/// There is no room for the keys of its steps.
+const TOO_LONG: &str = "this replay has more steps than one query has memory for (some 300 bytes a step); ask for a trace or \
+                        a conversation of it, or give queries more (--query-memory-max)";
 
 /// What ids it takes.
 const TAKES: &str = "replay takes the id of a trace, a grant, an agent, a conversation or an alert, letter by letter";
@@ -73,10 +79,13 @@ impl PartitionStream for Steps {
         let mut stream = RecordBatchReceiverStreamBuilder::new(StepRow::schema(), WAITING);
         let sender = stream.tx();
         let (snapshot, now, id, as_of) = (Arc::clone(&self.snapshot), self.now, self.id.clone(), self.as_of);
+        let memory = MemoryConsumer::new("replay").register(task.memory_pool());
         stream.spawn_blocking(move || {
             let mut is_known = false;
+            let mut room =
+                |bytes: usize| memory.try_grow(bytes).map_err(|_| Error::new(ErrorKind::Resources, TOO_LONG));
             // Who does not listen any more needs no further steps.
-            let told = replay_each(&snapshot, &id, as_of, now, &mut |batch| {
+            let told = replay_within(&snapshot, &id, (as_of, now), &mut room, &mut |batch| {
                 is_known |= batch.num_rows() > 0;
                 Ok(sender.blocking_send(Ok(batch)).is_ok())
             });

@@ -205,6 +205,21 @@ async fn counted(case: &Case, caller: &Caller, shown: &std::collections::BTreeSe
         let listed = seqs(&format!("SELECT seq FROM {table}")).await.len();
         assert_eq!(case.column(caller, &format!("SELECT count(*) FROM {table}")).await, [listed.to_string()]);
     }
+    // A view hides no row that may be seen: it has those of whoever sees all that are shown here.
+    let everybody = Caller::local(None);
+    for view in ["tool_calls", "model_calls", "decisions", "retrievals", "denials", "alerts"] {
+        let sql = format!("SELECT seq FROM {view}");
+        let of_all = case.column(&everybody, &sql).await;
+        let mut wanted: Vec<u64> =
+            of_all.iter().map(|seq| seq.parse().unwrap()).filter(|s| shown.contains(s)).collect();
+        wanted.sort_unstable();
+        assert_eq!(seqs(&sql).await, wanted, "{view}");
+    }
+    let of_records = "SELECT CAST(coalesce(sum(records), 0) AS BIGINT) FROM coverage_of_mapping";
+    let of_rows = "SELECT count(*) FROM (SELECT seq FROM spans UNION ALL SELECT seq FROM logs)";
+    let [told, there] = [of_records, of_rows].map(|sql| case.column(caller, sql));
+    let (told, there) = (told.await, there.await);
+    assert_eq!(told, there, "coverage_of_mapping");
     let list = (0..case.size()).map(|seq| seq.to_string()).collect::<Vec<_>>().join(",");
     let of = format!("(SELECT unnest([{list}]) AS n)");
     let proved = format!("SELECT n FROM {of} WHERE proof(n) IS NOT NULL AND payload(n) IS NOT NULL");

@@ -5,6 +5,7 @@ import java.sql.DatabaseMetaData;
 import java.sql.DriverManager;
 import java.sql.PreparedStatement;
 import java.sql.ResultSet;
+import java.sql.Statement;
 import java.sql.Timestamp;
 import java.util.ArrayList;
 import java.util.List;
@@ -48,12 +49,28 @@ public class Jdbc {
             DatabaseMetaData about = connection.getMetaData();
             same(about.getDatabaseProductName(), "Custody");
             List<String> columns = new ArrayList<>();
-            try (ResultSet rows = about.getColumns(null, "public", "grants", "grant_id")) {
+            try (ResultSet rows = about.getColumns(null, "public", "grants", "%")) {
                 while (rows.next()) {
                     columns.add(rows.getString("COLUMN_NAME"));
+                    if (rows.getString("REMARKS").isEmpty()) {
+                        throw new AssertionError("no remarks of " + rows.getString("COLUMN_NAME"));
+                    }
                 }
             }
-            same(columns, List.of("grant_id"));
+            same(columns.contains("grant_id"), true);
+            // With rows and without, an answer has its columns once, and every value can be read.
+            for (String where : List.of("true", "false")) {
+                String all = "SELECT * FROM grants WHERE " + where;
+                try (Statement asked = connection.createStatement(); ResultSet rows = asked.executeQuery(all)) {
+                    same(rows.getMetaData().getColumnCount(), columns.size());
+                    while (rows.next()) {
+                        for (int i = 1; i <= columns.size(); i++) {
+                            rows.getString(i);
+                        }
+                        rows.getTimestamp("issued_time");
+                    }
+                }
+            }
         }
         System.out.println("ok");
     }

@@ -8,16 +8,18 @@
 -- setting share_min: 0.95 | how many of those calls it must have been
 -- setting window_seconds: 3600 | how far back it looks
 WITH decisions AS (
-    SELECT p.seq, p.trace_id, p.agent_id, p.service, p.event_time
+    -- The first of each service, agent and trace: a later one decides nothing that it does not.
+    SELECT p.trace_id, p.agent_id, p.service, min(p.event_time) AS event_time
     FROM events p
     WHERE p.kind IN ('policy_evaluation', 'executor_decision') AND p.decision IN ('allow', 'approved')
       AND coalesce(cardinality(p.invalid_reasons), 0) = 0
+    GROUP BY p.trace_id, p.agent_id, p.service
 ), undecided AS (
     SELECT c.*
     FROM tool_calls c
     LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND p.service <> c.service AND p.event_time <= c.event_time
 ), decided AS (
-    SELECT b.agent_id, b.service
+    SELECT b.seq, b.agent_id, b.service
     FROM tool_calls b
     LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
 ), unusual AS (
@@ -25,6 +27,35 @@ WITH decisions AS (
     SELECT c.*
     FROM undecided c
     LEFT SEMI JOIN decided d ON d.agent_id = c.agent_id AND d.service = c.service
+), calls AS (
+    SELECT b.*
+    FROM tool_calls b
+    LEFT SEMI JOIN unusual c ON c.agent_id = b.agent_id AND c.service = b.service
+), points AS (
+    -- The calls in the order of time; among them, before those of its own time, where each unusual call was made and where
+    -- its window begins. What lies between the two is counted by running sums: no call is compared with another.
+    SELECT b.agent_id, b.service, b.trace_id, CAST(b.event_time AS BIGINT) AS at, 1 AS calls,
+           CASE WHEN d.seq IS NULL THEN 0 ELSE 1 END AS had, 0 AS sign,
+           b.seq, b.span_id, b.grant_id, b.workspace
+    FROM calls b
+    LEFT JOIN decided d ON d.seq = b.seq
+    WHERE b.trace_id IS NOT NULL
+    UNION ALL
+    SELECT c.agent_id, c.service, c.trace_id,
+           CAST(c.event_time AS BIGINT) - CASE WHEN e.sign > 0 THEN 0 ELSE CAST(least(setting('window_seconds', c.workspace), 4e9) * 1e9 AS BIGINT) END,
+           0 AS calls, 0 AS had, e.sign,
+           c.seq, c.span_id, c.grant_id, c.workspace
+    FROM unusual c
+    CROSS JOIN (VALUES (1), (-1)) AS e (sign)
+    WHERE c.trace_id IS NOT NULL
+), counted AS (
+    -- Calls of the same trace are no habit.
+    SELECT n.*,
+           n.sign * (sum(n.calls) OVER everywhere - sum(n.calls) OVER in_trace) AS calls_before,
+           n.sign * (sum(n.had) OVER everywhere - sum(n.had) OVER in_trace) AS had_before
+    FROM points n
+    WINDOW everywhere AS (PARTITION BY n.agent_id, n.service ORDER BY n.at, n.calls ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+           in_trace AS (PARTITION BY n.agent_id, n.service, n.trace_id ORDER BY n.at, n.calls ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('service ', c.service, ' was called, and no decision about it is in the trace') AS detail,
@@ -33,13 +64,12 @@ FROM undecided c
 WHERE array_has(setting_list('services', c.workspace), c.service)
 UNION ALL
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('service ', c.service, ' was called, and no decision about it is in the trace; of ', CAST(count(DISTINCT b.seq) AS VARCHAR),
-              ' earlier calls ', CAST(count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) AS VARCHAR), ' had one') AS detail,
+       concat('service ', c.service, ' was called, and no decision about it is in the trace; of ', CAST(sum(c.calls_before) AS VARCHAR),
+              ' earlier calls ', CAST(sum(c.had_before) AS VARCHAR), ' had one') AS detail,
        make_array(c.seq) AS evidence
-FROM unusual c
-JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time
-                 AND seconds_between(b.event_time, c.event_time) <= setting('window_seconds', c.workspace)
-LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+FROM counted c
+WHERE c.sign <> 0
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.service, c.workspace
-HAVING count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('calls_min', c.workspace)
-   AND count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('share_min', c.workspace) * count(DISTINCT b.seq)
+HAVING sum(c.calls_before) > 0
+   AND sum(c.had_before) >= setting('calls_min', c.workspace)
+   AND sum(c.had_before) >= setting('share_min', c.workspace) * sum(c.calls_before)

@@ -237,3 +237,81 @@ async fn what_a_rule_fails_on_elsewhere_stops_no_other_rule() {
     assert_eq!(unknown.collect::<Vec<_>>(), (1..21).filter(|seq| *seq != 4).collect::<Vec<_>>());
     assert!(checker.unjudged.load(std::sync::atomic::Ordering::Relaxed) > 0);
 }
+
+/// What `missing_hop` counts by running sums, as it would be by comparing each call with all of its agent's.
+const BY_PAIRS: &str = "-- A call that reached a service without the decision that its calls usually have.
+-- severity: high
+-- tags: OWASP ASI03
+-- on: tool_call
+-- fires: after grace
+-- setting calls_min: 2 | calls
+-- setting share_min: 0.4 | share
+-- setting window_seconds: 9 | window
+WITH decisions AS (
+    SELECT * FROM events p
+    WHERE p.kind IN ('policy_evaluation', 'executor_decision') AND p.decision = 'allow'
+      AND coalesce(cardinality(p.invalid_reasons), 0) = 0
+), undecided AS (
+    SELECT c.* FROM tool_calls c
+    LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND p.service <> c.service AND p.event_time <= c.event_time
+)
+SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
+       concat(count(DISTINCT b.seq), ' ', count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END)) AS detail,
+       make_array(c.seq) AS evidence
+FROM undecided c
+JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time
+                 AND seconds_between(b.event_time, c.event_time) <= setting('window_seconds', c.workspace)
+LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.service, c.workspace
+HAVING count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('calls_min', c.workspace)
+   AND count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('share_min', c.workspace) * count(DISTINCT b.seq)";
+
+/// A call, or a decision about one, of a few agents, services, traces and moments.
+fn hop(numbers: &mut Numbers, i: u64) -> Json {
+    let (agent, service) = (format!("a{}", numbers.below(2)), format!("s{}", numbers.below(2)));
+    let (trace, at, workspace) = (numbers.below(12) + 1, numbers.below(25), format!("w{}", numbers.below(2)));
+    let own = json!({"gen_ai.agent.id": agent, "authz.workspace": workspace});
+    let mut out = json!({"at": at, "received": 100.0 + i as f64 * 0.01, "trace": format!("{trace:x}"), "service": service, "attributes": own});
+    if numbers.below(3) == 0 {
+        out["log"] = json!("authz.policy.evaluation");
+        out["attributes"]["authz.decision"] = json!(if numbers.below(5) == 0 { "deny" } else { "allow" });
+        out["attributes"]["authz.policy.id"] = json!("p");
+        out["service"] = json!(if numbers.below(4) == 0 { "s0" } else { "proxy" });
+    } else {
+        out["span"] = json!(format!("{:x}", i + 1));
+        out["attributes"]["gen_ai.operation.name"] = json!("execute_tool");
+        out["attributes"]["gen_ai.tool.name"] = json!("t");
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_hop_counts_what_comparing_every_pair_would() {
+    let tuning = "[checks.missing_hop]\ncalls_min = 2\nshare_min = 0.4\nwindow_seconds = 9\n\
+                  [workspace.w1.missing_hop]\nwindow_seconds = 4\ncalls_min = 1";
+    let own: Vec<Rule> = built_in().into_iter().filter(|rule| rule.id == "missing_hop").collect();
+    let mut checkers = Vec::new();
+    for rules in [own, vec![Rule::parse("missing_hop", BY_PAIRS).unwrap()]] {
+        let tuning = Tuning::parse(&rules, tuning).unwrap();
+        checkers.push(Checker::new(rules, tuning).await.unwrap());
+    }
+    let mut hits = 0;
+    for seed in 1..=12 {
+        let mut numbers = Numbers(seed);
+        let records: Vec<Sent> = (0..120).map(|i| serde_json::from_value(hop(&mut numbers, i)).unwrap()).collect();
+        let (snapshot, ledger, end) = snapshot_of(&records);
+        let (snapshot, now) = (Arc::new(snapshot), Time(end + 1_000_000_000_000));
+        let mut told = Vec::new();
+        for checker in &checkers {
+            let found = checker.everything(&snapshot, &Entries::These(ledger.clone()), now).await.unwrap();
+            // The two numbers of the sentence, where it is one.
+            let numbers = |detail: &str| -> Vec<String> {
+                detail.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).map(str::to_owned).collect()
+            };
+            told.push(found.into_iter().map(|hit| (hit.seq, hit.verdict, numbers(&hit.detail))).collect::<Vec<_>>());
+        }
+        assert_eq!(told[0], told[1], "seed {seed}");
+        hits += told[0].len();
+    }
+    assert!(hits > 40, "they are told of {hits}");
+}

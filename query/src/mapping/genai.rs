@@ -3,7 +3,7 @@
 use custody_proto::otlp::trace::span::SpanKind;
 use custody_proto::wire::Span;
 
-use super::{RecordContext, base_span, gateway};
+use super::{RecordContext, base_span, gateway, mcp_task};
 use crate::attributes::Attributes;
 use crate::event::EventRow;
 
@@ -16,7 +16,12 @@ pub(super) fn map(context: &RecordContext<'_>, span: &Span<'_>) -> Option<EventR
     let attributes = Attributes(&span.attributes);
     let (kind, source) = kind(attributes)?;
     let mut row = base_span(context, span, source, kind);
+    row.correlation_id = row.correlation_id.or_else(|| mcp_task::id(attributes));
     match kind {
+        "tool_result" => mcp_task::result(&mut row, attributes),
+        "request" | "authority_change" if mcp_task::is_asked(attributes) => {
+            mcp_task::by_client(&mut row, span, attributes)
+        }
         "tool_call" => {
             // A client's span of the MCP SDK names its tool in the span's name alone.
             row.tool = row.tool.or_else(|| span.name.split_once("tools/call ").map(|(_, tool)| tool.to_owned()));
@@ -85,7 +90,10 @@ fn kind(attributes: Attributes<'_>) -> Option<(&'static str, &'static str)> {
                 Some("notifications/tools/list_changed" | "notifications/prompts/list_changed") => {
                     Some(("authority_change", "mcp"))
                 }
-                _ => attributes.lent("skill.id").map(|_| ("skill_invocation", "otel_genai")),
+                method => {
+                    let of_skill = || attributes.lent("skill.id").map(|_| ("skill_invocation", "otel_genai"));
+                    of_skill().or_else(|| Some((mcp_task::kind(method, attributes)?, "mcp")))
+                }
             };
         }
     };

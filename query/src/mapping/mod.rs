@@ -16,7 +16,9 @@ mod gateway;
 mod gemini;
 mod genai;
 mod ledger;
+mod mcp_task;
 mod ocsf;
+mod openfga;
 mod openinference;
 mod openllmetry;
 mod openshell;
@@ -39,7 +41,7 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 5;
+pub const MAPPING_VERSION: u32 = 6;
 
 /// Every kind of event that a mapping makes.
 pub const KINDS: [&str; 26] = [
@@ -116,6 +118,8 @@ pub(crate) fn bare_span(context: &RecordContext<'_>, span: &Span<'_>) -> Vec<Eve
         .or_else(|| openinference::map(context, span))
         .or_else(|| openllmetry::map(context, span))
         .or_else(|| pomerium::map_span(context, span))
+        .or_else(|| openfga::map_span(context, span))
+        .or_else(|| mcp_task::map_worker(context, span))
         .or_else(|| a2a::map_span(context, span))
         .or_else(|| gateway_span(context, span))
         .or_else(|| challenge::map(context, span))
@@ -159,7 +163,7 @@ fn other_log(context: &RecordContext<'_>, log: &LogRecord<'_>) -> Vec<EventRow> 
 /// The JSON document that a record is.
 fn document_of(log: &LogRecord<'_>) -> Option<document::Document> {
     // Members that were made attributes, by what each shape cannot do without.
-    let known = ["class_uid", "decision_id", "tuple_key", "processed_at", token::CLAIMS];
+    let known = ["class_uid", "decision_id", "tuple_key", "checks", "raw_request", "processed_at", token::CLAIMS];
     let is_document = |attributes: &Attributes<'_>| {
         let decides = || attributes.has("decision") && (attributes.has("subject") || attributes.has("principal"));
         let gives = || attributes.has("sub") && attributes.has("exp");

@@ -1,5 +1,5 @@
-//! Decision logs of policy engines: Open Policy Agent, Cedar, AuthZEN and OpenFGA. One decision
-//! is one `policy_evaluation`.
+//! Decision logs of policy engines: Open Policy Agent, Cedar, AuthZEN and OpenFGA (`openfga.rs`). One decision
+//! is one `policy_evaluation`; several that one record tells of are in `batch.rs`.
 //!
 //! What they cannot tell: whether the request that was decided about was then made. OPA's
 //! `input` is whatever the caller sent: only names that are plain there are read. AuthZEN names
@@ -9,7 +9,7 @@ use custody_proto::wire::LogRecord;
 use serde_json::Value as Json;
 
 use super::document::{Document, member, text};
-use super::{RecordContext, base_log};
+use super::{RecordContext, base_log, openfga};
 use crate::event::EventRow;
 
 /// The event of a record, if it is a decision of one of these engines.
@@ -17,45 +17,56 @@ pub(super) fn map(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Docum
     let read: fn(&mut EventRow, &Document) = match engine(said)? {
         "opa" => opa,
         "cedar" => cedar,
-        "openfga" => openfga,
+        "openfga" => openfga::check,
         _ => authzen,
     };
     let mut row = row(context, log, said, engine(said)?);
     read(&mut row, said);
+    names_its_policy(&mut row);
+    said.keep(&mut row, log, Vec::new());
+    Some(row)
+}
+
+/// An allow that names no policy is invalid, but for AuthZEN, which has no place for one.
+pub(super) fn names_its_policy(row: &mut EventRow) {
     let allows = row.decision.as_deref() == Some("allow");
     if allows && row.policy_id.is_none() && row.source != "authzen" {
         row.invalid_reasons.push("an allow without a policy".into());
     }
-    said.keep(&mut row, log, Vec::new());
-    Some(row)
 }
 
 /// What every decision says, whatever made it.
 pub(super) fn row(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document, source: &str) -> EventRow {
     let mut row = base_log(context, log, source, "policy_evaluation");
-    row.event_time =
-        said.first(&["/timestamp", "/time"]).and_then(|t| crate::attributes::parse_time(&t)).unwrap_or(row.event_time);
+    row.event_time = ["/timestamp", "/time"].iter().find_map(|at| said.time(at)).unwrap_or(row.event_time);
     row.trace_id = row.trace_id.or_else(|| id(said.text("/trace_id"), 32));
     row.span_id = row.span_id.or_else(|| id(said.text("/span_id"), 16));
     row
+}
+
+/// Where a record has the question: itself, in it, or in OpenFGA's log.
+pub(super) const REQUEST: [&str; 3] = ["", "/request", "/raw_request"];
+
+/// Where it has the answer.
+pub(super) const RESPONSE: [&str; 3] = ["", "/response", "/raw_response"];
+
+/// What the answer says at a place.
+pub(super) fn answer<'a>(said: &'a Document, at: &str) -> Option<&'a Json> {
+    RESPONSE.iter().find_map(|root| said.at(&format!("{root}{at}")).filter(|value| !value.is_null()))
 }
 
 /// Which engine writes such records.
 fn engine(said: &Document) -> Option<&'static str> {
     let is_opa = said.text("/decision_id").is_some()
         && ["/path", "/query", "/labels", "/bundles", "/revision"].iter().any(|at| said.has(at));
-    let request = |at: &str| said.has(at) || said.has(&format!("/request{at}"));
-    let decided = said.at("/decision").or_else(|| said.at("/response/decision"));
+    let request = |at: &str| REQUEST.iter().any(|root| said.has(&format!("{root}{at}")));
     if is_opa {
         return Some("opa");
     }
-    if request("/tuple_key") || said.has("/raw_request/tuple_key") {
-        return ["/allowed", "/response/allowed", "/raw_response/allowed"]
-            .iter()
-            .any(|at| said.has(at))
-            .then_some("openfga");
+    if request("/tuple_key") {
+        return answer(said, "/allowed").is_some().then_some("openfga");
     }
-    match decided? {
+    match answer(said, "/decision")? {
         Json::Bool(_) if request("/subject") && request("/action") && request("/resource") => Some("authzen"),
         Json::String(_) if request("/principal") && request("/action") && request("/resource") => Some("cedar"),
         _ => None,
@@ -69,7 +80,7 @@ fn id(text: Option<String>, digits: usize) -> Option<String> {
     is_id.then_some(text)
 }
 
-fn allow_or_deny(allowed: bool) -> Option<String> {
+pub(super) fn allow_or_deny(allowed: bool) -> Option<String> {
     Some(if allowed { "allow" } else { "deny" }.into())
 }
 
@@ -201,7 +212,7 @@ fn cedar(row: &mut EventRow, said: &Document) {
 }
 
 /// The one who asks: an agent acts, anybody else initiates.
-fn principal(row: &mut EventRow, kind: &str, id: String) {
+pub(super) fn principal(row: &mut EventRow, kind: &str, id: String) {
     if kind.contains("agent") {
         row.agent_id = Some(id);
         return;
@@ -212,13 +223,13 @@ fn principal(row: &mut EventRow, kind: &str, id: String) {
 
 /// OpenID AuthZEN, Authorization API 1.0: an access evaluation with its answer. Several at once: `batch.rs`.
 pub(super) fn authzen(row: &mut EventRow, said: &Document) {
-    let at = |name: &str| said.text(name).or_else(|| said.text(&format!("/request{name}")));
-    row.decision = said.flag("/decision").or_else(|| said.flag("/response/decision")).and_then(allow_or_deny);
+    let at = |name: &str| REQUEST.iter().find_map(|root| said.text(&format!("{root}{name}")));
+    row.decision = answer(said, "/decision").and_then(Json::as_bool).and_then(allow_or_deny);
     row.action = at("/action/name");
     row.correlation_id = said.text("/request_id").or(row.correlation_id.take());
     let (kind, id) = (at("/resource/type"), at("/resource/id"));
     row.resource = kind.map(|kind| id.map_or(kind.clone(), |id| format!("{kind}:{id}")));
-    for context in ["/response/context", "/context"] {
+    for context in ["/response/context", "/raw_response/context", "/context"] {
         let reasons = ["reason", "reason_admin", "reason_user"].iter().find_map(|name| {
             let found = said.at(&format!("{context}/{name}"))?;
             match found {
@@ -231,31 +242,12 @@ pub(super) fn authzen(row: &mut EventRow, said: &Document) {
             row.reasons = reasons;
         }
     }
-    if row.reasons.is_empty() {
-        row.reasons = said.list("/response/context/error/message");
+    for context in ["/response/context", "/raw_response/context"] {
+        if row.reasons.is_empty() {
+            row.reasons = said.list(&format!("{context}/error/message"));
+        }
     }
     if let Some(id) = at("/subject/id") {
         principal(row, &at("/subject/type").unwrap_or_default().to_ascii_lowercase(), id);
-    }
-}
-
-/// OpenFGA: a check of a relation, as its API or its request log has it.
-fn openfga(row: &mut EventRow, said: &Document) {
-    let root = ["", "/request", "/raw_request"].into_iter().find(|root| said.has(&format!("{root}/tuple_key")));
-    let root = root.unwrap_or_default();
-    let at = |name: &str| said.text(&format!("{root}/{name}"));
-    row.decision = ["/allowed", "/response/allowed", "/raw_response/allowed"]
-        .iter()
-        .find_map(|at| said.flag(at))
-        .and_then(allow_or_deny);
-    row.action = at("tuple_key/relation");
-    row.resource = at("tuple_key/object");
-    row.policy_version = said.text("/authorization_model_id").or_else(|| at("authorization_model_id"));
-    row.policy_id = said.text("/store_id").or_else(|| at("store_id")).or_else(|| row.policy_version.clone());
-    row.correlation_id = said.text("/request_id").or(row.correlation_id.take());
-    let Some(user) = at("tuple_key/user") else { return };
-    match user.split_once(':') {
-        Some((kind, id)) => principal(row, kind, id.to_owned()),
-        None => principal(row, "user", user),
     }
 }

@@ -211,6 +211,34 @@ fn mcp_where_a_server_asks() {
     assert!(server, "it asks while it is called");
 }
 
+/// Calls that run as tasks: waited for, asking back, failing, cancelled.
+#[test]
+fn mcp_where_calls_are_tasks() {
+    let rows = recorded("mcp/tasks_traces.pb");
+    let of = |kind: &'static str| rows.iter().filter(move |row| row.kind == kind);
+    // The client's own span, the SDK's below it, and the server's, which does not say which tool.
+    let tools: Vec<_> = of("tool_call").filter(|row| row.parent_span_id.is_none()).map(|row| &row.tool).collect();
+    assert_eq!(tools, ["report", "delete", "broken", "endless"].map(some).each_ref());
+    assert_eq!(of("tool_call").filter(|row| row.tool.is_none()).count(), 4);
+    // The tool runs in the worker: twice, where it waited for an answer. Whether it failed is said by its result alone.
+    let mut ran: Vec<_> =
+        of("tool_result").map(|row| (row.tool.as_deref().unwrap(), row.links.len(), row.status.as_deref())).collect();
+    ran.sort_unstable();
+    assert_eq!(ran, ["broken", "delete", "delete", "endless", "report"].map(|tool| (tool, 1, None)));
+    let told: Vec<_> = of("request").chain(of("authority_change")).filter(|row| row.resource.is_some()).collect();
+    let [answered, cancelled] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((&answered.action, &answered.initiator_id), (&some("tasks/update"), &some("reports")));
+    assert_eq!((&cancelled.action, &cancelled.decision), (&some("task"), &some("cancelled")));
+    // One task, one id: on the client's side and in the worker.
+    let of_tool = |tool| of("tool_result").find(|row| row.tool.as_deref() == Some(tool)).unwrap();
+    for (asked, tool) in [(answered, "delete"), (cancelled, "endless")] {
+        let ran = of_tool(tool);
+        assert!(asked.correlation_id.is_some() && asked.correlation_id == ran.correlation_id, "{asked:?} {ran:?}");
+        assert_eq!(asked.resource, asked.correlation_id);
+    }
+    assert!(rows.iter().all(|row| row.source == "mcp" && row.tool_call_id.as_deref().is_none_or(|id| id.len() < 3)));
+}
+
 #[test]
 fn a2a_by_its_sdk() {
     let rows = recorded("a2a/traces.pb");
@@ -299,7 +327,7 @@ fn tokens_by_the_libraries_that_make_them() {
 
 /// Records of known sources that are no events: the beginnings of their scopes and names, and why. docs/sources.md
 /// says the same.
-const NO_EVENTS: [(&str, &str, &str); 20] = [
+const NO_EVENTS: [(&str, &str, &str); 22] = [
     ("codex_exec", "", "its spans are its own inner steps; its logs tell of the calls"),
     ("codex_otel", "codex.sse_event", "a piece of an answer"),
     ("codex_otel", "codex.startup_phase", "how long something took"),
@@ -310,6 +338,8 @@ const NO_EVENTS: [(&str, &str, &str); 20] = [
     ("com.anthropic.claude_code", "claude_code.managed_settings_resolved", "what is configured, at each start"),
     ("com.anthropic.claude_code", "claude_code.plugin_loaded", "what is configured, at each start"),
     ("com.anthropic.claude_code", "claude_code.tool.blocked_on_user", "nobody refused; its log tells who allowed"),
+    ("docket.docket", "", "the queue of a worker of MCP's tasks; what it runs is told"),
+    ("fastmcp", "", "other methods of MCP than calls and reading; how far a task is"),
     ("gemini-cli", "gemini_cli.api_request", "its answer is told too, with the outcome"),
     ("gemini-cli", "gemini_cli.config", "what is configured, at each start"),
     ("gemini-cli", "gemini_cli.model_routing", "which model was chosen"),

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value as Json;
 
+use super::Room;
 use crate::Error;
 use crate::adapt::hex_as_stored;
 use crate::ids::{Finder, Kind, Posting};
@@ -13,19 +14,25 @@ use crate::projection::Snapshot;
 use crate::rows::Cell;
 use crate::segments::{Table, Wanted};
 
+/// What a seq takes in a set, and an id of a trace, about.
+const SEQ_BYTES: usize = 32;
+const TRACE_BYTES: usize = 128;
+
 /// The seqs, in order.
-pub(super) fn select(snapshot: &Snapshot, finder: &Finder<'_>, id: &str) -> Result<Vec<u64>, Error> {
+pub(super) fn select(snapshot: &Snapshot, finder: &Finder<'_>, id: &str, room: Room<'_>) -> Result<Vec<u64>, Error> {
     let trace = of_trace(snapshot, finder, &hex_as_stored(id, 32).unwrap_or_else(|| id.to_owned()))?;
     if !trace.is_empty() {
+        room(trace.len().saturating_mul(SEQ_BYTES))?;
         return Ok(trace);
     }
-    let mut own = BTreeSet::new();
-    for kind in [Kind::Agent, Kind::Conversation, Kind::Correlation] {
-        own.extend(finder.find(kind, id)?.into_iter().map(Posting::seq));
-    }
     // A grant is also what was done under those derived from it.
-    for grant in below(finder, snapshot, id)? {
-        own.extend(finder.find(Kind::Grant, &grant)?.into_iter().map(Posting::seq));
+    let grants = below(finder, snapshot, id)?;
+    let names = [Kind::Agent, Kind::Conversation, Kind::Correlation].map(|kind| (kind, id));
+    let mut own = BTreeSet::new();
+    for (kind, id) in names.into_iter().chain(grants.iter().map(|grant| (Kind::Grant, grant.as_str()))) {
+        let found = finder.find(kind, id)?;
+        room(found.len().saturating_mul(SEQ_BYTES))?;
+        own.extend(found.into_iter().map(Posting::seq));
     }
     let own: Vec<u64> = own.into_iter().collect();
     let (mut all, mut traces) = (BTreeSet::new(), HashSet::new());
@@ -70,8 +77,11 @@ pub(super) fn select(snapshot: &Snapshot, finder: &Finder<'_>, id: &str) -> Resu
         Ok(())
     })?;
     all.extend(cited);
+    room(traces.len().saturating_mul(TRACE_BYTES))?;
     for trace in traces {
-        all.extend(of_trace(snapshot, finder, &trace)?);
+        let seqs = of_trace(snapshot, finder, &trace)?;
+        room(seqs.len().saturating_mul(SEQ_BYTES))?;
+        all.extend(seqs);
     }
     Ok(all.into_iter().collect())
 }

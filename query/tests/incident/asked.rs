@@ -156,3 +156,19 @@ async fn a_refusal_says_what_to_write_instead() {
         }
     }
 }
+
+/// What the order is made of is memory of the query: a replay of more steps than that is refused before it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_has_no_more_memory_than_its_query() {
+    let case = Case::new();
+    let asked = async |id: &str, memory_bytes_max: usize| {
+        let limits = QueryLimits { memory_bytes_max, ..QueryLimits::default() };
+        case.engine.sql(&Caller::local(None), &format!("SELECT * FROM replay('{id}')"), vec![], limits).await
+    };
+    for id in [TRACE, "g1"] {
+        let error = asked(id, 2_000).await.expect_err(id);
+        assert_eq!(error.kind, ErrorKind::Resources, "{error}");
+        assert!(error.message.contains("ask for a trace") && error.message.contains("--query-memory-max"), "{error}");
+        assert!(asked(id, 1 << 20).await.is_ok());
+    }
+}
