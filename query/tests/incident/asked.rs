@@ -166,7 +166,7 @@ async fn a_replay_has_no_more_memory_than_its_query() {
         case.engine.sql(&Caller::local(None), &format!("SELECT * FROM replay('{id}')"), vec![], limits).await
     };
     for id in [TRACE, "g1"] {
-        let error = asked(id, 2_000).await.expect_err(id);
+        let error = asked(id, 200).await.expect_err(id);
         assert_eq!(error.kind, ErrorKind::Resources, "{error}");
         assert!(error.message.contains("ask for a trace") && error.message.contains("--query-memory-max"), "{error}");
         assert!(asked(id, 1 << 20).await.is_ok());
