@@ -59,8 +59,8 @@ impl AuditMode {
 /// Takes secrets out of a text before it is recorded.
 pub type Redaction = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
-/// A record that waits, and who waits for it.
-pub(crate) type Waiting = (SystemRecord, oneshot::Sender<Result<(), Error>>);
+/// A record that waits, and who waits for it. Without one, who waits for all that were told before.
+pub(crate) type Waiting = (Option<SystemRecord>, oneshot::Sender<Result<(), Error>>);
 
 /// Records what callers do. Without a recorder it records nothing.
 #[derive(Clone, Default)]
@@ -140,7 +140,7 @@ impl Audit {
         let Some(sender) = self.sender.as_ref().filter(|_| self.watches(caller)) else { return Ok(()) };
         let failed = |_| unrecorded("the server is stopping");
         let (done, wait) = oneshot::channel();
-        sender.send((record, done)).await.map_err(|_| unrecorded("the server is stopping"))?;
+        sender.send((Some(record), done)).await.map_err(|_| unrecorded("the server is stopping"))?;
         wait.await.map_err(failed)?
     }
 
@@ -148,7 +148,7 @@ impl Audit {
     pub fn tell(&self, caller: &Caller, record: SystemRecord) {
         let Some(sender) = self.sender.clone().filter(|_| self.watches(caller)) else { return };
         let (done, _) = oneshot::channel();
-        if let Err(mpsc::error::TrySendError::Full(waiting)) = sender.try_send((record, done))
+        if let Err(mpsc::error::TrySendError::Full(waiting)) = sender.try_send((Some(record), done))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move { sender.send(waiting).await });
@@ -205,7 +205,12 @@ async fn append(recorder: Arc<dyn Recorder>, mut receiver: mpsc::Receiver<Waitin
     while receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let (records, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let identity: Arc<str> = AUDIT_IDENTITY.into();
-        let said = records.into_iter().map(|record| Said { identity: Arc::clone(&identity), record }).collect();
+        let said = records.into_iter().flatten().map(|record| Said { identity: Arc::clone(&identity), record });
+        let said: Vec<Said> = said.collect();
+        if said.is_empty() {
+            waiting.into_iter().for_each(|done| drop(done.send(Ok(()))));
+            continue;
+        }
         // A log that stands still must not hold those who ask for ever.
         let appended = tokio::time::timeout(Duration::from_secs(30), recorder.append(said)).await;
         let outcome = match appended {

@@ -143,7 +143,7 @@ impl Repeats {
             let (Some(repeats), Some(sender)) = (repeats.upgrade(), sender.upgrade()) else { return };
             for record in repeats.told() {
                 let (done, _) = tokio::sync::oneshot::channel();
-                let _ = sender.send((record, done)).await;
+                let _ = sender.send((Some(record), done)).await;
             }
         }
     }
@@ -193,11 +193,11 @@ impl Audit {
         self.repeats.begin(key, record);
     }
 
-    /// Makes durable what was counted until now: the server stops.
+    /// Makes durable what was counted and told until now: the server stops.
     pub async fn flush(&self) {
         let Some(sender) = &self.sender else { return };
         let mut waiting = Vec::new();
-        for record in self.repeats.told() {
+        for record in self.repeats.told().into_iter().map(Some).chain([None]) {
             let (done, wait) = tokio::sync::oneshot::channel();
             if sender.send((record, done)).await.is_ok() {
                 waiting.push(wait);

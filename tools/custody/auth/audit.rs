@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use custody_query::{Recorder, Said};
 use custody_store::system::{AUDIT_IDENTITY, Attribute, SystemRecord};
+use tokio::task::JoinSet;
 
 /// Somebody could not come in.
 pub const LOGIN_FAILED: &str = "custody.audit.login_failed";
@@ -27,6 +28,8 @@ const WINDOW_MAX: Duration = Duration::from_secs(60);
 pub struct Audit {
     recorder: OnceLock<Arc<dyn Recorder>>,
     failures: Mutex<Failures>,
+    /// What was said and may not be durable yet.
+    said: Mutex<JoinSet<()>>,
 }
 
 #[derive(Default)]
@@ -69,9 +72,11 @@ impl Audit {
     /// Says something, without waiting for it to be durable.
     pub fn say(&self, record: SystemRecord) {
         let Some(recorder) = self.recorder.get() else { return };
-        let said = recorder.append(vec![Said { identity: AUDIT_IDENTITY.into(), record }]);
-        tokio::spawn(async move {
-            if let Err(error) = said.await {
+        let appended = recorder.append(vec![Said { identity: AUDIT_IDENTITY.into(), record }]);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        while said.try_join_next().is_some() {}
+        said.spawn(async move {
+            if let Err(error) = appended.await {
                 tracing::error!(%error, "the log takes no audit record");
             }
         });
@@ -95,8 +100,10 @@ impl Audit {
         }
     }
 
-    /// Says what was not said yet, and waits until that is durable: the server stops.
+    /// Says what was not said yet, and waits until that and what was said before is durable: the server stops.
     pub async fn flush(&self) {
+        let mut said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        while said.join_next().await.is_some() {}
         let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
         let (Some(recorder), Some(since)) = (self.recorder.get(), failures.since) else { return };
         let window = Duration::from_secs(since.elapsed().as_secs() + 1);

@@ -102,7 +102,10 @@ impl Guards {
         if !self.is_open() {
             std::fs::File::create(&guarded)?.sync_all()?;
             self.audit.begin(recorder);
-            self.audit.say(self.in_force("start"));
+            // A server that is stopped at once was guarded nonetheless.
+            if let Err(error) = self.audit.said(self.in_force("start")).await {
+                tracing::error!(%error, "the log takes no audit record");
+            }
             return self.clone().watch();
         }
         if guarded.exists() {
