@@ -172,6 +172,12 @@ fn serve(folder: tempfile::TempDir, policy: &str) -> Server {
     Server::start_in(folder, &["--witness-policy", &path, "--witness-interval", "0.2"])
 }
 
+/// Has a server stand still, or go on.
+fn signal(server: &Server, name: &str) {
+    let done = Command::new("kill").arg(format!("-{name}")).arg(server.pid().to_string()).status().unwrap();
+    assert!(done.success());
+}
+
 /// Waits for a witnessed checkpoint of at least this size.
 fn witnessed(server: &Server, size: u64) -> (Checkpoint, Note) {
     until(&format!("a witnessed checkpoint of size {size}"), || {
@@ -266,12 +272,15 @@ fn two_of_three_are_enough_and_one_is_not_and_state_survives_restarts() {
     until("the server says who did not answer", || {
         warned().contains("too few witnesses").then_some(()).filter(|()| warned().contains("does not answer"))
     });
+    // Nobody may ask them for a cosignature before we have looked.
+    signal(&server, "STOP");
     for witness in &mut witnesses[..2] {
         let keys = witness.vkeys.clone();
         witness.restart();
         assert_eq!(witness.vkeys, keys);
     }
     assert_eq!(witnesses[1].newest(&origin), Some(second), "the state survived kill -9");
+    signal(&server, "CONT");
     witnessed(&server, size(&server));
     assert_eq!(alerts(&server), [] as [Value; 0]);
     server.stop_and_verify();

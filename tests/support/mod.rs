@@ -108,7 +108,7 @@ impl Server {
             .stderr(std::fs::File::create(folder.path().join("stderr.log")).unwrap())
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(120);
         let json: Value = loop {
             if let Ok(text) = std::fs::read(&ready) {
                 break serde_json::from_slice(&text).unwrap();
@@ -119,7 +119,7 @@ impl Server {
                     std::fs::read_to_string(folder.path().join("stderr.log")).unwrap()
                 );
             }
-            assert!(Instant::now() < until, "the server is not ready after a minute");
+            assert!(Instant::now() < until, "the server is not ready after two minutes");
             std::thread::sleep(Duration::from_millis(10));
         };
         let address = |name: &str| json[name].as_str().unwrap().to_owned();
@@ -269,9 +269,9 @@ pub fn python() -> String {
 
 /// Waits for something that must come within thirty seconds.
 pub fn until(mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     while !is_so() {
-        assert!(Instant::now() < end, "it did not come within thirty seconds");
+        assert!(Instant::now() < end, "it did not come within two minutes");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
