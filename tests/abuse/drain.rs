@@ -16,7 +16,8 @@ fn terminate(target: &Target) {
 
 #[test]
 fn a_stopping_server_finishes_what_has_begun_and_turns_away_the_rest() {
-    let mut target = Target::start(&[]);
+    // It waits for this test, however slow the machine is.
+    let mut target = Target::start(&["--drain-timeout", "600", "--body-timeout", "600"]);
     let body = request(1, 1);
     let mut begun = connect(1, &target.server.otlp_http);
     begun.write_all(head(PROTOBUF, body.len()).as_bytes()).unwrap();

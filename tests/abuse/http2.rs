@@ -244,7 +244,7 @@ fn with_shut_window(target: &Target, answers: u32) -> TcpStream {
 #[test]
 fn answers_that_a_shut_window_holds_are_given_up() {
     let page = "https://app.example.com";
-    let flags = ["--requests-max", "8", "--write-timeout", "4", "--cors-origin", page];
+    let flags = ["--requests-max", "8", "--write-timeout", "12", "--cors-origin", page];
     let mut target = Target::start(&flags);
     let mut shut = with_shut_window(&target, 6);
     // It has all that one client may have. The page that is refused may read why.
