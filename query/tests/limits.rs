@@ -154,7 +154,7 @@ fn no_known_way_leads_around_the_memory_limits() {
             let outcome = told.as_ref().map_or_else(|error| error.kind.code(), |_| "ok");
             let (took, peak) = (start.elapsed(), peak_mib());
             println!("{:>6} ms {:>5} MiB {outcome:<20} {:.90}", took.as_millis(), peak.saturating_sub(before), sql);
-            assert!(took < Duration::from_secs(30), "{sql:.90} took {took:?}");
+            assert!(took < Duration::from_secs(120), "{sql:.90} took {took:?}");
             assert!(peak < before + 600, "{sql:.90} took {} MiB", peak - before);
             if let Err(error) = told {
                 assert!(error.kind != ErrorKind::Internal, "{sql:.90}: {error}");
