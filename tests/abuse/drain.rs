@@ -28,7 +28,7 @@ fn a_stopping_server_finishes_what_has_begun_and_turns_away_the_rest() {
     assert!(target.server.get("/readyz").1.contains("the server is stopping"));
     let answer = post_from(2, &target.server.otlp_http, PROTOBUF, &request(2, 1));
     answer.is_unavailable("the server is stopping");
-    let (status, why, details) = crate::http2::call(&target, |_| {}, &[&[0; 5]], true);
+    let (status, why, details) = crate::http2::turned_away(&target);
     assert_eq!(status, 14, "{why}");
     assert!(why.contains("stopping") && details.contains("google.rpc.RetryInfo"), "{why} {details}");
     begun.write_all(&body[5..]).unwrap();

@@ -117,7 +117,7 @@ fn limits_come_from_the_file_too_and_nonsense_is_refused_in_one_line() {
 fn grpc_connections_are_turned_away_with_unavailable() {
     let target = Target::start(&["--connections-per-peer-max", "1"]);
     let first = connect(1, &target.server.grpc);
-    let (status, why, details) = crate::http2::call(&target, |_| {}, &[&[0; 5]], true);
+    let (status, why, details) = crate::http2::turned_away(&target);
     assert_eq!(status, 14, "{why}");
     assert!(why.contains("--connections-per-peer-max"), "{why}");
     assert!(details.contains("google.rpc.RetryInfo"), "{details}");
