@@ -81,6 +81,7 @@ fn replay_and_chain_tell_the_same_from_sealed_rows() {
 
 fn the_incident_is_told(mut server: Server) {
     server.send_grpc(recorded_requests());
+    server.wait_until_visible();
     let showcase = serde_json::from_str::<Value>(EXPECTED).unwrap()["showcase"].as_str().unwrap().to_owned();
     let tree = server.custody(&["replay", "--trace", &showcase]);
     let line =

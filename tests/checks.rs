@@ -37,14 +37,18 @@ fn number(server: &Server, sql: &str) -> u64 {
 
 /// Waits for something that must come; a debug build judges slowly.
 fn until(mut is_so: impl FnMut() -> bool) {
-    let by = Instant::now() + Duration::from_secs(120);
+    let by = Instant::now() + Duration::from_secs(300);
     while !is_so() {
-        assert!(Instant::now() < by, "it did not come within two minutes");
+        assert!(Instant::now() < by, "it did not come within five minutes");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 const ALERTS: &str = "SELECT count(*) AS n FROM events WHERE kind = 'alert' AND submitter = 'system:checks'";
+
+fn taken_back(server: &Server) -> u64 {
+    number(server, "SELECT count(*) AS n FROM events WHERE kind = 'alert_superseded'")
+}
 
 #[test]
 fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
@@ -68,9 +72,12 @@ fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
     );
     assert!(number(&server, "SELECT count(*) AS n FROM violations WHERE check_id = 'forbidden_tool'") > 0);
     until(|| number(&server, "SELECT count(*) AS n FROM violations WHERE alert_id IS NULL") == 0);
-    let alerts = number(&server, ALERTS);
-    assert_eq!(alerts, number(&server, "SELECT count(*) AS n FROM violations"), "no alert of an alert, and none twice");
-    assert_eq!(alerts, number(&server, "SELECT count(DISTINCT alert_id) AS n FROM violations"));
+    // Where records come slowly, some evidence comes after its grace time: that alert is taken back, and is no hit.
+    let hits = "SELECT count(*) AS n FROM violations";
+    until(|| number(&server, ALERTS) == number(&server, hits) + taken_back(&server));
+    let (alerts, before) = (number(&server, ALERTS), taken_back(&server));
+    assert_eq!(alerts - before, number(&server, hits), "no alert of an alert, and none twice");
+    assert_eq!(alerts - before, number(&server, "SELECT count(DISTINCT alert_id) AS n FROM violations"));
     let cites = "SELECT count(*) AS n FROM alerts WHERE rule = 'denied_then_executed' AND cardinality(evidence) < 2";
     assert_eq!(number(&server, cites), 0);
     server.stop_and_verify();
@@ -88,7 +95,7 @@ fn each_hit_is_one_alert_of_the_log_also_after_a_restart() {
     let request = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"eventName": "authz.grant.issued", "timeUnixNano": "1795165200000000000",
         "attributes": [attribute("authz.grant.id", "gone"), attribute("authz.grant.subject", "b")]}]}]}]});
     post(&server, &request);
-    until(|| number(&server, "SELECT count(*) AS n FROM events WHERE kind = 'alert_superseded'") == 1);
+    until(|| taken_back(&server) == before + 1);
     assert_eq!(
         number(&server, "SELECT count(*) AS n FROM violations WHERE grant_id = 'late' AND check_id = 'broken_lineage'"),
         0

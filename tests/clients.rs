@@ -314,11 +314,7 @@ fn tiles_and_checkpoint_are_a_transparency_log() {
     server.send_grpc(support::recorded_requests());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/verify.py");
     // Checkpoints come each second while records arrive; the last one within two.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !server.get("/checkpoint").1.contains("\n2496\n") {
-        assert!(std::time::Instant::now() < until, "{}", server.get("/checkpoint").1);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    server.wait_until_signed(2496);
     let url = format!("http://{}", server.http);
     let told =
         run(Command::new(python()).args([script, "--url", &url, "--vkey"]).arg(server.data_dir().join("log.vkey")));

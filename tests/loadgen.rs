@@ -102,7 +102,9 @@ fn kill_9_in_the_middle_costs_nothing_that_was_acknowledged() {
         let address = if protocol == "grpc" { &server.grpc } else { &server.otlp_http };
         let (target, api) = (url(address), url(&server.http));
         let args = ["--protocol", protocol, "--target", &target, "--check", &api, "--batch", "16", "--count", "16k"];
-        let child = loadgen(&[&args[..], &["--resend", "0.2", "--late-by", "1s", "--timeout", "5s"]].concat());
+        // At a rate, so that the kill comes in the middle also if this test is not scheduled for a second.
+        let more = ["--resend", "0.2", "--late-by", "1s", "--timeout", "5s", "--rate", "4k"];
+        let child = loadgen(&[&args[..], &more].concat());
         let child = { child }.spawn().unwrap();
         let size = |server: &Server| {
             let metrics = server.get("/metrics").1;

@@ -212,7 +212,9 @@ fn a_stream_counts_while_it_is_open(server: &Server) {
 
 #[test]
 fn readiness_says_what_drains_and_what_was_begun_is_finished() {
-    let mut server = Server::start();
+    // It waits for this test, however slow the machine is.
+    let flags = ["--drain-timeout", "600", "--body-timeout", "600"];
+    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
     let (status, text) = server.get("/readyz");
     let state: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((status, &state["ready"]), (200, &Value::Bool(true)), "{text}");
@@ -324,8 +326,8 @@ fn log_lines_are_objects_and_nothing_from_outside_leaves_its_line() {
     witness.join().unwrap();
 }
 
-/// Reads a request with a body to its end: to close before would break the answer off.
-fn read_request(stream: &mut TcpStream) {
+/// Reads a request with a body to its end: to close before would break the answer off. Gives its first line.
+fn read_request(stream: &mut TcpStream) -> String {
     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         let text = String::from_utf8_lossy(&request).to_lowercase();
@@ -334,7 +336,7 @@ fn read_request(stream: &mut TcpStream) {
         let length = length.map(|length| length.trim().parse::<usize>().unwrap());
         // The head of a request is ASCII.
         if length.zip(head).is_some_and(|(length, head)| request.len() >= head.len() + 4 + length) {
-            return;
+            return String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
         }
         let read = stream.read(&mut piece).unwrap();
         assert!(read > 0, "the request broke off: {text}");

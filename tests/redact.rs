@@ -40,7 +40,11 @@ fn is_in(text: &[u8], word: &str) -> bool {
 /// No file of the directory has any of them.
 fn assert_in_no_file(dir: &Path, secrets: &[String]) {
     for file in files(dir) {
-        let bytes = std::fs::read(&file).unwrap();
+        // A running server replaces files: the new one has its own name, or comes under the old.
+        let bytes = match std::fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.unwrap(),
+        };
         for secret in secrets {
             assert!(!is_in(&bytes, secret), "{secret} is in {}", file.display());
         }

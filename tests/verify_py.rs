@@ -7,7 +7,6 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use custody_store::format::cf;
 use serde_json::json;
@@ -231,11 +230,7 @@ fn a_live_log_after_an_erasure_and_a_rotation_and_against_an_older_checkpoint() 
     assert_eq!(ask(&[flag_vkey, &former]).0, 0);
     let (_, first) = server.get("/checkpoint");
     custody(&server, &["hold", "place", "--id", "h", "--seq", "1", "--reason", "r", "--actor", "a"]);
-    let until = Instant::now() + Duration::from_secs(10);
-    while server.get("/checkpoint").1 == first {
-        assert!(Instant::now() < until, "no checkpoint comes");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    support::until(|| server.get("/checkpoint").1 != first);
     let (status, told) = ask(&[flag_vkey, &former]);
     assert!(status == 1 && told.contains("not signed by"), "{told}");
     // Of the same log, later: this one was rolled back. Or with another root: it was written anew.

@@ -108,14 +108,14 @@ impl Drop for Witness {
     }
 }
 
-/// Asks until there is an answer; fails after half a minute.
+/// Asks until there is an answer.
 fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + support::PATIENCE;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < end, "not after half a minute: {what}");
+        assert!(Instant::now() < end, "not after {:?}: {what}", support::PATIENCE);
         std::thread::sleep(Duration::from_millis(20));
     }
 }

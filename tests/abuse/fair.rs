@@ -60,7 +60,9 @@ fn a_flood_of_one_client_refuses_nothing_of_another() {
 
 #[test]
 fn thousands_of_connections_are_turned_away_and_another_client_comes_in() {
-    let target = Target::start(&["--connections-max", "100", "--connections-per-peer-max", "60"]);
+    // Those that are silent are there until the end, however long that takes.
+    let flags = ["--connections-max", "100", "--connections-per-peer-max", "60", "--header-timeout", "600"];
+    let target = Target::start(&flags);
     for address in [&target.server.otlp_http, &target.server.http] {
         let silent: Vec<_> = (0..60).map(|_| connect(1, address)).collect();
         let (mut told, mut closed) = (0, 0);
@@ -76,6 +78,7 @@ fn thousands_of_connections_are_turned_away_and_another_client_comes_in() {
         }
         assert!(told > 100, "{told} were told why, {closed} only closed");
         let others: Vec<_> = (0..40).map(|_| connect(3, address)).collect();
+        // Connections are accepted in their order, so this one finds the place taken; but not all are told why.
         crate::support::until(|| {
             let came = read_to_end(&mut connect(4, address));
             String::from_utf8_lossy(&came).contains("--connections-max 100")
@@ -114,7 +117,7 @@ fn limits_come_from_the_file_too_and_nonsense_is_refused_in_one_line() {
 fn grpc_connections_are_turned_away_with_unavailable() {
     let target = Target::start(&["--connections-per-peer-max", "1"]);
     let first = connect(1, &target.server.grpc);
-    let (status, why, details) = crate::http2::call(&target, |_| {}, &[&[0; 5]], true);
+    let (status, why, details) = crate::http2::turned_away(&target);
     assert_eq!(status, 14, "{why}");
     assert!(why.contains("--connections-per-peer-max"), "{why}");
     assert!(details.contains("google.rpc.RetryInfo"), "{details}");

@@ -61,7 +61,7 @@ fn a_length_beside_chunks_counts_for_nothing() {
 
 #[test]
 fn chunks_are_bounded_and_checked() {
-    let mut target = Target::start(&["--request-bytes-max", "100000", "--body-timeout", "0.5"]);
+    let mut target = Target::start(&["--request-bytes-max", "100000", "--body-timeout", "3"]);
     let broken = |chunks: &[u8]| {
         let came = target.raw(&post(CHUNKED, chunks));
         // A body that breaks off is to be sent again: what came is no request.

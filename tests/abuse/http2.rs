@@ -21,31 +21,55 @@ pub fn call(
     pieces: &[&[u8]],
     ends: bool,
 ) -> (i32, String, String) {
+    try_call(target, change, pieces, ends).unwrap()
+}
+
+/// What a call is told that is turned away with its connection. Who takes that in has a second for it, and may be too slow.
+pub fn turned_away(target: &Target) -> (i32, String, String) {
+    let mut told = None;
+    until(|| {
+        told = try_call(target, |_| {}, &[&[0_u8; 5][..]], true).ok();
+        told.is_some()
+    });
+    told.unwrap()
+}
+
+fn try_call(
+    target: &Target,
+    change: impl FnOnce(&mut http::HeaderMap),
+    pieces: &[&[u8]],
+    ends: bool,
+) -> Result<(i32, String, String), h2::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let url = format!("http://{}/opentelemetry.proto.collector.trace.v1.TraceService/Export", target.server.grpc);
     let mut request = http::Request::post(url).header("content-type", "application/grpc").body(()).unwrap();
     change(request.headers_mut());
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(&target.server.grpc).await.unwrap();
-        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await?;
         let driver = tokio::spawn(connection);
-        let (answer, mut body) = client.ready().await.unwrap().send_request(request, false).unwrap();
+        let (answer, mut body) = client.ready().await?.send_request(request, false)?;
         for (i, piece) in pieces.iter().enumerate() {
-            body.send_data(Bytes::copy_from_slice(piece), ends && i + 1 == pieces.len()).unwrap();
+            body.send_data(Bytes::copy_from_slice(piece), ends && i + 1 == pieces.len())?;
         }
         if ends && pieces.is_empty() {
-            body.send_data(Bytes::new(), true).unwrap();
+            body.send_data(Bytes::new(), true)?;
         }
-        let (parts, mut rest) = answer.await.unwrap().into_parts();
+        let (parts, mut rest) = answer.await?.into_parts();
         while let Some(data) = rest.data().await {
-            drop(data.unwrap());
+            drop(data?);
         }
-        let trailers = rest.trailers().await.unwrap().unwrap_or(parts.headers);
+        let trailers = rest.trailers().await?.unwrap_or(parts.headers);
         driver.abort();
         let text = |name: &str| trailers.get(name).map_or(String::new(), |v| v.to_str().unwrap().to_owned());
         let details = text("grpc-status-details-bin");
         let details = base64::engine::general_purpose::STANDARD_NO_PAD.decode(details.trim_end_matches('=')).unwrap();
-        (text("grpc-status").parse().unwrap(), text("grpc-message"), String::from_utf8_lossy(&details).into_owned())
+        let told = (
+            text("grpc-status").parse::<i32>().unwrap(),
+            text("grpc-message"),
+            String::from_utf8_lossy(&details).into_owned(),
+        );
+        Ok::<_, h2::Error>(told)
     })
 }
 
@@ -244,7 +268,7 @@ fn with_shut_window(target: &Target, answers: u32) -> TcpStream {
 #[test]
 fn answers_that_a_shut_window_holds_are_given_up() {
     let page = "https://app.example.com";
-    let flags = ["--requests-max", "8", "--write-timeout", "4", "--cors-origin", page];
+    let flags = ["--requests-max", "8", "--write-timeout", "12", "--cors-origin", page];
     let mut target = Target::start(&flags);
     let mut shut = with_shut_window(&target, 6);
     // It has all that one client may have. The page that is refused may read why.

@@ -92,7 +92,7 @@ def pull(url: str, limit: str, more: str) -> None:
     params.update(part.split("=") for part in more.split("&") if part)
     events, pages, next_seq = [], 0, 0
     while True:
-        answer = session.get(url + "/api/v1/events", params=params, timeout=30)
+        answer = session.get(url + "/api/v1/events", params=params, timeout=120)
         assert answer.status_code == 200, answer.text
         page = answer.json()
         check_page(page)
@@ -116,7 +116,7 @@ def pull(url: str, limit: str, more: str) -> None:
 def consume(url: str, name: str) -> None:
     seqs = []
     while True:
-        answer = requests.post(f"{url}/api/v1/consumers/{name}/next", params={"limit": "50"}, timeout=30)
+        answer = requests.post(f"{url}/api/v1/consumers/{name}/next", params={"limit": "50"}, timeout=120)
         assert answer.status_code == 200, answer.text
         batch = [json.loads(line)["seq"] for line in answer.text.splitlines()]
         if not batch:

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 def fetch(url, accept):
     request = urllib.request.Request(url, headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return answer.headers["Content-Type"], answer.read().decode("utf-8")
 
 

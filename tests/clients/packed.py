@@ -59,30 +59,30 @@ def bodies(message: bytes) -> list:
 def main() -> None:
     host, count = sys.argv[1], int(sys.argv[2])
     url = f"http://{host}/api/v1/events?limit=10000"
-    want = requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=60).text.splitlines()
+    want = requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=120).text.splitlines()
     assert len(want) == count
     told = {}
 
-    answer = requests.get(url, timeout=60)
+    answer = requests.get(url, timeout=120)
     assert answer.text.splitlines() == want
     told["requests page"] = answer.headers["Content-Encoding"]
-    answer = requests.get(url, headers={"Accept": "application/json"}, timeout=60)
+    answer = requests.get(url, headers={"Accept": "application/json"}, timeout=120)
     assert answer.json()["data"] == [json.loads(line) for line in want]
     told["requests array"] = answer.headers["Content-Encoding"]
     stream = {"Accept": "text/event-stream"}
-    with requests.get(url, headers=stream, stream=True, timeout=60) as answer:
+    with requests.get(url, headers=stream, stream=True, timeout=120) as answer:
         told["requests stream"] = answer.headers["Content-Encoding"]
         assert data_of(answer.iter_lines(), count) == want
 
-    answer = httpx.get(url, timeout=60)
+    answer = httpx.get(url, timeout=120)
     assert answer.text.splitlines() == want
     told["httpx page"] = answer.headers["Content-Encoding"]
-    with httpx.stream("GET", url, headers=stream, timeout=60) as answer:
+    with httpx.stream("GET", url, headers=stream, timeout=120) as answer:
         told["httpx stream"] = answer.headers["Content-Encoding"]
         assert data_of(answer.iter_lines(), count) == want
 
     with grpc.insecure_channel(host) as channel:
-        call = channel.unary_stream("/custody.v1.Events/Stream")(b"", timeout=60)
+        call = channel.unary_stream("/custody.v1.Events/Stream")(b"", timeout=120)
         assert [body for message in call for body in bodies(message)] == want
 
     json.dump(told, sys.stdout)

@@ -22,7 +22,7 @@ CUSTODY, URL, DATA_DIR, FOLDER = sys.argv[1:5]
 HISTORY = os.path.join(FOLDER, "state", "custody", "sql_history")
 PROMPT = "custody=> "
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
-SECONDS = float(os.environ.get("CUSTODY_TEST_SECONDS", "60"))
+SECONDS = float(os.environ.get("CUSTODY_TEST_SECONDS", "120"))
 
 
 class Shell:
@@ -246,5 +246,5 @@ def main():
     print("ok")
 
 
-signal.alarm(540)
+signal.alarm(1800)
 main()

@@ -156,7 +156,7 @@ fn an_empty_last_id_says_nothing_and_a_consumer_that_is_deleted_meanwhile_is_gon
         let own = &server;
         let waits = scope.spawn(move || {
             loop {
-                let answer = call(own, "POST", "/api/v1/consumers/c/next?wait=20s", &[]);
+                let answer = call(own, "POST", "/api/v1/consumers/c/next?wait=60s", &[]);
                 // Who looks whether it waits may have come first.
                 if answer.0 != 200 || answer.1["x-consumer-state"] != "busy" {
                     break answer;

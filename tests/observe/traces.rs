@@ -1,6 +1,6 @@
 //! Traces of our own: to another server, and never into ourselves.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::process::Command;
 
 use custody_store::Reader;
@@ -9,7 +9,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::support::{self, Request, Server};
-use crate::{Metrics, PROTOBUF, post, post_spans, request, span, under};
+use crate::{Metrics, PROTOBUF, post, post_spans, read_request, request, span, under};
 
 /// A server that traces everything, to another one; with the id that its traces carry.
 fn traced(second: &Server) -> (Server, String) {
@@ -177,13 +177,12 @@ fn secrets_in_the_endpoint_are_sent_and_not_logged() {
     assert_eq!(post_spans(&server, &request(vec![span(1, 1, "a")])), 200);
     let asked = std::thread::Builder::new().name("collector".into()).spawn(move || {
         let (mut stream, _) = collector.accept().unwrap();
-        let mut line = String::new();
-        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        let line = read_request(&mut stream);
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
         line
     });
     server.stop();
-    assert_eq!(asked.unwrap().join().unwrap(), "POST /in?token=hunter3 HTTP/1.1\r\n");
+    assert_eq!(asked.unwrap().join().unwrap(), "POST /in?token=hunter3 HTTP/1.1");
     let log = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
     assert!(log.contains(&format!("\"http://{address}/in\"")), "{log}");
     assert!(!log.contains("hunter") && !log.contains("emma"), "{log}");

@@ -126,7 +126,9 @@ fn a_decompression_bomb_is_never_made() {
 /// MAY include Retry-After"): while the memory for requests is taken, and only then.
 #[test]
 fn overload_is_told_with_a_time_to_come_again() {
-    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &["--in-flight-bytes-max", "400000"]);
+    // A slow client may be as slow as this test is.
+    let flags = ["--in-flight-bytes-max", "400000", "--body-timeout", "600"];
+    let mut server = Server::start_in(tempfile::tempdir().unwrap(), &flags);
     let body = |n| {
         let mut span = span(n);
         span.attributes.push(text("text", &"x".repeat(150_000)));

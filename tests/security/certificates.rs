@@ -149,7 +149,7 @@ fn who_speaks_no_tls_is_told_so_and_who_is_silent_goes() {
         }
         for said in [&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"] {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
             stream.write_all(said).unwrap();
             let mut answer = Vec::new();
             // It is closed, or reset: it does not stay.

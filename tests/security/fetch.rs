@@ -98,12 +98,14 @@ fn new_keys_are_fetched_when_a_token_names_one_but_not_for_each() {
     assert_eq!(running.ask(&anonymous, Some(&rotated)).0, 200);
     assert_eq!(published.asked(), before + 1);
     assert_eq!(running.ask(&anonymous, Some(&site.issuer.ann(|_| ()))).0, 401, "the former key is gone");
-    // Who invents names of keys makes nobody fetch.
+    // Who invents names of keys makes nobody fetch, but for once in five seconds.
+    let begun = std::time::Instant::now();
     for n in 0..50 {
         let invented = site.issuer.token(&json!({"alg": "ES256", "kid": format!("ec-{n}x")}), &claims());
         assert_eq!(running.ask(&anonymous, Some(&invented)).0, 401);
     }
-    assert!(published.asked() <= before + 3, "{} fetches for 50 invented names", published.asked() - before - 1);
+    let most = 2 + begun.elapsed().as_secs() as usize / 5;
+    assert!(published.asked() <= before + 1 + most, "{} fetches for 50 invented names", published.asked() - before - 1);
 }
 
 #[test]

@@ -323,7 +323,7 @@ pub fn client(authority: &str, identity: Option<&Identity>) -> ureq::Agent {
         tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
     }
     let config =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(crate::support::PATIENCE));
     // A connection stays, however slow the machine is: tests ask over those that were made before something changed.
     config.max_idle_age(Duration::from_secs(600)).tls_config(tls.build()).build().new_agent()
 }

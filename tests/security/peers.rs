@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::support::{Server, until};
 /// One request as it stands here: status, head and body of the answer.
 fn raw(address: &str, request: &str, body: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
     let length = body.len();
     write!(stream, "{request}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     let mut answer = Vec::new();
@@ -67,7 +67,7 @@ fn who_asks_for_much_is_given_what_there_is_or_told_the_bound() {
     assert_eq!(next(&format!("lease={most}")).0, 200);
     let (status, head, _) = next("");
     assert!(status == 200 && head.contains("x-consumer-state: leased"), "{head}");
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < crate::support::PATIENCE, "{:?}", begun.elapsed());
     let memory = high_water_bytes(server.pid());
     assert!(memory < 512 << 20, "{} MiB", memory >> 20);
 }

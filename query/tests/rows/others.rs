@@ -74,7 +74,7 @@ impl Door {
         let mut stream = self.send(head, "").await;
         let mut answer = Vec::new();
         loop {
-            let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut answer)).await;
+            let read = tokio::time::timeout(Duration::from_secs(120), stream.read_buf(&mut answer)).await;
             let (_, head, body) = parted(&answer);
             let told = String::from_utf8_lossy(&unpacked(&head, &body, false)).into_owned();
             if must.iter().all(|m| told.contains(m)) && !head.is_empty() {

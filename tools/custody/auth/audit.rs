@@ -102,9 +102,10 @@ impl Audit {
 
     /// Says what was not said yet, and waits until that and what was said before is durable: the server stops.
     pub async fn flush(&self) {
+        let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        // Those that were taken before this have been said by now.
         let mut said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
         while said.join_next().await.is_some() {}
-        let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
         let (Some(recorder), Some(since)) = (self.recorder.get(), failures.since) else { return };
         let window = Duration::from_secs(since.elapsed().as_secs() + 1);
         let said = Said { identity: AUDIT_IDENTITY.into(), record: failures.record(window) };
@@ -117,15 +118,21 @@ impl Audit {
         let mut window = WINDOW_MIN;
         loop {
             tokio::time::sleep(window).await;
-            let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
-            if failures.count == 0 {
-                window = WINDOW_MIN;
-                continue;
-            }
-            tracing::warn!(count = failures.count, reasons = ?failures.reasons, "some could not come in");
-            self.say(failures.record(window));
-            window = (window * 2).min(WINDOW_MAX);
+            window = self.say_failures(window);
         }
+    }
+
+    /// Says what failed within a window; gives the next one.
+    fn say_failures(&self, window: Duration) -> Duration {
+        // Held until it is said: who finds none there waits for all that was said before.
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = std::mem::take(&mut *failures);
+        if taken.count == 0 {
+            return WINDOW_MIN;
+        }
+        tracing::warn!(count = taken.count, reasons = ?taken.reasons, "some could not come in");
+        self.say(taken.record(window));
+        (window * 2).min(WINDOW_MAX)
     }
 }
 

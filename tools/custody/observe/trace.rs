@@ -27,7 +27,7 @@ use crate::Failure;
 const INGEST_RATIO: f64 = 0.01;
 
 /// How long the last spans may take at the end.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Which requests are traced.
 #[derive(Clone, Copy, Debug, PartialEq)]

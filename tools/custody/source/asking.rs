@@ -235,8 +235,16 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serve = move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let mut request = BufReader::new(stream.try_clone().unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while request.read_line(&mut line).unwrap() > 2 {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse::<usize>().unwrap();
+                }
+                line.clear();
+            }
+            // To close before all of it was read would break the answer off.
+            request.read_exact(&mut vec![0_u8; length]).unwrap();
             stream.write_all(&bytes).unwrap();
         };
         std::thread::Builder::new().spawn(serve).unwrap();
