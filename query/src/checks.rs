@@ -12,6 +12,8 @@ mod habits;
 mod here;
 mod hit;
 mod judged;
+#[cfg(test)]
+mod pairs_tests;
 mod process;
 mod relations;
 mod rule;

@@ -10,6 +10,9 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
 FROM tool_calls c
 JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
 JOIN events i ON i.seq = g.issued_seq
-LEFT ANTI JOIN events a ON a.kind = 'approval' AND a.grant_id = c.grant_id AND a.decision = 'approved'
-                       AND coalesce(cardinality(a.invalid_reasons), 0) = 0 AND a.event_time <= c.event_time
-WHERE json_as_text(i.attributes, 'authz.grant.approval.state') IN ('pending', 'required', 'rejected')
+LEFT JOIN (
+    SELECT a.grant_id, min(a.event_time) AS since FROM events a
+    WHERE a.kind = 'approval' AND a.decision = 'approved' AND coalesce(cardinality(a.invalid_reasons), 0) = 0
+    GROUP BY a.grant_id
+) a ON a.grant_id = c.grant_id AND a.since <= c.event_time
+WHERE json_as_text(i.attributes, 'authz.grant.approval.state') IN ('pending', 'required', 'rejected') AND a.since IS NULL

@@ -4,11 +4,7 @@
 -- tags: OWASP ASI01, OWASP ASI02, ATLAS AML.T0051.001, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
-SELECT 'proven' AS verdict, h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id,
-       concat('tool ', h.tool, CASE WHEN h.resource IS NULL THEN '' ELSE concat(' on ', h.resource) END,
-              ' was executed although refused: ', min(h.reason)) AS detail,
-       array_append(array_agg(h.denial_seq), h.seq) AS evidence
-FROM (
+WITH refused AS (
     SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason
     FROM tool_calls c
@@ -32,7 +28,20 @@ FROM (
                            AND x.kind IN ('executor_decision', 'approval') AND x.decision IN ('allow', 'approved')
     WHERE d.event_time <= c.event_time AND authority_covers(d.actions, c.action)
       AND d.resources IS NOT NULL AND c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)
-) h
+), latest AS (
+    -- The last refusal of each call: a grant that overrules it is later than all of them.
+    SELECT r.seq, r.trace_id, r.span_id, r.grant_id, r.agent_id, r.tool, r.action, r.resource, r.event_time,
+           max(r.denied_time) AS denied_time,
+           last_value(r.reason ORDER BY r.denied_time, r.denial_seq) AS reason,
+           last_value(r.denial_seq ORDER BY r.denied_time, r.denial_seq) AS denial_seq
+    FROM refused r
+    GROUP BY r.seq, r.trace_id, r.span_id, r.grant_id, r.agent_id, r.tool, r.action, r.resource, r.event_time
+)
+SELECT 'proven' AS verdict, h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id,
+       concat('tool ', h.tool, CASE WHEN h.resource IS NULL THEN '' ELSE concat(' on ', h.resource) END,
+              ' was executed although refused: ', min(h.reason)) AS detail,
+       make_array(min(h.denial_seq), h.seq) AS evidence
+FROM latest h
 LEFT ANTI JOIN grants g
     ON g.subject = h.agent_id AND g.state NOT IN ('denied', 'invalid')
    AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time

@@ -236,13 +236,15 @@ impl Evaluator {
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
-            true => Ran::default(),
+            true => (Ran::default(), BTreeSet::new()),
             false => self.judge(snapshot, (from, to), &judged, spans, Time(clock)).await?,
         };
+        let (found, shown) = found;
         self.at = to;
-        let mut out = self.tell(found, &judged, &settled, now);
+        let mut out = self.tell(found, &judged, (&settled, &shown), now);
         let ended = self.judge_ended(snapshot, Time(clock)).await?;
-        out.raise.extend(self.tell(ended, &BTreeSet::new(), &BTreeSet::new(), now).raise);
+        let none = BTreeSet::new();
+        out.raise.extend(self.tell(ended, &none, (&none, &none), now).raise);
         self.let_go(&mut out);
         Ok(out)
     }
@@ -365,7 +367,7 @@ impl Evaluator {
         seqs.iter().flat_map(|seq| self.state.held(*seq)).collect()
     }
 
-    /// Runs the rules over what some records touch.
+    /// Runs the rules over what some records touch; gives also which events those are.
     async fn judge(
         &mut self,
         snapshot: &Arc<Snapshot>,
@@ -373,7 +375,7 @@ impl Evaluator {
         judged: &BTreeSet<u64>,
         spans: Vec<datafusion::arrow::array::RecordBatch>,
         now: Time,
-    ) -> Result<Ran, Error> {
+    ) -> Result<(Ran, BTreeSet<u64>), Error> {
         let seqs = self.state.context(judged, snapshot)?;
         let mut kinds: HashSet<String> =
             judged.iter().flat_map(|s| self.state.all(*s)).map(|e| e.kind.clone()).collect();
@@ -390,11 +392,18 @@ impl Evaluator {
         let mut ran = self.checker.run(touched, &kinds, about).await?;
         let is_new = |seq: u64| (range.0..range.1).contains(&seq) && self.state.get(seq).is_none();
         ran.hits.retain(|(hit, _)| judged.contains(&hit.seq) || is_new(hit.seq));
-        Ok(ran)
+        Ok((ran, seqs))
     }
 
-    /// What of the found is new, and what does not stand any more. Where a rule failed, what it found before stays.
-    fn tell(&mut self, ran: Ran, judged: &BTreeSet<u64>, settled: &BTreeSet<u64>, now: Time) -> Found {
+    /// What of the found is new, and what does not stand any more. Where a rule failed, or was not shown all that a
+    /// hit cites, what it found before stays.
+    fn tell(
+        &mut self,
+        ran: Ran,
+        judged: &BTreeSet<u64>,
+        (settled, shown): (&BTreeSet<u64>, &BTreeSet<u64>),
+        now: Time,
+    ) -> Found {
         let (mut out, Ran { hits: found, failed }) = (Found::default(), ran);
         self.pending.retain(|key, _| !judged.contains(&key.0) || failed.has(key));
         let mut stands = HashSet::new();
@@ -422,11 +431,10 @@ impl Evaluator {
                 kept.into_iter().for_each(|hit| self.raise(hit, &mut out));
             }
             let of = (*seq, String::new())..(seq.saturating_add(1), String::new());
-            let (state, checker) = (&self.state, &self.checker);
-            // Only with all of its evidence at hand can it be said that a hit does not stand.
-            let sequences = &self.sequences;
+            // Only with all of its evidence shown can it be said that a hit does not stand.
+            let (sequences, checker) = (&self.sequences, &self.checker);
             let is_refuted = |key: &(u64, String), raised: &Raised| {
-                let is_at_hand = |seq: &u64| state.get(*seq).is_some() || sequences.has(*seq);
+                let is_at_hand = |seq: &u64| shown.contains(seq) || sequences.has(*seq);
                 let at_hand = is_at_hand(&key.0) && raised.hit.evidence.iter().all(is_at_hand);
                 let is_hidden = failed.has(key) || failed.hides(&key.1, &raised.hit.evidence);
                 let is_known = !stands.contains(key) && !is_hidden;

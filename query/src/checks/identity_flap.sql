@@ -12,14 +12,17 @@ WITH used AS (
     WHERE e.agent_id IS NOT NULL
       AND (json_as_text(e.attributes, 'authz.credential.id') IS NOT NULL OR json_as_text(e.attributes, 'service-account-id') IS NOT NULL)
 ), firsts AS (
-    SELECT min(seq) AS seq FROM used GROUP BY agent_id, credential
+    -- Each credential when the agent first came with it, and what was used before.
+    SELECT u.*, row_number() OVER own AS nth,
+           lag(u.seq) OVER before AS before_seq, lag(u.credential) OVER before AS before_credential, lag(u.event_time) OVER before AS before_time
+    FROM used u
+    WINDOW own AS (PARTITION BY u.agent_id, u.credential ORDER BY u.seq), before AS (PARTITION BY u.agent_id ORDER BY u.seq)
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('agent ', c.agent_id, ' came with credential ', min(b.credential), ' and now with ', c.credential) AS detail,
-       make_array(min(b.seq), c.seq) AS evidence
-FROM used c
-JOIN firsts f ON f.seq = c.seq
-JOIN used b ON b.agent_id = c.agent_id AND b.credential <> c.credential AND b.seq < c.seq
-LEFT ANTI JOIN events r ON r.kind = 'authority_change' AND r.agent_id = c.agent_id AND r.event_time > b.event_time AND r.event_time <= c.event_time
-WHERE abs(seconds_between(b.event_time, c.event_time)) <= setting('window_seconds', c.workspace)
+       concat('agent ', c.agent_id, ' came with credential ', min(c.before_credential), ' and now with ', c.credential) AS detail,
+       make_array(min(c.before_seq), c.seq) AS evidence
+FROM firsts c
+LEFT ANTI JOIN events r ON r.kind = 'authority_change' AND r.agent_id = c.agent_id AND r.event_time > c.before_time AND r.event_time <= c.event_time
+WHERE c.nth = 1 AND c.before_credential <> c.credential AND c.before_seq < c.seq
+  AND abs(seconds_between(c.before_time, c.event_time)) <= setting('window_seconds', c.workspace)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.credential

@@ -53,6 +53,9 @@ const MEMORY_BYTES: usize = 256 << 20;
 /// Events up to this size are held while all rules run over them.
 const EVENTS_BYTES_MAX: usize = 128 << 20;
 
+/// Records that a hit cites, at most: the first and the last.
+const EVIDENCE_MAX: usize = 1000;
+
 /// What a rule must give, beside what its head says.
 const COLUMNS: [&str; 8] = ["verdict", "seq", "trace_id", "span_id", "grant_id", "agent_id", "detail", "evidence"];
 
@@ -165,7 +168,7 @@ pub struct Checker {
     read: HashSet<String>,
     state: SessionState,
     tuning: Arc<Tuning>,
-    judged: Judged,
+    pub(super) judged: Judged,
     /// What the rules read of attributes, and which columns of events.
     fields: Arc<Fields>,
     used: Vec<usize>,
@@ -317,6 +320,10 @@ impl Checker {
         hit.severity = self.tuning.severity(workspace, &hit.check_id);
         hit.evidence.sort_unstable();
         hit.evidence.dedup();
+        if let Some(over) = hit.evidence.len().checked_sub(EVIDENCE_MAX).filter(|over| *over > 0) {
+            hit.evidence.drain(EVIDENCE_MAX / 2..EVIDENCE_MAX / 2 + over);
+            hit.detail.push_str(&format!(" ({over} more records say so)"));
+        }
         hit.detected_time = now;
         Some(hit)
     }

@@ -5,20 +5,37 @@
 -- fires: after grace
 -- setting silence_seconds: 600 | how long it must have been silent
 -- setting reports_min: 5 | how many decisions make it regular
-WITH reports AS (
-    SELECT c.seq, r.service AS source, count(*) AS reports, max(r.event_time) AS last_time, max(r.seq) AS last_seq
+WITH decided AS (
+    SELECT r.seq, r.agent_id, coalesce(r.service, '') AS source, r.workspace, CAST(r.event_time AS BIGINT) AS at,
+           CAST(least(setting('silence_seconds', r.workspace), 4e9) * 1e9 AS BIGINT) AS silence
+    FROM events r
+    WHERE r.kind IN ('executor_decision', 'policy_evaluation') AND r.agent_id IS NOT NULL
+), reports AS (
+    SELECT d.*, count(*) OVER so_far AS reports, max(d.seq) OVER so_far AS last_seq,
+           lead(d.at) OVER (PARTITION BY d.agent_id, d.source ORDER BY d.at, d.seq) AS next
+    FROM decided d
+    WINDOW so_far AS (PARTITION BY d.agent_id, d.source ORDER BY d.at, d.seq ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+), silences AS (
+    SELECT r.agent_id, r.source, r.last_seq, r.at AS last, r.next,
+           CASE WHEN r.at > 9223372036854775807 - r.silence THEN 9223372036854775807 ELSE r.at + r.silence END AS at
+    FROM reports r
+    WHERE r.reports >= setting('reports_min', r.workspace) AND (r.next IS NULL OR r.next - r.at > r.silence)
+), points AS (
+    SELECT s.*, 0 AS call, CAST(NULL AS BIGINT) AS call_at FROM silences s
+    UNION ALL
+    SELECT c.agent_id, '' AS source, 0 AS last_seq, 0 AS last, 0 AS next, CAST(c.event_time AS BIGINT) AS at,
+           1 AS call, CAST(c.event_time AS BIGINT) AS call_at
     FROM tool_calls c
-    JOIN events r ON r.agent_id = c.agent_id AND r.kind IN ('executor_decision', 'policy_evaluation')
-                 AND r.event_time <= c.event_time
-    GROUP BY c.seq, r.service
+    LEFT SEMI JOIN silences s ON s.agent_id = c.agent_id
+), followed AS (
+    -- The first call after each silence became long, found by going back through time once.
+    SELECT p.*, min(p.call_at) OVER (PARTITION BY p.agent_id ORDER BY p.at DESC, p.call ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS first_call
+    FROM points p
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat(min(w.source), ' decided about calls of ', c.agent_id, ' until ', CAST(min(w.last_time) AS VARCHAR), ' and is silent since') AS detail,
-       make_array(min(w.last_seq), c.seq) AS evidence
-FROM tool_calls c
-JOIN reports w ON w.seq = c.seq
-LEFT ANTI JOIN tool_calls d ON d.agent_id = c.agent_id AND d.event_time < c.event_time
-    AND seconds_between(w.last_time, d.event_time) > setting('silence_seconds', c.workspace)
-WHERE w.reports >= setting('reports_min', c.workspace)
-  AND seconds_between(w.last_time, c.event_time) > setting('silence_seconds', c.workspace)
+       concat(min(f.source), ' decided about calls of ', c.agent_id, ' until ', CAST(to_timestamp_nanos(min(f.last)) AS VARCHAR), ' and is silent since') AS detail,
+       make_array(min(f.last_seq), c.seq) AS evidence
+FROM followed f
+JOIN tool_calls c ON c.agent_id = f.agent_id AND CAST(c.event_time AS BIGINT) = f.first_call
+WHERE f.call = 0 AND (f.next IS NULL OR f.first_call < f.next)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id

@@ -84,7 +84,7 @@ impl Checker {
     ) -> Result<(), Error> {
         let rule = planned.rule.id.as_str();
         let mut hidden = SeqSet::default();
-        match self.hits_without(planned, state, &hidden).await {
+        match self.hits_in_parts(planned, about, state).await {
             Ok(found) => ran.hits.extend(found),
             Err(error) if !is_of_the_rule(&error) => return Err(error),
             Err(error) => {
@@ -121,6 +121,37 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// What a rule finds about some records. If that needs more memory than there is, it is asked about fewer at a
+    /// time: who floods the log must not blind it.
+    async fn hits_in_parts(
+        &self,
+        planned: &Planned,
+        about: &SeqSet,
+        state: &SessionState,
+    ) -> Result<Vec<(HitRow, bool)>, Error> {
+        let none = SeqSet::default();
+        let (mut left, mut out, mut asked) = (vec![about.clone()], Vec::new(), 0);
+        let mut done = Ok(());
+        while let Some(part) = left.pop() {
+            asked += 1;
+            self.judged.set(part.clone());
+            match self.hits_without(planned, state, &none).await {
+                Ok(found) => out.extend(found),
+                Err(error) => match halves(&part) {
+                    Some([first, second]) if error.kind == ErrorKind::Resources && asked < ASKED_AGAIN_MAX => {
+                        left.extend([second, first]);
+                    }
+                    _ => {
+                        done = Err(error);
+                        break;
+                    }
+                },
+            }
+        }
+        self.judged.set(about.clone());
+        done.map(|()| out)
     }
 
     async fn hits_without(

@@ -8,15 +8,17 @@ WITH called AS (
     SELECT e.seq, e.trace_id, e.span_id, e.grant_id, e.agent_id, e.tool, coalesce(e.service, '') AS service,
            coalesce(json_as_text(e.attributes, 'authz.tool.schema_digest'), json_as_text(e.attributes, 'gen_ai.tool.schema.digest')) AS digest
     FROM events e
-    WHERE e.kind = 'tool_call'
+    WHERE e.kind = 'tool_call' AND e.tool IS NOT NULL
       AND (json_as_text(e.attributes, 'authz.tool.schema_digest') IS NOT NULL OR json_as_text(e.attributes, 'gen_ai.tool.schema.digest') IS NOT NULL)
 ), firsts AS (
-    SELECT min(seq) AS seq FROM called GROUP BY tool, service, digest
+    SELECT c.*, row_number() OVER (PARTITION BY c.tool, c.service, c.digest ORDER BY c.seq) AS nth,
+           lag(c.digest) OVER before AS before_digest, lag(c.seq) OVER before AS before_seq
+    FROM called c
+    WINDOW before AS (PARTITION BY c.tool, c.service ORDER BY c.seq)
 )
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('the schema of tool ', c.tool, ' changed from ', min(b.digest), ' to ', c.digest) AS detail,
-       make_array(min(b.seq), c.seq) AS evidence
-FROM called c
-JOIN firsts f ON f.seq = c.seq
-JOIN called b ON b.tool = c.tool AND b.service = c.service AND b.digest <> c.digest AND b.seq < c.seq
+       concat('the schema of tool ', c.tool, ' changed from ', min(c.before_digest), ' to ', c.digest) AS detail,
+       make_array(min(c.before_seq), c.seq) AS evidence
+FROM firsts c
+WHERE c.nth = 1 AND c.before_digest <> c.digest AND c.before_seq < c.seq
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.digest
