@@ -12,7 +12,6 @@ use datafusion::scalar::ScalarValue;
 use futures::StreamExt as _;
 use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
-use tokio::runtime::{Handle, Runtime};
 
 use crate::asked::Asked;
 use crate::audit::Audit;
@@ -29,6 +28,7 @@ use crate::rows::Time;
 use crate::stats::{QueryStats, Running};
 use crate::streamed::{Streamed, too_long};
 use crate::tenancy::Bindings;
+use crate::threads::Threads;
 
 /// Memory of all queries together.
 const MEMORY_BYTES_MAX: usize = 1 << 30;
@@ -115,7 +115,7 @@ impl Answer {
 #[derive(Clone)]
 pub struct Engine {
     projection: Arc<Projection>,
-    runtime: Arc<QueryRuntime>,
+    runtime: Arc<Threads>,
     stats: Arc<QueryStats>,
     gate: Arc<Gate>,
     memory: Arc<GreedyMemoryPool>,
@@ -124,41 +124,15 @@ pub struct Engine {
     bindings: Option<Bindings>,
 }
 
-/// Threads for queries alone, so that none of them slows what comes in.
-struct QueryRuntime(Option<Runtime>);
-
-impl QueryRuntime {
-    fn handle(&self) -> Result<&Handle, Error> {
-        let runtime = self.0.as_ref().ok_or_else(|| Error::internal("the query threads have stopped"))?;
-        Ok(runtime.handle())
-    }
-}
-
-impl Drop for QueryRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 impl Engine {
     /// An engine over a projection.
     pub fn new(projection: Arc<Projection>) -> Result<Self, Error> {
         let stats = Arc::<QueryStats>::default();
         let leeway = Arc::new(Leeway::new(Arc::clone(&stats)));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("query")
-            // Long chains of operators recurse, in places that nothing else bounds; what is not used of a
-            // stack costs no memory.
-            .thread_stack_size(64 << 20)
-            .on_thread_start(|| yield_to_others(true))
-            .enable_all()
-            .build()
-            .map_err(|e| Error::internal(format!("the query threads do not start: {e}")))?;
+        let runtime = Threads::for_queries()?;
         Ok(Self {
             projection,
-            runtime: Arc::new(QueryRuntime(Some(runtime))),
+            runtime: Arc::new(runtime),
             stats,
             gate: Arc::default(),
             memory: Arc::new(GreedyMemoryPool::new(MEMORY_BYTES_MAX)),
@@ -420,20 +394,6 @@ impl Engine {
         crate::columns::register(&context).map_err(wrong)?;
         crate::information_schema::register(&context).map_err(wrong)?;
         Ok(context)
-    }
-}
-
-/// Query threads, and those that merge, give way to those that take records: at niceness 12 one that runs beside them on a
-/// processor gets a fifteenth of it. Not the most that there is: on a busy machine a query should
-/// end, too. `asks`: it makes rows of queries. Where the system does not allow it they are as others.
-pub(crate) fn yield_to_others(asks: bool) {
-    crate::leeway::enter(asks);
-    use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
-    // Of 0 to 99, which stand for a niceness of 19 to -20.
-    let set = ThreadPriorityValue::try_from(17)
-        .map(|value| set_current_thread_priority(ThreadPriority::Crossplatform(value)));
-    if !matches!(set, Ok(Ok(()))) {
-        tracing::warn!(?set, "query threads have the same priority as those that take records");
     }
 }
 

@@ -331,7 +331,8 @@ impl Workers {
         if projection.index_is_due() && self.indexing.as_ref().is_none_or(|thread| thread.is_finished()) {
             let own = Arc::clone(projection);
             self.indexing = Some(spawn("index", move || {
-                crate::engine::yield_to_others(false);
+                crate::leeway::enter(false);
+                crate::threads::QUERIES.give();
                 own.tend_index();
             })?);
         }
@@ -355,7 +356,8 @@ impl Workers {
         }
         let own = Arc::clone(projection);
         self.merging = Some(spawn("merge", move || {
-            crate::engine::yield_to_others(false);
+            crate::leeway::enter(false);
+            crate::threads::QUERIES.give();
             let mut merged = Ok(true);
             while matches!(merged, Ok(true)) && own.is_well() {
                 merged = own.merge();

@@ -359,7 +359,9 @@ impl Serve {
         let api_service = router(served.clone());
         let flight_service = tonic::service::Routes::new(flight_service).add_service(event_service);
         let flight_service = flight_service.prepare().into_axum_router();
-        let readers = tokio::spawn({
+        // Those who read have threads of their own, which give way.
+        let reading = custody_query::Threads::for_readers().map_err(Failure::unable)?;
+        let readers = reading.handle().map_err(Failure::unable)?.spawn({
             let (door, auth) = (Arc::clone(&door), guards.auth.clone());
             async move {
                 tokio::join!(
