@@ -25,12 +25,15 @@ fn write(path: &Path, lines: &[String]) -> String {
 fn what_is_missing_doubled_altered_or_foreign_is_named() {
     let mut server = filled(80, &[]);
     let folder = tempfile::tempdir().unwrap();
-    for format in ["raw", "ocsf"] {
+    // A member that is in every event, beside how it names itself.
+    let formats =
+        [("raw", "metadata", "uid", "kind"), ("ocsf", "metadata", "uid", "activity_id"), ("ecs", "event", "id", "ecs")];
+    for (format, of, id, member) in formats {
         let lines = get(&server, &format!("/api/v1/events?limit=10000&format={format}"), &[]).2;
         let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
         let uid = |i: usize| {
             let event: Value = serde_json::from_str(&lines[i]).unwrap();
-            event["metadata"]["uid"].as_str().unwrap().to_owned()
+            event[of][id].as_str().unwrap().to_owned()
         };
         let file = folder.path().join("stored.ndjson");
         let stored = write(&file, &lines);
@@ -51,11 +54,10 @@ fn what_is_missing_doubled_altered_or_foreign_is_named() {
 
         let mut bad = lines.clone();
         let mut altered: Value = serde_json::from_str(&bad[2]).unwrap();
-        let member = if format == "raw" { "kind" } else { "activity_id" };
         altered[member] = json!(77);
         bad[2] = altered.to_string();
         let mut invented: Value = serde_json::from_str(&bad[4]).unwrap();
-        invented["metadata"]["uid"] = json!("elsewhere:3:tool_call");
+        invented[of][id] = json!("elsewhere:3:tool_call");
         bad.push(invented.to_string());
         bad.push(bad[5].clone());
         bad.remove(1);
@@ -134,7 +136,7 @@ fn a_filtered_store_is_checked_by_its_filter_and_the_ledger_by_a_checkpoint() {
     server.stop_and_verify();
 }
 
-/// The checkpoint is held against what is stored in either format, and may be signed by a key that is no longer in use.
+/// The checkpoint is held against what is stored in any format, and may be signed by a key that is no longer in use.
 #[test]
 fn what_is_stored_stands_in_the_checkpoint_whatever_its_format_and_key() {
     let mut server = filled(20, &[]);
@@ -148,10 +150,10 @@ fn what_is_stored_stands_in_the_checkpoint_whatever_its_format_and_key() {
     };
     let note = write_text("checkpoint", &server.get("/checkpoint").1);
     let former = std::fs::read_to_string(server.data_dir().join("log.vkey")).unwrap();
-    let stored: Vec<String> = ["raw", "ocsf"]
+    let stored: Vec<String> = ["raw", "ocsf", "ecs"]
         .map(|format| get(&server, &format!("/api/v1/events?limit=10000&format={format}"), &[]).2)
         .into_iter()
-        .zip(["raw.ndjson", "ocsf.ndjson"])
+        .zip(["raw.ndjson", "ocsf.ndjson", "ecs.ndjson"])
         .map(|(lines, name)| write_text(name, &lines))
         .collect();
     let args = ["keys", "rotate", "--reason", "test", "--actor", "test", "--data-dir"];

@@ -48,13 +48,15 @@ fn authzen(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) ->
     let answers = policy::RESPONSE.iter().skip(1).find_map(|root| list(root)).unwrap_or(asked);
     let of_request = |name: &str| said.at(&format!("{root}/{name}")).filter(|value| !value.is_null());
     let shared = ["subject", "action", "resource"].map(|name| (name, of_request(name)));
+    let shared_bytes: usize = shared.iter().filter_map(|(_, value)| *value).map(|value| value.to_string().len()).sum();
+    let decided_by = ["/store_id", "/authorization_model_id"].map(|at| said.text(at).as_deref().map_or(0, str::len));
     let batch = Batch {
         context,
         log,
         said,
         source: "authzen",
         asked: asked.len().max(answers.len()),
-        shared_bytes: shared.iter().filter_map(|(_, value)| *value).map(|value| value.to_string().len()).sum(),
+        shared_bytes: shared_bytes + decided_by.iter().sum::<usize>(),
     };
     let decided = asked.iter().zip(answers).enumerate().map(|(i, (question, answer))| (i, question, answer));
     let decided = decided.filter(|(_, question, answer)| {
@@ -67,6 +69,7 @@ fn authzen(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) ->
         let mut whole: Map<String, Json> = shared.iter().filter_map(member).collect();
         whole.insert("response".into(), answer.clone());
         policy::authzen(row, &Document::body(Json::Object(whole)));
+        policy::decided_by(row, said);
     })
 }
 

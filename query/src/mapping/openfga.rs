@@ -1,8 +1,8 @@
 //! OpenFGA: checks of a relation, as its API answers them, as its request log has them (`grpc_req_complete`, with
 //! `--log-format json`), and as the spans that it exports.
 //!
-//! What it cannot tell: why (a relation has no reasons); on spans, which model decided; and whether the request that
-//! was asked about was then made. Lists (`ListObjects`, `ListUsers`) say what would be permitted, and decide nothing.
+//! What it cannot tell: why (a relation has no reasons), and whether the request that was asked about was then made.
+//! Its `request_id` is the id of the trace where it exports spans, so that requests of one trace share it. Lists (`ListObjects`, `ListUsers`) say what would be permitted, and decide nothing.
 
 use custody_proto::wire::{LogRecord, Span};
 use serde_json::{Value as Json, json};
@@ -81,6 +81,7 @@ pub(super) fn map_span(context: &RecordContext<'_>, span: &Span<'_>) -> Option<E
     row.action = attributes.text("relation");
     row.resource = attributes.text("object");
     row.policy_id = attributes.text("store_id");
+    row.policy_version = attributes.text("authorization_model_id");
     asked_by(&mut row, &attributes.text("user")?);
     policy::names_its_policy(&mut row);
     Some(row)

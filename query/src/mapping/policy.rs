@@ -3,7 +3,7 @@
 //!
 //! What they cannot tell: whether the request that was decided about was then made. OPA's
 //! `input` is whatever the caller sent: only names that are plain there are read. AuthZEN names
-//! neither policy nor version.
+//! neither policy nor version; where OpenFGA answers so, its log does.
 
 use custody_proto::wire::LogRecord;
 use serde_json::Value as Json;
@@ -221,10 +221,17 @@ pub(super) fn principal(row: &mut EventRow, kind: &str, id: String) {
     row.initiator_id = Some(id);
 }
 
+/// What decided: AuthZEN has no place for it, and OpenFGA's log says it beside.
+pub(super) fn decided_by(row: &mut EventRow, said: &Document) {
+    row.policy_id = said.text("/store_id").or(row.policy_id.take());
+    row.policy_version = said.text("/authorization_model_id").or(row.policy_version.take());
+}
+
 /// OpenID AuthZEN, Authorization API 1.0: an access evaluation with its answer. Several at once: `batch.rs`.
 pub(super) fn authzen(row: &mut EventRow, said: &Document) {
     let at = |name: &str| REQUEST.iter().find_map(|root| said.text(&format!("{root}{name}")));
     row.decision = answer(said, "/decision").and_then(Json::as_bool).and_then(allow_or_deny);
+    decided_by(row, said);
     row.action = at("/action/name");
     row.correlation_id = said.text("/request_id").or(row.correlation_id.take());
     let (kind, id) = (at("/resource/type"), at("/resource/id"));

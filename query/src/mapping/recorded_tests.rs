@@ -178,6 +178,72 @@ fn cedar_by_its_engine() {
     assert!(rows.iter().all(|r| r.source == "cedar" && r.invalid_reasons.is_empty()));
 }
 
+/// What a running OpenFGA says of its decisions: in its request log, line by line, and in the spans that it exports.
+#[test]
+fn openfga_by_its_server() {
+    let text = std::fs::read_to_string(place("openfga/lines.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows_of = |line: &Value| of_log(&json!({"body": {"stringValue": line.to_string()}}));
+    let of = |method: &str| -> Vec<EventRow> {
+        lines.iter().filter(|line| line["grpc_method"] == method).flat_map(rows_of).collect()
+    };
+    let told = |rows: &[EventRow]| -> Vec<String> {
+        let one = |r: &EventRow| {
+            let who = r.agent_id.as_deref().or(r.initiator_id.as_deref());
+            [r.decision.as_deref(), who, r.action.as_deref(), r.resource.as_deref()].map(Option::unwrap).join(" ")
+        };
+        rows.iter().map(one).collect()
+    };
+    let (checks, batch) = (of("Check"), of("BatchCheck"));
+    // Two more failed, and decided nothing. The last two came by gRPC.
+    let want = [
+        "allow planner can_pay tool:pay",
+        "deny reader can_pay tool:pay",
+        "allow emma can_call tool:pay",
+        "allow finance#member can_call tool:pay",
+        "allow buyer can_call tool:pay",
+        "deny buyer can_call tool:pay",
+        "allow new can_call tool:read",
+        "allow planner can_pay tool:pay",
+        "deny reader can_pay tool:pay",
+    ];
+    assert_eq!(told(&checks), want);
+    assert_eq!(lines.iter().filter(|line| line["grpc_method"] == "Check").count(), want.len() + 2);
+    let want = ["allow planner can_pay tool:pay", "deny reader can_pay tool:pay", "allow buyer can_call tool:pay"];
+    assert_eq!(told(&batch), want, "and one of the four failed");
+    let (one, several) = (of("Evaluation"), of("Evaluations"));
+    assert_eq!(told(&one), ["allow planner can_pay tool:pay", "deny reader can_pay tool:pay"]);
+    let first_two = ["allow reader can_call tool:read", "deny reader can_call tool:pay"];
+    assert_eq!(told(&several[..2]), first_two);
+    assert_eq!(told(&several[2..3]), ["deny reader can_fly tool:pay"]);
+    assert_eq!(several[2].reasons, ["invalid relation: relation 'tool#can_fly' not found"]);
+    assert_eq!(told(&several[3..]), first_two, "and stopped at the first refusal");
+    let logged: Vec<EventRow> = [checks.as_slice(), &batch, &one, &several].concat();
+    assert_eq!(logged.len(), lines.iter().flat_map(rows_of).count(), "what lists and writes is no event");
+
+    // The spans have the same answers to those that were asked one by one.
+    let spans = recorded("openfga/traces.pb");
+    let mut asked = told(&[checks.as_slice(), &one, &several[3..]].concat());
+    let mut traced = told(&spans);
+    asked.sort_unstable();
+    traced.sort_unstable();
+    assert_eq!(traced, asked);
+
+    // Everything names the store and the model that decided, and is of the trace of who asked.
+    let decided = &lines[3];
+    let said = |name: &str| decided[name].as_str().map(str::to_owned);
+    for row in logged.iter().chain(&spans) {
+        assert_eq!((row.kind.as_str(), row.invalid_reasons.len()), ("policy_evaluation", 0), "{row:?}");
+        assert!(row.policy_id.is_some() && row.policy_version.is_some(), "{row:?}");
+        assert_eq!(row.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    }
+    let versions: std::collections::BTreeSet<_> =
+        logged.iter().map(|row| (&row.policy_id, &row.policy_version)).collect();
+    assert_eq!(versions.into_iter().collect::<Vec<_>>(), [(&said("store_id"), &said("authorization_model_id"))]);
+    let when = crate::attributes::seconds_time(decided["timestamp"].as_f64().unwrap());
+    assert_eq!(Some(checks[0].event_time), when);
+}
+
 /// One agent, two requests, and three instrumentations that tell of each: in rows they are what was sent, and the view
 /// `model_calls` has each once (tests/mapping.rs).
 #[test]
@@ -327,7 +393,7 @@ fn tokens_by_the_libraries_that_make_them() {
 
 /// Records of known sources that are no events: the beginnings of their scopes and names, and why. docs/sources.md
 /// says the same.
-const NO_EVENTS: [(&str, &str, &str); 22] = [
+const NO_EVENTS: [(&str, &str, &str); 24] = [
     ("codex_exec", "", "its spans are its own inner steps; its logs tell of the calls"),
     ("codex_otel", "codex.sse_event", "a piece of an answer"),
     ("codex_otel", "codex.startup_phase", "how long something took"),
@@ -347,7 +413,9 @@ const NO_EVENTS: [(&str, &str, &str); 22] = [
     ("gemini-cli", "gemini_cli.ripgrep_fallback", "its own search"),
     ("gemini-cli", "gemini_cli.startup_stats", "how long something took"),
     ("gemini-cli", "gen_ai.client.inference.operation.details", "the same request as api_response"),
+    ("go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc", "", "OpenFGA's span in it has the answer"),
     ("mcp-python-sdk", "", "other methods of MCP than calls and reading"),
+    ("openfga/pkg/server", "", "lists decide nothing, nor does a check that failed; answers of batches are in its log"),
     ("openinference.", "", "CHAIN only holds steps together; RERANKER and EVALUATOR touch nothing new"),
     ("traceloop.tracer", "prepare.task", "a task only holds steps together"),
 ];

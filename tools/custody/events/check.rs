@@ -27,8 +27,8 @@ const SHOWN_MAX: usize = 20;
 
 /// Say whether stored events are complete and unaltered.
 ///
-/// Reads files of events, one JSON object a line (gzip too), as they were pulled: raw or ocsf. Says
-/// what is missing, doubled, altered, unknown to the ledger or outside of the filter. With
+/// Reads files of events, one JSON object a line (gzip too), as they were pulled: raw, ocsf or ecs.
+/// Says what is missing, doubled, altered, unknown to the ledger or outside of the filter. With
 /// --checkpoint the ledger itself is held against a checkpoint that you kept.
 ///
 /// Exit status: 0 all there and as it was; 1 not; 2 it could not be told.
@@ -72,6 +72,17 @@ struct Stored {
 /// What is wrong, by what it is.
 #[derive(Default)]
 pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
+
+/// How an event names itself: its id, its seq, and the format that has them where they stand.
+fn named(event: &Value) -> Option<(&str, u64, &'static str)> {
+    let at = |of: &str, id: &str| Some((event[of][id].as_str()?, event[of]["sequence"].as_u64()?));
+    if let Some((uid, seq)) = at("metadata", "uid") {
+        return Some((uid, seq, if event["class_uid"].is_number() { "ocsf" } else { "raw" }));
+    }
+    // SIEMs give events of their own an `event`, too.
+    let (uid, seq) = at("event", "id").filter(|_| event["custody"].is_object())?;
+    Some((uid, seq, "ecs"))
+}
 
 /// The ledger's size, and what it commits to for some seqs.
 type Committed = (u64, HashMap<u64, Hash>);
@@ -153,20 +164,17 @@ impl Check {
                     findings.add("unreadable", format!("{}:{number} is not a JSON object", path.display()));
                     return;
                 };
-                let (uid, seq) = (event["metadata"]["uid"].as_str(), event["metadata"]["sequence"].as_u64());
-                let (Some(uid), Some(seq)) = (uid, seq) else {
-                    findings.add(
-                        "unreadable",
-                        format!("{}:{number} has no metadata.uid and metadata.sequence", path.display()),
-                    );
+                let Some((uid, seq, written)) = named(&event) else {
+                    let names = "metadata.uid and metadata.sequence, or in ecs event.id and event.sequence";
+                    findings.add("unreadable", format!("{}:{number} has no {names}", path.display()));
                     return;
                 };
-                format.get_or_insert(if event["class_uid"].is_number() { "ocsf" } else { "raw" });
+                format.get_or_insert(written);
                 let digest = digest(&event);
                 let event = stored.entry(uid.to_owned()).or_insert_with(|| Stored {
                     seq,
                     digest,
-                    // OCSF has it in the extension.
+                    // OCSF has it in the extension, ECS beside its own fields.
                     record_hash: [&event["record_hash"], &event["custody"]["record_hash"]]
                         .into_iter()
                         .find_map(|hash| hash.as_str().map(str::to_owned)),
@@ -244,10 +252,8 @@ impl Check {
         pages(source, &query, self.from_seq, |body| {
             for line in body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
                 let event: Value = serde_json::from_slice(line).map_err(Failure::unable)?;
-                let uid = event["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-                if event["metadata"]["sequence"].as_u64().is_none_or(|seq| seq >= end) {
-                    return Ok(false);
-                }
+                let Some((uid, _, _)) = named(&event).filter(|(_, seq, _)| *seq < end) else { return Ok(false) };
+                let uid = uid.to_owned();
                 compared += 1;
                 match stored.get_mut(&uid) {
                     None => findings.add("missing", uid),
@@ -272,7 +278,7 @@ impl Check {
         for path in &self.files {
             each_line(path, |line| {
                 let Ok(event) = serde_json::from_slice::<Value>(line) else { return };
-                let Some(uid) = event["metadata"]["uid"].as_str() else { return };
+                let Some((uid, _, _)) = named(&event) else { return };
                 if let Some(member) = suspects.get(uid).and_then(|truth| differs(truth, &event, "")) {
                     findings.add("altered", format!("{uid}: {member} is not what the ledger has"));
                 }
