@@ -174,8 +174,7 @@ fn serve(folder: tempfile::TempDir, policy: &str) -> Server {
 
 /// Has a server stand still, or go on.
 fn signal(server: &Server, name: &str) {
-    let done = Command::new("kill").arg(format!("-{name}")).arg(server.pid().to_string()).status().unwrap();
-    assert!(done.success());
+    assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
 }
 
 /// Waits for a witnessed checkpoint of at least this size.
@@ -273,14 +272,14 @@ fn two_of_three_are_enough_and_one_is_not_and_state_survives_restarts() {
         warned().contains("too few witnesses").then_some(()).filter(|()| warned().contains("does not answer"))
     });
     // Nobody may ask them for a cosignature before we have looked.
-    signal(&server, "STOP");
+    signal(&server, "-STOP");
     for witness in &mut witnesses[..2] {
         let keys = witness.vkeys.clone();
         witness.restart();
         assert_eq!(witness.vkeys, keys);
     }
     assert_eq!(witnesses[1].newest(&origin), Some(second), "the state survived kill -9");
-    signal(&server, "CONT");
+    signal(&server, "-CONT");
     witnessed(&server, size(&server));
     assert_eq!(alerts(&server), [] as [Value; 0]);
     server.stop_and_verify();

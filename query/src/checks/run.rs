@@ -156,6 +156,7 @@ fn few_events(snapshot: &Snapshot) -> Result<Option<Vec<RecordBatch>>, Error> {
 /// A rule, planned: over everything, and for hits about some records only.
 pub(super) struct Planned {
     pub(super) rule: Rule,
+    /// As it is written: most servers never ask for everything, and need not wait for it at the start.
     whole: LogicalPlan,
     /// Ready to be run, again and again: what new records cost must not be the planning.
     pub(super) judged: Arc<dyn ExecutionPlan>,
@@ -229,17 +230,7 @@ impl Checker {
                 frames.push(frame(&context, &rule).await.map(|frame| (rule, frame))?);
             }
         }
-        let (fields, rules) = plan(&context.state(), frames, &judged).await?;
-        let mut read = HashSet::new();
-        for Planned { whole, .. } in &rules {
-            let look = |node: &LogicalPlan| {
-                if let LogicalPlan::TableScan(scan) = node {
-                    read.insert(scan.table_name.table().to_owned());
-                }
-                Ok(TreeNodeRecursion::Continue)
-            };
-            whole.apply_with_subqueries(look).map_err(wrong)?;
-        }
+        let (fields, read, rules) = plan(&context.state(), frames, &judged).await?;
         let used = used.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let one_by_one = tokio::sync::Mutex::default();
         let (state, fields) = (context.state(), Arc::new(fields));
@@ -303,7 +294,8 @@ impl Checker {
         state.config_mut().set_extension(Arc::new(tables));
         let mut out = Vec::new();
         for Planned { rule, whole, .. } in &self.rules {
-            let physical = state.query_planner().create_physical_plan(whole, &state).await;
+            let whole = state.optimize(whole).map_err(|e| named(rule, Error::query(&e)))?;
+            let physical = state.query_planner().create_physical_plan(&whole, &state).await;
             out.extend(hits(rule, physical, &state).await?);
         }
         Ok(out)
@@ -419,24 +411,36 @@ async fn frame(context: &SessionContext, rule: &Rule) -> Result<DataFrame, Error
     frame.select_columns(&COLUMNS).map_err(|e| named(rule, Error::query(&e)))
 }
 
-/// Plans rules; gives what they read of attributes, too.
+/// The names of the tables that a plan reads.
+fn tables(plan: &LogicalPlan, read: &mut HashSet<String>) -> DfResult<()> {
+    let look = |node: &LogicalPlan| {
+        if let LogicalPlan::TableScan(scan) = node {
+            read.insert(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    plan.apply_with_subqueries(look).map(drop)
+}
+
+/// Plans rules; gives what they read of attributes, and of which tables, too.
 async fn plan(
     state: &SessionState,
     frames: Vec<(Rule, DataFrame)>,
     judged: &Judged,
-) -> Result<(Fields, Vec<Planned>), Error> {
+) -> Result<(Fields, HashSet<String>, Vec<Planned>), Error> {
     let mut plans = Vec::with_capacity(frames.len());
     for (rule, frame) in frames {
         let failed = |e: DataFusionError| named(&rule, Error::query(&e));
-        let whole = state.optimize(frame.logical_plan()).map_err(failed)?;
+        let whole = frame.logical_plan().clone();
         // Said of the answer, and carried down by the optimizer to where the judged records are read: what they
         // are joined with is read in whole, and joined with no others.
         let few = frame.filter(judged.holds(col("seq"))).map_err(failed)?.into_unoptimized_plan();
         plans.push((rule, whole, few));
     }
-    let mut few = Vec::with_capacity(plans.len());
+    let (mut few, mut read) = (Vec::with_capacity(plans.len()), HashSet::new());
     for (rule, _, plan) in &plans {
-        few.push(state.optimize(plan).map_err(|e| named(rule, Error::query(&e)))?);
+        let optimized = state.optimize(plan).and_then(|plan| tables(&plan, &mut read).map(|()| plan));
+        few.push(optimized.map_err(|e| named(rule, Error::query(&e)))?);
     }
     let fields = Fields::of(few.iter()).map_err(|e| Error::query(&e))?;
     let mut out = Vec::with_capacity(plans.len());
@@ -446,7 +450,7 @@ async fn plan(
         let judged = state.query_planner().create_physical_plan(&plan, state).await.map_err(failed)?;
         out.push(Planned { rule, whole, judged });
     }
-    Ok((fields, out))
+    Ok((fields, read, out))
 }
 
 /// The rows of a rule's answer, whatever kinds of text and number it used.
