@@ -36,7 +36,7 @@ const PLAIN: [(&str, &str, bool); 17] = [
 
 /// Bounds that a few records reach.
 const TUNING: &str = "[checks.silent_source]\nsilence_seconds = 4\nreports_min = 2\n\
-    [checks.rubber_stamp]\nseconds_min = 3\nbulk_min = 3\n\
+    [checks.rubber_stamp]\nseconds_min = 8\nbulk_min = 2\n\
     [checks.identity_flap]\nwindow_seconds = 5\n[checks.shared_identity]\nwindow_seconds = 5\n\
     [checks.process_violation]\nprocesses = [\"p0: act0 > act1 > act2\", \"p1: act0, act1\"]\n";
 
