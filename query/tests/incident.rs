@@ -110,6 +110,12 @@ struct Case {
 }
 
 impl Case {
+    /// Waits until queries see all of it.
+    async fn visible(&self) {
+        let mut visible = self.engine.projection().visible();
+        visible.wait_for(|size| *size >= self.writer.head_size()).await.unwrap();
+    }
+
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { clock: Arc::new(Ticks(AtomicU64::new(0))), ..Options::default() };
@@ -140,8 +146,7 @@ impl Case {
     }
 
     async fn ask(&self, sql: &str) -> Answer {
-        let mut visible = self.engine.projection().visible();
-        visible.wait_for(|size| *size >= self.writer.head_size()).await.unwrap();
+        self.visible().await;
         self.engine
             .sql(&Caller::local(None), sql, vec![], QueryLimits::default())
             .await
@@ -297,6 +302,7 @@ async fn records_are_tables_and_the_ledger_commits_to_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_are_read_only_and_bounded_and_errors_say_where() {
     let case = Case::new();
+    case.visible().await;
     let ask = async |sql: &str, limits: QueryLimits| case.engine.sql(&Caller::local(None), sql, vec![], limits).await;
     for sql in [
         "DROP TABLE spans",

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{Case, TRACE};
 
 async fn asked(case: &Case, sql: &str) -> Result<Answer, Error> {
+    case.visible().await;
     case.engine.sql(&Caller::local(None), sql, vec![], QueryLimits::default()).await
 }
 
 async fn rows(case: &Case, sql: &str) -> Vec<Value> {
-    case.ask("SELECT 1").await;
     let answer = asked(case, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     format::rows(&answer.batches).unwrap().into_iter().map(Value::Object).collect()
 }
@@ -161,6 +161,7 @@ async fn a_refusal_says_what_to_write_instead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_has_no_more_memory_than_its_query() {
     let case = Case::new();
+    case.visible().await;
     let asked = async |id: &str, memory_bytes_max: usize| {
         let limits = QueryLimits { memory_bytes_max, ..QueryLimits::default() };
         case.engine.sql(&Caller::local(None), &format!("SELECT * FROM replay('{id}')"), vec![], limits).await
