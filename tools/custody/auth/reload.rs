@@ -3,6 +3,7 @@
 //! What cannot be read changes nothing: the server goes on with what it had, and says so in its log
 //! lines, in metrics and in the ledger.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -73,8 +74,7 @@ impl Guards {
                         auth.refresh();
                         auth.save();
                     });
-                    // What the policy names may be other files now.
-                    if now == before { now } else { guards.look() }
+                    read_as(&now, guards.look())
                 });
                 let Ok(looked) = looked.await else { return };
                 seen = looked;
@@ -101,20 +101,21 @@ impl Guards {
         let guarded = self.dir.join(GUARDED);
         if !self.is_open() {
             std::fs::File::create(&guarded)?.sync_all()?;
-            self.audit.begin(recorder);
-            // A server that is stopped at once was guarded nonetheless.
-            if let Err(error) = self.audit.said(self.in_force("start")).await {
-                tracing::error!(%error, "the log takes no audit record");
-            }
+        } else if !guarded.exists() {
+            return Ok(());
+        }
+        // Waited for: a server that is stopped at once was guarded nonetheless.
+        self.audit.begin(recorder);
+        let said = self.audit.said(self.in_force("start")).await;
+        if let Err(error) = &said {
+            tracing::error!(%error, "the log takes no audit record");
+        }
+        if !self.is_open() {
             return self.clone().watch();
         }
-        if guarded.exists() {
-            // Who may do what is in the log; that from here on everybody may do everything is said as well, once.
-            self.audit.begin(recorder);
-            match self.audit.said(self.in_force("start")).await {
-                Ok(()) => std::fs::remove_file(&guarded)?,
-                Err(error) => tracing::error!(%error, "the log takes no audit record"),
-            }
+        // Who may do what is in the log; that from here on everybody may do everything is said as well, once.
+        if said.is_ok() {
+            std::fs::remove_file(&guarded)?;
         }
         Ok(())
     }
@@ -187,8 +188,33 @@ impl Guards {
     }
 }
 
+/// The files after they were read, each as it was seen before that: what changed meanwhile is read again, and so is
+/// what the policy names only since.
+fn read_as(before: &[(PathBuf, Seen)], after: Vec<(PathBuf, Seen)>) -> Vec<(PathBuf, Seen)> {
+    let before: HashMap<&Path, Seen> = before.iter().map(|(path, seen)| (path.as_path(), *seen)).collect();
+    let of = |path: &Path| before.get(path).copied().flatten();
+    after.into_iter().map(|(path, _)| (path.clone(), of(&path))).collect()
+}
+
 fn look_at(path: &Path) -> Seen {
     use std::os::unix::fs::MetadataExt as _;
     let data = std::fs::metadata(path).ok()?;
     Some((data.modified().ok()?, data.len(), data.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_read_again() {
+        let at = |second: u64| Some((SystemTime::UNIX_EPOCH + Duration::from_secs(second), 1, 1));
+        let (policy, keys, new) = (PathBuf::from("policy"), PathBuf::from("keys"), PathBuf::from("new"));
+        let before = [(policy.clone(), at(1)), (keys.clone(), at(1))];
+        // The keys change behind the reader, and the policy names one file more and one of them twice.
+        let after = vec![(policy.clone(), at(1)), (keys.clone(), at(2)), (new.clone(), at(1)), (keys.clone(), at(2))];
+        let known = read_as(&before, after);
+        assert_eq!(known, [(policy, at(1)), (keys.clone(), at(1)), (new, None), (keys, at(1))]);
+        assert_eq!(read_as(&before, before.to_vec()), before);
+    }
 }
