@@ -8,12 +8,15 @@
 WITH approved AS (
     SELECT a.seq, a.trace_id, a.span_id, a.grant_id, a.agent_id, a.workspace, a.event_time, a.tool_call_id,
            json_as_text(a.attributes, 'authz.approval.by') AS approver,
+           coalesce('call ' || a.tool_call_id, 'grant ' || a.grant_id) AS about,
            CAST(a.event_time AS BIGINT) AS at,
            CAST(least(setting('seconds_min', a.workspace), 4e9) * 1e9 AS BIGINT) AS width
     FROM events a WHERE a.kind = 'approval' AND a.decision = 'approved'
 ), asked AS (
-    SELECT p.seq, p.trace_id, p.grant_id, p.tool_call_id, p.event_time
-    FROM events p WHERE p.kind = 'approval' AND p.decision = 'pending'
+    -- About its call, for approvals that name one, and about its grant, for those that do not.
+    SELECT p.seq, p.trace_id, p.event_time, CASE w.how WHEN 'call' THEN 'call ' || p.tool_call_id ELSE 'grant ' || p.grant_id END AS about
+    FROM events p CROSS JOIN (VALUES ('call'), ('grant')) AS w (how)
+    WHERE p.kind = 'approval' AND p.decision = 'pending'
 ), numbered AS (
     SELECT a.*, row_number() OVER (PARTITION BY a.approver ORDER BY a.at, a.seq) AS place
     FROM approved a WHERE a.approver IS NOT NULL
@@ -39,16 +42,7 @@ SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_
        concat(c.approver, ' approved within ', CAST(min(seconds_between(p.event_time, c.event_time)) AS VARCHAR), ' s') AS detail,
        make_array(min(p.seq), c.seq) AS evidence
 FROM approved c
-JOIN asked p ON p.trace_id = c.trace_id AND p.tool_call_id = c.tool_call_id AND p.event_time <= c.event_time
-GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.approver, c.workspace
-HAVING min(seconds_between(p.event_time, c.event_time)) < setting('seconds_min', c.workspace)
-UNION ALL
-SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat(c.approver, ' approved within ', CAST(min(seconds_between(p.event_time, c.event_time)) AS VARCHAR), ' s') AS detail,
-       make_array(min(p.seq), c.seq) AS evidence
-FROM approved c
-JOIN asked p ON p.trace_id = c.trace_id AND p.grant_id = c.grant_id AND p.event_time <= c.event_time
-WHERE c.tool_call_id IS NULL
+JOIN asked p ON p.trace_id = c.trace_id AND p.about = c.about AND p.event_time <= c.event_time
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.approver, c.workspace
 HAVING min(seconds_between(p.event_time, c.event_time)) < setting('seconds_min', c.workspace)
 UNION ALL

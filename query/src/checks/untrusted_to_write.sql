@@ -35,15 +35,13 @@ WITH read AS (
            max(CASE WHEN k.place = 1 THEN k.at END) OVER so_far AS approved_at
     FROM counted k
     WINDOW so_far AS (PARTITION BY k.trace_id ORDER BY k.at, k.place, k.seq ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
-), own AS (
-    SELECT u.seq FROM read u
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('after untrusted content was read, tool ', c.tool, ' wrote') AS detail,
        make_array(min(CASE WHEN s.last_seq = c.seq THEN s.last_before_seq ELSE s.last_seq END), c.seq) AS evidence
 FROM wrote c
 JOIN seen s ON s.seq = c.seq AND s.place = 2
-LEFT JOIN own o ON o.seq = c.seq
+LEFT JOIN read o ON o.seq = c.seq
 -- What was read since the last approval, beside what the step brought itself.
 WHERE s.reads - coalesce(s.approved_reads, 0)
       - CASE WHEN o.seq IS NOT NULL AND (s.approved_at IS NULL OR s.approved_at < s.at) THEN 1 ELSE 0 END > 0

@@ -103,15 +103,12 @@ impl Audit {
     /// Says what was not said yet, and waits until that and what was said before is durable: the server stops.
     pub async fn flush(&self) {
         let failures = std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
-        // Those that were taken before this have been said by now.
+        if let Some(since) = failures.since {
+            self.say(failures.record(Duration::from_secs(since.elapsed().as_secs() + 1)));
+        }
+        // Failures that were taken before those have been said by now.
         let mut said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
         while said.join_next().await.is_some() {}
-        let (Some(recorder), Some(since)) = (self.recorder.get(), failures.since) else { return };
-        let window = Duration::from_secs(since.elapsed().as_secs() + 1);
-        let said = Said { identity: AUDIT_IDENTITY.into(), record: failures.record(window) };
-        if let Err(error) = recorder.append(vec![said]).await {
-            tracing::error!(%error, "the log takes no audit record");
-        }
     }
 
     async fn put_together(self: Arc<Self>) {
