@@ -119,6 +119,56 @@ fn messages_of_calls_are_whole_and_join() {
     server.stop_and_verify();
 }
 
+/// Events are written once for all who follow, of the kinds that somebody asks for: whoever comes later with other kinds,
+/// and whoever pauses, misses none for it.
+#[test]
+fn readers_of_other_kinds_find_all_of_theirs_whoever_read_before() {
+    let mut server = filled(0, &[]);
+    let mut requests = crate::support::recorded_requests();
+    let wanted = ["grant_denied", "tool_call", "grant_denied,tool_call", "", "model_call,tool_result", "grant_issued"];
+    // Turns in which a reader pauses: others extend what is shared then, without his kinds.
+    let pauses: [&[usize]; 6] = [&[], &[0, 1, 4], &[0, 3], &[1, 2, 4], &[0, 1, 2, 3], &[5]];
+    let mut seen = wanted.map(|_| (String::new(), Vec::<u64>::new()));
+    let turns = 6;
+    for turn in 0..turns {
+        let rest = requests.split_off(requests.len() / (turns - turn));
+        server.send_grpc(std::mem::replace(&mut requests, rest));
+        server.wait_until_visible();
+        for format in ["raw", "ocsf"] {
+            let readers = wanted.iter().zip(&pauses).zip(&mut seen);
+            for ((kinds, pauses), (cursor, got)) in readers {
+                if pauses.contains(&turn) && turn + 1 < turns {
+                    continue;
+                }
+                let kind = if kinds.is_empty() { String::new() } else { format!("&kind={kinds}") };
+                let path = format!("/api/v1/events?limit=700&format={format}{kind}");
+                if format == "ocsf" {
+                    // Beside it, the same of another format from the beginning.
+                    get(&server, &path, &[]);
+                    continue;
+                }
+                loop {
+                    let (_, headers, body) = get(&server, &format!("{path}&after={cursor}"), &[]);
+                    *cursor = headers["x-next-cursor"].to_str().unwrap().to_owned();
+                    let page = seqs(&body);
+                    got.extend(&page);
+                    if page.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    for (kinds, (_, got)) in wanted.iter().zip(&seen) {
+        let list: Vec<String> = kinds.split(',').map(|kind| format!("'{kind}'")).collect();
+        let filter = if kinds.is_empty() { String::new() } else { format!("WHERE kind IN ({})", list.join(", ")) };
+        let rows = server.sql(&format!("SELECT seq FROM events {filter} ORDER BY seq"));
+        let want: Vec<u64> = rows.iter().map(|row| row["seq"].as_u64().unwrap()).collect();
+        assert!(*got == want && (want.len() > 3), "{kinds:?}: {} of {}", got.len(), want.len());
+    }
+    server.stop_and_verify();
+}
+
 /// A log that was restored and has grown past a cursor is another one there, and says so.
 #[test]
 fn a_cursor_of_what_a_restored_log_has_lost_is_refused_also_when_it_has_grown_past_it() {

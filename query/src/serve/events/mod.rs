@@ -15,6 +15,7 @@ pub mod generated;
 pub mod grpc;
 mod held;
 mod kept;
+mod kinds;
 mod limiter;
 mod lines;
 mod marks;

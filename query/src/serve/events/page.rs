@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::{Array as _, UInt64Array};
 
 use super::filter::Filter;
+use super::kinds::Kinds;
 use super::lines::{Counted, Format, Line, encode};
 use super::recent::Recent;
 use crate::error::Error;
@@ -141,7 +142,7 @@ pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Pa
     if wish.from >= wish.to.min(size) {
         return Ok(Page::new(wish.from, wish.limit, wish.bytes).ended(wish.from));
     }
-    Recent::extend(projection, wish.format, wish.from).await?;
+    Recent::extend(projection, wish.format, wish.from, Kinds::of(&wish.filter.kinds)).await?;
     if let Some(page) = joined(projection, wish, size).await? {
         return Ok(page);
     }
@@ -158,9 +159,9 @@ pub(crate) async fn page(projection: &Arc<Projection>, wish: &Wish) -> Result<Pa
 async fn joined(projection: &Arc<Projection>, wish: &Wish, size: u64) -> Result<Option<Page>, Error> {
     let (began, end) = (Instant::now(), wish.to.min(size));
     let mut page = Page::new(wish.from, wish.limit, wish.bytes);
-    let mut at = wish.from;
+    let (kinds, mut at) = (Kinds::of(&wish.filter.kinds), wish.from);
     while at < end {
-        let run = match projection.recent.run_at(wish.format, at) {
+        let run = match projection.recent.run_at(wish.format, kinds, at) {
             Some(run) => run,
             None if wish.filter.kinds.is_empty() => {
                 Recent::read_at(projection, wish.format, at, &wish.filter.who).await?

@@ -1,5 +1,6 @@
 //! Events as lines, encoded once for all readers: the newest ones without gaps up to the newest record
-//! that anybody asked for, and beside them stretches of older ones that somebody is reading.
+//! that anybody asked for, of the kinds that somebody asks for, and beside them stretches of older ones that
+//! somebody is reading.
 //!
 //! It holds a bounded number of bytes. Nothing in it outlives an erasure: [`Recent::clear`] begins an
 //! epoch, and lines that were made from a snapshot of an older one are not taken.
@@ -7,8 +8,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::kept::{Kept, Key, Slot};
+use super::kinds::{Asked, Kinds};
 use super::lines::{Counted, Format, Line, encode};
 use super::steps::Steps;
 use super::turns::{Turn, Turns};
@@ -44,13 +47,15 @@ const FORMATS: usize = Format::ALL.len();
 pub(crate) struct Run {
     from: u64,
     pub(crate) to: u64,
+    /// Of which kinds it has all lines.
+    kinds: Kinds,
     bytes: usize,
     lines: Vec<Arc<Line>>,
 }
 
 impl Run {
-    fn new(from: u64) -> Self {
-        Self { from, to: from, bytes: 64, lines: Vec::new() }
+    fn new(from: u64, kinds: Kinds) -> Self {
+        Self { from, to: from, kinds, bytes: 64, lines: Vec::new() }
     }
 
     /// Its lines of these seqs.
@@ -117,6 +122,7 @@ impl Old {
 struct Inner {
     epoch: u64,
     rings: [Ring; FORMATS],
+    asked: [Asked; FORMATS],
     old: Old,
     /// Sheets of the end of the log, and of older records.
     near: Kept,
@@ -165,18 +171,20 @@ impl Recent {
         self.lock().epoch
     }
 
-    /// Takes in what is new, if a reader at `from` is near enough to share it.
-    pub(crate) async fn extend(projection: &Arc<Projection>, format: Format, from: u64) -> Result<(), Error> {
+    /// Takes in what is new of the kinds that are asked for, if a reader at `from` is near enough to share it.
+    pub(super) async fn extend(
+        projection: &Arc<Projection>,
+        format: Format,
+        from: u64,
+        kinds: Kinds,
+    ) -> Result<(), Error> {
         let own = &projection.recent;
         let size = projection.snapshot().size;
-        if from + NEAR < size || own.lock().rings[format as usize].to() >= size {
+        if from + NEAR < size || own.ask(format, kinds).1 >= size {
             return Ok(());
         }
         let _turn = own.turns[format as usize].lock().await;
-        let (epoch, to) = {
-            let inner = own.lock();
-            (inner.epoch, inner.rings[format as usize].to())
-        };
+        let (epoch, to, kinds) = own.ask(format, kinds);
         let snapshot = projection.snapshot();
         if to >= snapshot.size {
             return Ok(());
@@ -187,7 +195,7 @@ impl Recent {
         let projection = Arc::clone(projection);
         let origin = projection.reader().origin().to_owned();
         let read = tokio::task::spawn_blocking(move || {
-            let runs = runs(&snapshot, format, &origin, begin..snapshot.size, BYTES_MAX)?;
+            let runs = runs(&snapshot, (format, kinds), &origin, begin..snapshot.size, BYTES_MAX)?;
             let mut inner = projection.recent.lock();
             if inner.epoch == epoch {
                 runs.into_iter().for_each(|run| inner.rings[format as usize].push(Arc::new(run)));
@@ -197,16 +205,24 @@ impl Recent {
         read.await.map_err(|e| Error::internal(format!("the events cannot be read: {e}")))?
     }
 
-    /// The run that has the lines from a seq on, if it is here.
-    pub(crate) fn run_at(&self, format: Format, seq: u64) -> Option<Arc<Run>> {
+    /// Notes that somebody asks for kinds; gives the epoch, how far there are lines, and which kinds are asked for
+    /// from there on.
+    fn ask(&self, format: Format, kinds: Kinds) -> (u64, u64, Kinds) {
+        let mut inner = self.lock();
+        let asked = inner.asked[format as usize].add(kinds, Instant::now());
+        (inner.epoch, inner.rings[format as usize].to(), asked)
+    }
+
+    /// The run that has the lines of these kinds from a seq on, if it is here.
+    pub(super) fn run_at(&self, format: Format, kinds: Kinds, seq: u64) -> Option<Arc<Run>> {
         let inner = self.lock();
         let ring = &inner.rings[format as usize];
         let first = ring.runs.partition_point(|run| run.to <= seq);
-        let found = ring.runs.get(first).filter(|run| run.from <= seq);
+        let found = ring.runs.get(first).filter(|run| run.from <= seq && run.kinds.cover(kinds));
         found.map(Arc::clone).or_else(|| inner.old.at(format, seq))
     }
 
-    /// The same for old rows: who does not find it reads some thousand records, which others at the same
+    /// The same for old rows, of all kinds: who does not find it reads some thousand records, which others at the same
     /// place then find. `who` waits for his turn.
     pub(crate) async fn read_at(
         projection: &Arc<Projection>,
@@ -215,19 +231,20 @@ impl Recent {
         who: &Arc<str>,
     ) -> Result<Arc<Run>, Error> {
         let own = &projection.recent;
-        if let Some(run) = own.run_at(format, seq) {
+        if let Some(run) = own.run_at(format, Kinds::ALL, seq) {
             return Ok(run);
         }
         let _turn = own.turn(who).await?;
         let _old_turn = own.old_turns[format as usize].lock().await;
-        if let Some(run) = own.run_at(format, seq) {
+        if let Some(run) = own.run_at(format, Kinds::ALL, seq) {
             return Ok(run);
         }
         let epoch = own.epoch();
         let (snapshot, projection) = (projection.snapshot(), Arc::clone(projection));
         let read = tokio::task::spawn_blocking(move || {
             let end = ((seq / OLD_RECORDS + 1) * OLD_RECORDS).min(snapshot.size);
-            let runs = runs(&snapshot, format, projection.reader().origin(), seq..end, OLD_READ_BYTES)?;
+            let origin = projection.reader().origin();
+            let runs = runs(&snapshot, (format, Kinds::ALL), origin, seq..end, OLD_READ_BYTES)?;
             let runs: Vec<Arc<Run>> = runs.into_iter().map(Arc::new).collect();
             let mut inner = projection.recent.lock();
             if inner.epoch == epoch {
@@ -252,17 +269,21 @@ impl Recent {
     }
 }
 
-/// The lines of a range, or up to where they have so many bytes.
+/// The lines of these kinds of a range, or up to where they have so many bytes.
 fn runs(
     snapshot: &Snapshot,
-    format: Format,
+    (format, kinds): (Format, Kinds),
     origin: &str,
     seqs: Range<u64>,
     bytes_max: usize,
 ) -> Result<Vec<Run>, Error> {
-    let mut runs = vec![Run::new(seqs.start)];
+    let mut wanted = Wanted::all(Table::Events).seqs(seqs.clone());
+    if let Some(names) = kinds.names() {
+        wanted = wanted.only("kind", names);
+    }
+    let mut runs = vec![Run::new(seqs.start, kinds)];
     let (mut bytes, mut cut, mut counted) = (0, None, Counted::default());
-    snapshot.read(&Wanted::all(Table::Events).seqs(seqs.clone()), |batch| {
+    snapshot.read(&wanted, |batch| {
         for at in (0..batch.num_rows()).step_by(STEP_ROWS) {
             let mut lines = Vec::new();
             let step = batch.slice(at, STEP_ROWS.min(batch.num_rows() - at));
@@ -276,7 +297,7 @@ fn runs(
                         cut = Some(line.seq);
                         return Ok(false);
                     }
-                    runs.push(Run::new(line.seq));
+                    runs.push(Run::new(line.seq, kinds));
                 }
                 if let Some(run) = runs.last_mut() {
                     run.bytes += line.bytes();
