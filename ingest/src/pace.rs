@@ -64,9 +64,10 @@ impl Pace {
     }
 }
 
-/// Nothing below a quarter of what is allowed, all from three quarters on.
+/// Nothing below an eighth of what is allowed, all from a half on: at full load it settles in between, and who follows the
+/// log needs the rest to be told.
 fn scaled(behind: Duration, within: Duration, took: Duration) -> Duration {
-    let (from, span) = (within / 4, within / 2);
+    let (from, span) = (within / 8, within / 8 * 3);
     let share = behind.saturating_sub(from).as_secs_f64() / span.as_secs_f64().max(1e-9);
     (took.min(GROUP_MAX) * SLOWEST).mul_f64(share.min(1.0))
 }
@@ -85,12 +86,12 @@ mod tests {
     #[test]
     fn the_further_readers_are_behind_the_longer_the_next_group_waits() {
         let ((sender, follow), start, mut pace) = (follow(), Instant::now(), Pace::default());
-        let mut rest = |size, at: u32| pace.rest(&follow, size, MS, start + MS * at);
+        let mut rest = |size, at: u32| pace.rest(&follow, size, MS * 2, start + MS / 2 * at);
         assert_eq!((rest(10, 0), rest(20, 250)), (Duration::ZERO, Duration::ZERO));
-        assert_eq!(rest(30, 500), 2 * MS, "half way between a quarter and three quarters");
-        assert_eq!((rest(40, 750), rest(50, 3000)), (4 * MS, 4 * MS));
+        assert_eq!(rest(30, 625), 4 * MS, "half way between an eighth and a half");
+        assert_eq!((rest(40, 1000), rest(50, 3000)), (8 * MS, 8 * MS));
         sender.send_replace(40);
-        assert_eq!(rest(60, 3001), Duration::ZERO, "the oldest that is not visible is of now");
+        assert_eq!(rest(60, 3002), Duration::ZERO, "the oldest that is not visible is of now");
     }
 
     #[test]

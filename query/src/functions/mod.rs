@@ -6,7 +6,6 @@
 //! docs/sql.md has the same list; a test compares the three.
 
 mod bounded;
-mod buffered;
 mod checked;
 mod elements;
 mod planner;
@@ -16,7 +15,6 @@ mod truncated;
 use std::sync::{Arc, LazyLock};
 
 use bounded::{Bounded, Growth};
-use buffered::Buffered;
 use checked::CheckedArithmetic;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -138,9 +136,6 @@ pub(crate) fn session() -> SessionStateBuilder {
         aggregate.retain(|function| AGGREGATE.contains(&function.name()));
         for function in aggregate.iter_mut().filter(|function| matches!(function.name(), "sum" | "avg")) {
             *function = Arc::new(AggregateUDF::from(Total::new(Arc::clone(function))));
-        }
-        for function in aggregate.iter_mut().filter(|function| Buffered::NAMES.contains(&function.name())) {
-            *function = Arc::new(AggregateUDF::from(Buffered::new(Arc::clone(function))));
         }
         let mut window = SessionStateDefaults::default_window_functions();
         window.retain(|function| WINDOW.contains(&function.name()));
