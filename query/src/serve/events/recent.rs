@@ -32,6 +32,10 @@ pub(crate) const NEAR: u64 = 65_536;
 
 /// Bytes of a run, and rows that are encoded at a time.
 const RUN_BYTES: usize = 1 << 20;
+
+/// Runs that have no more lines than this together become one.
+const SHORT_LINES: usize = 256;
+
 const STEP_ROWS: usize = 1024;
 
 /// Who read old rows at once, at most.
@@ -55,7 +59,14 @@ pub(crate) struct Run {
 
 impl Run {
     fn new(from: u64, kinds: Kinds) -> Self {
-        Self { from, to: from, kinds, bytes: 64, lines: Vec::new() }
+        Self { from, to: from, kinds, bytes: size_of::<Self>(), lines: Vec::new() }
+    }
+
+    /// This and what comes right behind it.
+    fn and(&self, next: &Self) -> Self {
+        let lines = self.lines.iter().chain(&next.lines).cloned().collect();
+        let bytes = self.bytes + next.bytes - size_of::<Self>();
+        Self { from: self.from, to: next.to, kinds: self.kinds, bytes, lines }
     }
 
     /// Its lines of these seqs.
@@ -76,13 +87,19 @@ impl Ring {
         self.runs.back().map_or(0, |run| run.to)
     }
 
-    fn push(&mut self, run: Arc<Run>) {
+    fn push(&mut self, mut run: Run) {
         if self.to() != run.from {
             self.runs.clear();
             self.bytes = 0;
         }
+        // Of kinds that come rarely the newest lines are those of hours: who comes back then walks through few runs.
+        let is_short = |last: &&Arc<Run>| last.kinds == run.kinds && last.lines.len() + run.lines.len() <= SHORT_LINES;
+        if let Some(last) = self.runs.back().filter(is_short) {
+            (self.bytes, run) = (self.bytes - last.bytes, last.and(&run));
+            self.runs.pop_back();
+        }
         self.bytes += run.bytes;
-        self.runs.push_back(run);
+        self.runs.push_back(Arc::new(run));
         while self.bytes > BYTES_MAX && self.runs.len() > 1 {
             self.bytes -= self.runs.pop_front().map_or(0, |run| run.bytes);
         }
@@ -198,7 +215,7 @@ impl Recent {
             let runs = runs(&snapshot, (format, kinds), &origin, begin..snapshot.size, BYTES_MAX)?;
             let mut inner = projection.recent.lock();
             if inner.epoch == epoch {
-                runs.into_iter().for_each(|run| inner.rings[format as usize].push(Arc::new(run)));
+                runs.into_iter().for_each(|run| inner.rings[format as usize].push(run));
             }
             Ok(())
         });
@@ -315,6 +332,34 @@ fn runs(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_steps_in_which_little_comes_are_few_runs() {
+        let mut ring = Ring::default();
+        let kinds = |name: &str| Kinds::of(&[name.to_owned()]);
+        for n in 0..10_000u64 {
+            let mut run = Run::new(n * 7, kinds(if n < 9_000 { "alert" } else { "request" }));
+            run.to = (n + 1) * 7;
+            if n % 10 == 3 {
+                let line = Line { seq: n * 7 + 2, ..Line::default() };
+                run.bytes += line.bytes();
+                run.lines.push(Arc::new(line));
+            }
+            ring.push(run);
+        }
+        assert!((5..=7).contains(&ring.runs.len()), "{}", ring.runs.len());
+        assert_eq!(ring.bytes, ring.runs.iter().map(|run| run.bytes).sum::<usize>());
+        let of_lines: usize = ring.runs.iter().flat_map(|run| &run.lines).map(|line| line.bytes()).sum();
+        assert_eq!(ring.bytes, of_lines + ring.runs.len() * size_of::<Run>());
+        assert!(ring.runs.iter().zip(ring.runs.iter().skip(1)).all(|(one, next)| one.to == next.from));
+        assert_eq!((ring.runs[0].from, ring.to()), (0, 70_000));
+        let lines: Vec<u64> = ring.runs.iter().flat_map(|run| run.lines(10..70_000)).map(|line| line.seq).collect();
+        assert_eq!(lines, (0..10_000).filter(|n| n % 10 == 3).map(|n| n * 7 + 2).collect::<Vec<_>>());
+        assert_eq!(ring.runs.back().unwrap().kinds, kinds("request"));
+        // What does not follow begins anew.
+        ring.push(Run::new(80_000, kinds("request")));
+        assert_eq!(ring.runs.len(), 1);
+    }
 
     #[tokio::test]
     async fn who_asks_for_much_at_once_holds_up_himself() {
