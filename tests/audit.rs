@@ -52,6 +52,35 @@ fn without_identities_nothing_is_recorded_unless_it_is_asked_for() {
     server.stop_and_verify();
 }
 
+/// What the log itself says was done with its content and keys is told beside what callers asked, whoever is recorded.
+#[test]
+fn exports_erasures_holds_and_changes_of_keys_are_among_the_acts() {
+    let mut server = start(&["--audit", "off"]);
+    server.send_grpc(support::recorded_requests().into_iter().take(1).collect());
+    let said = |words: &[&str]| {
+        let told =
+            Command::new(support::CUSTODY).args(words).arg("--data-dir").arg(server.data_dir()).output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+    };
+    let bundle = server.data_dir().with_extension("bundle");
+    let by = ["--reason", "article 17", "--actor", "privacy@example.com"];
+    said(&["export", "--seq", "1-2", "-o", bundle.to_str().unwrap(), "--reason", "incident 12"]);
+    said(&[&["hold", "place", "--id", "suit", "--seq", "1"][..], &by].concat());
+    said(&[&["erase", "--seq", "2-3"][..], &by].concat());
+    said(&["keys", "rotate", "--reason", "yearly", "--actor", "ops@example.com"]);
+    let rows = server.sql("SELECT action, identity, text, params, rows, outcome FROM audit ORDER BY seq");
+    let told: Vec<_> = rows.iter().map(|row| (row["action"].as_str().unwrap(), &row["params"], &row["rows"])).collect();
+    let (seqs, none) = (|seqs: &str| serde_json::json!(seqs), serde_json::Value::Null);
+    let (two, one_two, one, two_three) = (serde_json::json!(2), seqs("1-2"), seqs("1"), seqs("2-3"));
+    assert_eq!(
+        told,
+        [("export", &one_two, &two), ("hold", &one, &none), ("erasure", &two_three, &two), ("keys", &none, &none)]
+    );
+    assert!(rows.iter().all(|row| row["identity"].is_string() && row["outcome"] == "ok"), "{rows:?}");
+    assert_eq!((&rows[2]["text"], &rows[3]["text"]), (&seqs("article 17"), &seqs("yearly")));
+    server.stop_and_verify();
+}
+
 #[test]
 fn query_threads_give_way_to_others() {
     let mut server = start(&["--query-timeout", "60", "--query-rows-max", "7"]);

@@ -70,7 +70,8 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<(&'static [Role], &'
     Some(match path {
         // The page and the description hold no data; health is for whoever routes requests.
         "/" | "/openapi.json" | "/healthz" | "/readyz" => return None,
-        "/metrics" => (&Role::ALL, "the metrics"),
+        // A sender needs to know nothing of others.
+        "/metrics" => (&Role::READERS, "reading the metrics"),
         _ if under("/checkpoint") || under("/tile") => (&[Role::Witness, Role::Read], "the transparency log"),
         _ if under("/api/v1/sql") || under("/api/v1/replay") || under("/api/v1/queries") => (&[Role::Read], "asking"),
         // The query API of Jaeger.
@@ -125,6 +126,7 @@ mod tests {
             ("POST", "/api/v1/alerts/a1/acknowledge", &[Role::Investigate]),
             ("GET", "/checkpoint", &[Role::Witness, Role::Read]),
             ("GET", "/tile/0/000", &[Role::Witness, Role::Read]),
+            ("GET", "/metrics", &Role::READERS),
             ("POST", "/api/v1/policy", &[Role::Admin]),
             ("GET", "/api/v1/sqlite", &[Role::Admin]),
         ];

@@ -38,6 +38,10 @@ impl Role {
     pub const ALL: [Self; 7] =
         [Self::Write, Self::Read, Self::Investigate, Self::Export, Self::Stream, Self::Witness, Self::Admin];
 
+    /// Those that learn something from the server: all but who only sends.
+    pub const READERS: [Self; 6] =
+        [Self::Read, Self::Investigate, Self::Export, Self::Stream, Self::Witness, Self::Admin];
+
     /// Its name in policy files and tokens.
     pub const fn name(self) -> &'static str {
         match self {

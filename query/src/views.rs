@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use custody_store::system::AUDIT_IDENTITY;
+use custody_store::system::{AUDIT_IDENTITY, SYSTEM_IDENTITY, event};
 use datafusion::arrow::array::{Array as _, AsArray as _, BooleanArray, ListBuilder, StringBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field};
@@ -24,12 +24,40 @@ pub(crate) fn register(context: &SessionContext, bindings: Option<&Bindings>) ->
     Ok(())
 }
 
-/// What callers did, as `system:audit` wrote it down. No sender can have that identity.
+/// What was done to the log: what callers asked and what the log itself says was done with its content and keys.
 fn audit() -> String {
+    format!("{} UNION ALL {}", of_callers(), of_the_log())
+}
+
+/// Acts that the log says in its own name, in the transaction in which they are done.
+fn of_the_log() -> String {
+    let acts = [event::EXPORT, event::ERASURE, event::HOLD, event::KEYS, event::RESTORE];
+    let first = |keys: &[&str], read: &str| {
+        let read: Vec<_> = keys.iter().map(|key| format!("{read}(attributes, 'custody.{key}')")).collect();
+        format!("coalesce({})", read.join(", "))
+    };
+    let text = |keys: &[&str]| first(keys, "json_get_str");
+    format!(
+        "SELECT ingest_time AS time, {identity} AS identity, CAST(NULL AS VARCHAR) AS actor_type, {action} AS action, \
+         {said} AS text, CAST(NULL AS VARCHAR) AS text_digest, {params} AS params, 'ok' AS outcome, {rows} AS rows, \
+         CAST(NULL AS BIGINT) AS elapsed_ns, attributes, seq, record_hash FROM logs \
+         WHERE submitter = '{SYSTEM_IDENTITY}' AND event_name IN ({names})",
+        identity = text(&["export.identity", "erasure.identity", "hold.identity", "keys.actor"]),
+        action = format_args!("substr(event_name, {})", "custody.log.".len() + 1),
+        said = text(&["export.query", "erasure.reason", "hold.reason", "keys.reason", "restore.from"]),
+        params = text(&["export.seqs", "erasure.seqs", "hold.seqs"]),
+        rows = first(&["export.records", "erasure.records"], "json_get_int"),
+        names = acts.map(|name| format!("'{name}'")).join(", "),
+    )
+}
+
+/// What callers did, as `system:audit` wrote it down. No sender can have that identity.
+fn of_callers() -> String {
     let text = |name: &str| format!("json_get_str(attributes, 'custody.audit.{name}')");
     let number = |name: &str| format!("json_get_int(attributes, 'custody.audit.{name}')");
-    let records = format!("FROM logs WHERE submitter = '{AUDIT_IDENTITY}'");
-    // What other parts of the server say has a name of its own.
+    // What other parts of the server say (who spoke) has another name, and is no act.
+    let records =
+        format!("FROM logs WHERE submitter = '{AUDIT_IDENTITY}' AND starts_with(event_name, 'custody.audit.')");
     let action = format!("substr(event_name, {})", "custody.audit.".len() + 1);
     format!(
         "SELECT a.time, a.identity, a.actor_type, a.action, a.text, a.text_digest, a.params, \

@@ -384,3 +384,29 @@ fn a_page_whose_name_leads_here_is_no_program_of_this_machine() {
         assert_eq!(ask("custody.example.com", "/healthz").0, 200, "whoever routes requests asks by any name");
     }
 }
+
+/// Cross-site request forgery: a page cannot read an answer, but a batch that it takes is gone for the SIEM whose
+/// consumer it is.
+#[test]
+fn a_page_of_another_site_takes_no_batch_from_a_siem() {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), &[]);
+    let next = |more: &str| {
+        let head = format!("POST /api/v1/consumers/siem/next?limit=1 HTTP/1.1\r\nHost: {}{more}", server.http);
+        let (status, _, body) = raw(&server.http, &head, "");
+        (status, body)
+    };
+    for more in [
+        "\r\nOrigin: https://evil.example.com\r\nContent-Type: text/plain",
+        "\r\nOrigin: null",
+        "\r\nSec-Fetch-Site: cross-site",
+    ] {
+        let (status, body) = next(more);
+        assert!(status == 403 && body.contains("page of another site"), "{more}: {body}");
+    }
+    let (_, _, listed) = raw(&server.http, &format!("GET /api/v1/consumers HTTP/1.1\r\nHost: {}", server.http), "");
+    assert!(!listed.contains("siem"), "nothing was made: {listed}");
+    for more in ["", &format!("\r\nOrigin: http://{}", server.http), "\r\nSec-Fetch-Site: same-origin"] {
+        let (status, body) = next(more);
+        assert_eq!(status, 200, "{more}: {body}");
+    }
+}

@@ -9,6 +9,7 @@ mod flight_handshake;
 mod flight_rows;
 mod flight_running;
 mod flight_ticket;
+mod foreign;
 mod jaeger;
 pub mod observe;
 mod parameters;
@@ -102,6 +103,11 @@ pub fn router(served: Served) -> Router {
 
 /// Lets in who has the role that the path needs.
 async fn authorized(State(served): State<Served>, caller: Caller, request: Request, next: Next) -> Response {
+    if foreign::is_foreign(&request) {
+        let message = "a page of another site must not change anything here, and a browser sent this for one; a page of \
+                       this server itself may, and so may any client that is no browser";
+        return Error::new(ErrorKind::Forbidden, message).into_response();
+    }
     match authorize::allow(&caller, request.method(), request.uri().path()) {
         Ok(()) => next.run(request).await,
         Err(error) => {
