@@ -34,7 +34,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::flight_about::{foreign_keys, message, primary_keys, sql_info, types, unmade};
 use super::flight_handshake::{Shaken, shake};
-use super::flight_rows::encoded;
 use super::flight_running::Running;
 use super::flight_ticket::{Statement, announced, cancelled, parameter, status};
 use super::observe::{self, Observer};
@@ -120,7 +119,8 @@ impl Flight {
             }
         });
         let batches = batches.map(move |batch| Ok(batch?.with_schema(Arc::clone(&shown))?));
-        Ok(Response::new(Box::pin(encoded(schema, batches)?)))
+        let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+        Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
     }
 
     /// Cancels what a ticket stands for, if it is his who asks.

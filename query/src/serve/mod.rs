@@ -6,7 +6,6 @@ mod evidence;
 pub mod flight;
 mod flight_about;
 mod flight_handshake;
-mod flight_rows;
 mod flight_running;
 mod flight_ticket;
 mod foreign;
