@@ -1,5 +1,7 @@
 //! What a start refuses, and in which words; what `custody policy check` says.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
 use crate::harness::{Authority, POLICY, Site};
@@ -94,6 +96,28 @@ fn the_configuration_file_has_the_same_settings_and_no_core_is_dumped() {
     let cores: Vec<&str> =
         limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
     assert_eq!(cores[4..6], ["0", "0"], "{cores:?}");
+}
+
+/// Who reads the files passes by the policy; that they can be read may be meant, and is said.
+#[test]
+fn a_data_directory_that_others_can_enter_is_warned_of_once() {
+    let begun = |mode: Option<u32>| {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        if let Some(mode) = mode {
+            std::fs::create_dir(&data).unwrap();
+            std::fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+        }
+        let mut server = Server::start_in(folder, &[]);
+        server.stop();
+        let said = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
+        let warnings = said.lines().filter(|line| line.contains(&format!("chmod 700 {}", data.display()))).count();
+        (warnings, std::fs::metadata(&data).unwrap().permissions().mode() & 0o777)
+    };
+    assert_eq!(begun(None), (0, 0o700));
+    assert_eq!(begun(Some(0o700)), (0, 0o700));
+    assert_eq!(begun(Some(0o755)), (1, 0o755));
+    assert_eq!(begun(Some(0o750)), (1, 0o750));
 }
 
 fn check(args: &[&str]) -> Output {
