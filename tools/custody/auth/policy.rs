@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use custody_proto::seen::{is_name, is_unseen};
 use custody_query::{ActorType, Role, Roles, RowFilter};
 use serde::Deserialize;
 use serde_json::Value;
@@ -253,8 +254,8 @@ fn issuer(raw: Spanned<RawIssuer>, folder: &Path) -> Result<IssuerSettings, Wron
     let at = raw.span().start;
     let raw = raw.into_inner();
     let name = raw.issuer.get_ref();
-    if name.is_empty() || name.contains('#') || name.contains(char::is_control) {
-        return Err(wrong(&raw.issuer, "issuer: give the claim iss of its tokens, without a #"));
+    if !is_name(name) || name.contains('#') {
+        return Err(wrong(&raw.issuer, "issuer: give the claim iss of its tokens, without a # and all of it seen"));
     }
     if raw.audience.get_ref().is_empty() {
         return Err(wrong(&raw.audience, "audience: name what its tokens are made for, such as [\"custody\"]"));
@@ -360,8 +361,8 @@ fn who(at: usize, raw: &RawRule, issuers: &[IssuerSettings]) -> Result<Who, Wron
 
 /// Whether a pattern can be of identities: the part that an authority answers for has no stars.
 fn check_identity(pattern: &str) -> Result<(), String> {
-    if pattern.contains(char::is_control) {
-        return Err("it has a control character".into());
+    if pattern.contains(is_unseen) {
+        return Err("it has a character that is not seen, and no identity has one".into());
     }
     if let Some(rest) = pattern.strip_prefix("spiffe://") {
         let domain = rest.split('/').next().unwrap_or_default();
