@@ -155,6 +155,34 @@ fn policy_check_says_what_a_file_grants() {
         assert_eq!(status, 1, "{text}");
         assert!(text.contains("no rule speaks of him"), "{text}");
     }
+    // The files that it names are read, and the server says the same of them.
+    let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"].map(|word| match word.starts_with("--") {
+        true => word.to_owned(),
+        false => site.path(word).display().to_string(),
+    });
+    site.write("rubbish.json", "{}");
+    let wrong = [
+        (POLICY.replacen("jwks.json", "not-there.json", 1), ":2: jwks_file: the keys of https://idp.example.com: "),
+        (POLICY.replacen("jwks.json", "rubbish.json", 1), ":2: jwks_file: the keys of https://idp.example.com: "),
+        (POLICY.replacen("leeway_seconds = 5", "leeway_seconds = 5\nca_file = \"not-there.pem\"", 1), ":2: ca_file: "),
+        (POLICY.replace("https://pomerium.example.com", "https://idp.example.com"), ""),
+    ];
+    for (text, why) in wrong {
+        let wrong = site.write("wrong.toml", &text);
+        let output = check(&[&wrong]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        if why.is_empty() {
+            assert!(output.status.success(), "by proxies and directly are two ways: {said}");
+            continue;
+        }
+        assert!(
+            output.status.code() == Some(1) && said.starts_with(&format!("custody policy: {wrong}{why}")),
+            "{said}"
+        );
+        let mut flags: Vec<&str> = tls.iter().map(String::as_str).collect();
+        flags.extend(["--policy", &wrong]);
+        assert_eq!(format!("custody policy: {}", refused(&flags)), said.trim_end());
+    }
     let broken = site.write("broken.toml", "[[allow]]\nidentity = \"ann\"\nroles = []\n");
     let output = check(&[&broken]);
     assert_eq!(output.status.code(), Some(1));
