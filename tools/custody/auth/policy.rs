@@ -200,7 +200,7 @@ impl Policy {
         let folder = path.parent().unwrap_or(Path::new(""));
         let told = |Wrong(at, what): Wrong| format!("{place}:{}: {what}", line(at));
         let issuer_lines = file.issuer.iter().map(|raw| line(raw.span().start)).collect();
-        let mut issuers = Vec::new();
+        let mut issuers: Vec<IssuerSettings> = Vec::new();
         for raw in file.issuer {
             let name = raw.get_ref().issuer.span().start;
             let read = issuer(raw, folder).and_then(|read| alone(name, read, &issuers));
