@@ -20,6 +20,8 @@ mod siem;
 mod store;
 #[path = "events/streams.rs"]
 mod streams;
+#[path = "events/terminal.rs"]
+mod terminal;
 
 use serde_json::Value;
 use support::Server;

@@ -3,6 +3,7 @@
 //! A certificate comes here only after rustls has verified it against the configured authorities,
 //! so what is read are the words of an authority. What cannot be read is no identity.
 
+use custody_proto::seen::is_unseen;
 use rustls::pki_types::CertificateDer;
 
 /// The identity in a client certificate: its SPIFFE id (X.509-SVID, section 2: exactly one URI), or
@@ -172,7 +173,7 @@ fn attribute(oid: &[u8]) -> Option<String> {
     Some(known.to_owned())
 }
 
-/// RFC 4514, section 2.4; control characters by their number, so that a name is one line.
+/// RFC 4514, section 2.4; characters that are not seen by their bytes, so that a name is one line and no other's.
 fn escaped(value: &str) -> String {
     let last = value.chars().count().saturating_sub(1);
     let mut out = String::with_capacity(value.len());
@@ -181,7 +182,7 @@ fn escaped(value: &str) -> String {
             '"' | '+' | ',' | ';' | '<' | '>' | '\\' | '=' => out.extend(['\\', c]),
             '#' | ' ' if at == 0 => out.extend(['\\', c]),
             ' ' if at == last => out.extend(['\\', c]),
-            c if c.is_control() => {
+            c if is_unseen(c) => {
                 let mut bytes = [0; 4];
                 c.encode_utf8(&mut bytes).bytes().for_each(|byte| out.push_str(&format!("\\{byte:02X}")));
             }
@@ -203,6 +204,16 @@ mod tests {
         let both = [&o[..], &cn].concat();
         assert_eq!(name(&both).unwrap(), "CN=b\\,O\\=A\\0A,O=A");
         assert_eq!(name(&both[..20]), None, "a name that is cut off is none");
+        for (value, written) in [
+            ("an\u{200b}n", "an\\E2\\80\\8Bn"),
+            ("\u{202e}nna", "\\E2\\80\\AEnna"),
+            ("an\u{ad}n", "an\\C2\\ADn"),
+            ("an\u{2028}n", "an\\E2\\80\\A8n"),
+            ("  ", "\\ \\ "),
+            ("Jörg 李", "Jörg 李"),
+        ] {
+            assert_eq!(escaped(value), written);
+        }
     }
 
     #[test]

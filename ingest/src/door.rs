@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version, header};
 use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
@@ -389,6 +389,24 @@ impl Drop for Pass {
                 open.by_peer.remove(&self.peer);
             }
         }
+    }
+}
+
+/// Refuses a request that names two hosts, of which one reader takes the first and another the last, or none where
+/// HTTP/1.1 must (RFC 9112, section 3.2).
+///
+/// # Errors
+///
+/// Then.
+pub fn check_host<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let (is_sound, what) = match request.version() {
+        Version::HTTP_11 => (hosts == 1, "exactly one"),
+        _ => (hosts <= 1, "at most one"),
+    };
+    match is_sound {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(format!("the request has {hosts} headers Host; send {what}"))),
     }
 }
 

@@ -39,10 +39,6 @@ pub(crate) async fn handle(core: &Core, client: &Arc<Client>, mut request: Reque
     if !response.status().is_success() {
         hear_out(&mut request).await;
     }
-    if request.method() == Method::HEAD {
-        // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
-        *response.body_mut() = Full::new(Bytes::new()).boxed_unsync();
-    }
     core.cors.mark(request.headers().get(header::ORIGIN), response.headers_mut());
     response
 }

@@ -30,7 +30,7 @@ mod trace;
 
 pub use admission::InFlight;
 pub use cors::Cors;
-pub use door::{ConnectionLimits, Door, Tongue};
+pub use door::{ConnectionLimits, Door, Tongue, check_host};
 pub use gate::{Gate, OWN};
 pub use identity::{Admitting, Guard, Peer};
 pub use sequencer::{Log, Sequencer, Settings, SubmitError, Work};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use custody_proto::Limits;
 use custody_store::Encoding;
 use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use opentelemetry::context::FutureExt as _;
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::admission::{Begun, Client, InFlight};
 use crate::cors::Cors;
-use crate::door::{ConnectionLimits, Door, Tongue};
+use crate::door::{ConnectionLimits, Door, Tongue, check_host};
 use crate::http::Body;
 use crate::identity::{Guard, Peer};
 use crate::pulse::Tail;
@@ -256,11 +257,16 @@ async fn answer(
     headers_max: usize,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let known = match request.headers().len() {
+    let is_head = request.method() == Method::HEAD;
+    let sound = match request.headers().len() {
         headers if headers > headers_max => Err(Refusal::Invalid(format!(
             "the request has {headers} headers, more than the limit of {headers_max} (--headers-max)"
         ))),
-        _ => sent.by(&core, &request).await,
+        _ => check_host(&request),
+    };
+    let known = match sound {
+        Ok(()) => sent.by(&core, &request).await,
+        Err(refusal) => Err(refusal),
     };
     let begun = known.and_then(|client| client.begin().map(|begun| (client, begun)));
     let (answer, begun) = match begun {
@@ -275,5 +281,7 @@ async fn answer(
             (answer, None)
         }
     };
+    // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
+    let answer = if is_head { answer.map(|_| Empty::new().boxed_unsync()) } else { answer };
     Ok(answer.map(|body| Tail::new(body, begun)))
 }

@@ -12,6 +12,7 @@ pub mod otlp;
 pub mod rewrite;
 pub mod scan;
 mod schema;
+pub mod seen;
 pub mod wire;
 
 pub use entry::{ENTRY_BYTES, Entry, Hash};

@@ -1,5 +1,6 @@
 //! Answers as rows of JSON, as bytes of any format, and as a table for people.
 
+use custody_proto::seen::is_steering;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::json::writer::{JsonArray, WriterBuilder};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -81,16 +82,15 @@ fn plain_char(c: char) -> char {
     match c {
         '\0'..='\u{1F}' => char::from_u32(0x2400 + c as u32).unwrap_or(' '),
         '\u{7F}' => '\u{2421}',
-        // C1 controls, directions (marks, embeddings, overrides, isolates), separators of lines, tags.
-        '\u{80}'..='\u{9F}'
-        | '\u{61C}'
-        | '\u{200E}'
-        | '\u{200F}'
-        | '\u{2028}'..='\u{202E}'
-        | '\u{2066}'..='\u{2069}' => '\u{FFFD}',
-        '\u{E0000}'..='\u{E007F}' => '\u{FFFD}',
+        c if is_steering(c) => '\u{FFFD}',
         c => c,
     }
+}
+
+/// Lines as they may go to a terminal: each as [`plain`] makes it, but for the tabs between columns.
+pub fn plain_lines(text: &str) -> String {
+    let line = |line: &str| line.split('\t').map(plain).collect::<Vec<_>>().join("\t");
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A table for people, its cells as [`plain`] makes them.
@@ -148,6 +148,10 @@ mod tests {
         assert_eq!(text.lines().count(), 5, "{text}");
         assert!(text.contains("a\u{241b}[2J"), "{text}");
         assert!(!text.chars().any(|c| c != '\n' && (c.is_control() || plain_char(c) != c)), "{text:?}");
+        assert_eq!(
+            plain_lines("a\tb\u{1b}\r\n\n{\"x\": \"\u{9b}\"}\n"),
+            "a\tb\u{241b}\u{240d}\n\n{\"x\": \"\u{fffd}\"}\n"
+        );
         let plan: Vec<(&str, ArrayRef)> = vec![
             ("plan_type", Arc::new(StringArray::from(vec!["logical"]))),
             ("plan", Arc::new(StringArray::from(vec!["a\n  b\u{1b}"]))),

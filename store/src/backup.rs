@@ -18,6 +18,7 @@ use rocksdb::backup::{BackupEngine, BackupEngineOptions, RestoreOptions};
 
 use crate::format::{cf, meta};
 use crate::keys::write_secret;
+use crate::ledger::make_dir;
 use crate::{Error, Reader};
 
 /// What one backup holds.
@@ -59,7 +60,8 @@ impl Reader {
     pub fn backup(&self, to: &Path, with_keys: bool, keep: Option<usize>) -> Result<Backup, Error> {
         let fail =
             |e: std::io::Error| Error::invalid(format!("the backup directory {} cannot be made: {e}", to.display()));
-        fs::create_dir_all(to).map_err(fail)?;
+        // Both: the database of a backup lies in a directory of somebody else's making, if `to` is one.
+        make_dir(&to.join("db")).map_err(fail)?;
         let lock = fs::File::open(to).map_err(fail)?;
         lock.try_lock().map_err(|_| Error::unavailable("another backup to this directory is being made"))?;
         // It begins a new file of the write-ahead log, which must not be while that is cut.
@@ -99,7 +101,7 @@ impl Reader {
         let fail =
             |e: std::io::Error| Error::invalid(format!("the backup in {} cannot be made: {e}", staging.display()));
         let _ = fs::remove_dir_all(staging);
-        fs::create_dir_all(staging).map_err(fail)?;
+        make_dir(staging).map_err(fail)?;
         for name in FILES {
             copy(&self.dir().join(name), &staging.join(name))?;
         }
@@ -146,7 +148,7 @@ pub fn restore(from: &Path, id: Option<u32>, to: &Path) -> Result<u32, Error> {
         None => backups.last().map(|b| b.id).ok_or_else(|| Error::invalid("there is no backup to restore"))?,
     };
     let fail = |e: std::io::Error| Error::invalid(format!("{} cannot be written: {e}", to.display()));
-    fs::create_dir_all(to).map_err(fail)?;
+    make_dir(to).map_err(fail)?;
     if fs::read_dir(to).map_err(fail)?.next().is_some() {
         return Err(Error::invalid(format!("{} is not empty; restore to a new directory", to.display())));
     }
@@ -155,6 +157,7 @@ pub fn restore(from: &Path, id: Option<u32>, to: &Path) -> Result<u32, Error> {
         return Err(Error::corrupt(format!("backup {id} has no checkpoint: it was broken off; restore another")));
     }
     let log = to.join("log");
+    make_dir(&log).map_err(fail)?;
     engine(from)?.restore_from_backup(&log, &log, &RestoreOptions::default(), id)?;
     for name in KEYS {
         if let Ok(secret) = fs::read(place.join(name)) {

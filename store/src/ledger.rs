@@ -36,6 +36,7 @@ use crate::writer::{Parts, Writer};
 use crate::{Clock, Error, ErrorKind, SystemClock, rotate};
 
 use db::{open_db, open_db_to_read};
+pub use dir::make_dir;
 use dir::{Lock, check_format, claim};
 
 /// How to open a log.
@@ -163,6 +164,9 @@ pub fn open(dir: &Path, options: Options) -> Result<(Writer, Reader), Error> {
     let lock = claim(dir)?;
     let restored = check_restored(dir, options.after_restore)?;
     examine(dir, &options.keys)?;
+    // RocksDB would make it with the rights of the umask.
+    let log = dir.join("log");
+    make_dir(&log).map_err(|e| Error::invalid(format!("{} cannot be made: {e}", log.display())))?;
     let db = open_db(dir, false, options.compression)?;
     let origin = settle_origin(&db, &options)?;
     let fresh = read_head(&db)? == Head::EMPTY;

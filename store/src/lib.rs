@@ -41,7 +41,7 @@ pub use erase::{Cause, Erased, Erasure, Hold};
 pub use error::{Error, ErrorKind};
 pub use format::{Commitments, Encoding, Head};
 pub use keys::KeySource;
-pub use ledger::{Durability, Options, open};
+pub use ledger::{Durability, Options, make_dir, open};
 pub use reader::{Block, Content, Kept, Reader};
 pub use token::TOKEN_TYPE;
 pub use writer::{Receipt, Writer};

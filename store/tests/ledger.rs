@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
 use custody_proto::otlp::trace::Span;
 use custody_proto::{Limits, Signal, scan};
 use custody_store::verify::{Verdict, verify};
-use custody_store::{Checkpoint, Encoding, ErrorKind, Options, Prepared, Reader, Receipt, open};
+use custody_store::{Checkpoint, Encoding, ErrorKind, Options, Prepared, Reader, Receipt, backup, open};
 use prost::Message as _;
 use support::{logs, open_log, span, trace_request, traces};
 
@@ -21,8 +25,44 @@ fn a_new_log_begins_with_a_signed_genesis_record() {
     assert_eq!(genesis.identity(), "system:custody");
     let text = String::from_utf8_lossy(genesis.record(0)).into_owned();
     assert!(text.contains("custody.log.genesis") && text.contains(&reader.vkey()));
-    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("keys/log.key")).unwrap());
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(mode(&dir.path().join("keys/log.key")), 0o600);
+}
+
+fn mode(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777
+}
+
+/// Every directory below one, with itself.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let below = entries.filter(|path| path.is_dir()).flat_map(|path| directories(&path));
+    below.chain([dir.to_owned()]).collect()
+}
+
+/// The umask of a test is what it is; with the usual one, 022, a directory that is made without a mode is 0755.
+#[test]
+fn what_is_made_is_for_its_owner_alone_and_what_was_there_keeps_its_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let (_writer, reader) = open_log(&place("above/log"));
+    for name in ["above", "above/log", "above/log/log", "above/log/keys"] {
+        assert_eq!(mode(&place(name)), 0o700, "{name}");
+    }
+    reader.backup(&place("backups"), true, None).unwrap();
+    for name in ["backups", "backups/db", "backups/1"] {
+        assert_eq!(mode(&place(name)), 0o700, "{name}");
+    }
+    backup::restore(&place("backups"), None, &place("restored")).unwrap();
+    for name in ["restored", "restored/log", "restored/keys"] {
+        assert_eq!(mode(&place(name)), 0o700, "{name}");
+    }
+    // Whoever made a directory for a group meant it; what is made in it is still its owner's.
+    std::fs::create_dir(place("shared")).unwrap();
+    std::fs::set_permissions(place("shared"), Permissions::from_mode(0o750)).unwrap();
+    let (_writer, reader) = open_log(&place("shared"));
+    reader.backup(&place("shared_backups"), false, None).unwrap();
+    assert_eq!(mode(&place("shared")), 0o750);
+    assert!(directories(&place("shared")).iter().all(|made| *made == place("shared") || mode(made) == 0o700));
 }
 
 #[test]

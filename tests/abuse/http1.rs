@@ -110,3 +110,29 @@ fn a_request_cut_at_every_byte_leaves_nothing() {
     target.records += 2;
     target.finish();
 }
+
+/// RFC 9112, section 3.2: of two hosts one reader takes the first and another the last, and none is no request of HTTP/1.1.
+#[test]
+fn a_request_names_its_host_once() {
+    let mut target = Target::start(&[]);
+    let body = request(target.records, 1);
+    let ask = |address: &str, line: &str, hosts: &str, body: &[u8]| {
+        let mut stream = connect(1, address);
+        let head = format!("{line}\r\n{hosts}{PROTOBUF}Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        Answer::parse(&read_to_end(&mut stream))
+    };
+    let (otlp, api) = (target.server.otlp_http.clone(), target.server.http.clone());
+    let two = "Host: localhost\r\nHost: evil.example.com\r\n";
+    for hosts in ["", two, "Host: localhost\r\nHost: localhost\r\n"] {
+        ask(&otlp, "POST /v1/traces HTTP/1.1", hosts, &body).is_invalid("headers Host");
+        for path in ["/", "/healthz", "/checkpoint"] {
+            ask(&api, &format!("GET {path} HTTP/1.1"), hosts, b"").is_invalid("headers Host");
+        }
+    }
+    ask(&api, "GET /healthz HTTP/1.0", two, b"").is_invalid("headers Host");
+    assert_eq!(ask(&api, "GET /healthz HTTP/1.0", "", b"").status, 200, "HTTP/1.0 knows no Host");
+    assert_eq!(ask(&otlp, "POST /v1/traces HTTP/1.1", "Host: x\r\n", &body).status, 200);
+    target.records += 1;
+    target.finish();
+}

@@ -235,3 +235,38 @@ fn wrong_paths_methods_and_types() {
     }
     assert_eq!(server.stop_and_verify()["records"], 2);
 }
+
+/// RFC 9110, section 9.3.2: an answer to HEAD has no content; HTTP/2 (RFC 9113, section 8.1) takes one for a broken stream.
+#[test]
+fn who_asks_for_the_head_alone_gets_it_also_when_he_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, "[[allow]]\nidentity = \"spiffe://a/b\"\nactor = \"agent\"\nroles = [\"write\"]\n")
+        .unwrap();
+    let guarded = Server::start_in(folder, &["--policy", policy.to_str().unwrap()]);
+    let open = Server::start();
+    let (api, records) = (["/api/v1/queries", "/healthz", "/nothing"], ["/v1/traces", "/nothing"]);
+    let call = Signal::Traces.method();
+    for (server, told) in [(&guarded, [[401, 200, 401], [401, 401, 401]]), (&open, [[200, 200, 404], [405, 404, 404]])]
+    {
+        for connect in [Client::http1, Client::http2] {
+            let mut client = connect(&server.http);
+            for (path, status) in api.into_iter().zip(told[0]) {
+                let answer = client.send("HEAD", path, &[], "");
+                assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}: {answer:?}");
+            }
+            let mut client = connect(&server.otlp_http);
+            for (path, status) in records.into_iter().zip(told[1]) {
+                let answer = client.send("HEAD", path, &[], "");
+                assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}: {answer:?}");
+            }
+        }
+        // What calls by gRPC is answered in its words; the answer comes whole, whichever it is.
+        for address in [&server.grpc, &server.flight_sql] {
+            for content_type in ["application/grpc", "text/plain"] {
+                let answer = Client::http2(address).send("HEAD", call, &[("content-type", content_type)], "");
+                assert_eq!(answer.body.len(), 0, "{address} {content_type}: {answer:?}");
+            }
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! What a start refuses, and in which words; what `custody policy check` says.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
 use crate::harness::{Authority, POLICY, Site};
@@ -96,6 +98,28 @@ fn the_configuration_file_has_the_same_settings_and_no_core_is_dumped() {
     assert_eq!(cores[4..6], ["0", "0"], "{cores:?}");
 }
 
+/// Who reads the files passes by the policy; that they can be read may be meant, and is said.
+#[test]
+fn a_data_directory_that_others_can_enter_is_warned_of_once() {
+    let begun = |mode: Option<u32>| {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        if let Some(mode) = mode {
+            std::fs::create_dir(&data).unwrap();
+            std::fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+        }
+        let mut server = Server::start_in(folder, &[]);
+        server.stop();
+        let said = std::fs::read_to_string(server.path().join("stderr.log")).unwrap();
+        let warnings = said.lines().filter(|line| line.contains(&format!("chmod 700 {}", data.display()))).count();
+        (warnings, std::fs::metadata(&data).unwrap().permissions().mode() & 0o777)
+    };
+    assert_eq!(begun(None), (0, 0o700));
+    assert_eq!(begun(Some(0o700)), (0, 0o700));
+    assert_eq!(begun(Some(0o755)), (1, 0o755));
+    assert_eq!(begun(Some(0o750)), (1, 0o750));
+}
+
 fn check(args: &[&str]) -> Output {
     Command::new(CUSTODY).args(["policy", "check"]).args(args).output().unwrap()
 }
@@ -130,6 +154,34 @@ fn policy_check_says_what_a_file_grants() {
         let (status, text) = told(nobody);
         assert_eq!(status, 1, "{text}");
         assert!(text.contains("no rule speaks of him"), "{text}");
+    }
+    // The files that it names are read, and the server says the same of them.
+    let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"].map(|word| match word.starts_with("--") {
+        true => word.to_owned(),
+        false => site.path(word).display().to_string(),
+    });
+    site.write("rubbish.json", "{}");
+    let wrong = [
+        (POLICY.replacen("jwks.json", "not-there.json", 1), ":2: jwks_file: the keys of https://idp.example.com: "),
+        (POLICY.replacen("jwks.json", "rubbish.json", 1), ":2: jwks_file: the keys of https://idp.example.com: "),
+        (POLICY.replacen("leeway_seconds = 5", "leeway_seconds = 5\nca_file = \"not-there.pem\"", 1), ":2: ca_file: "),
+        (POLICY.replace("https://pomerium.example.com", "https://idp.example.com"), ""),
+    ];
+    for (text, why) in wrong {
+        let wrong = site.write("wrong.toml", &text);
+        let output = check(&[&wrong]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        if why.is_empty() {
+            assert!(output.status.success(), "by proxies and directly are two ways: {said}");
+            continue;
+        }
+        assert!(
+            output.status.code() == Some(1) && said.starts_with(&format!("custody policy: {wrong}{why}")),
+            "{said}"
+        );
+        let mut flags: Vec<&str> = tls.iter().map(String::as_str).collect();
+        flags.extend(["--policy", &wrong]);
+        assert_eq!(format!("custody policy: {}", refused(&flags)), said.trim_end());
     }
     let broken = site.write("broken.toml", "[[allow]]\nidentity = \"ann\"\nroles = []\n");
     let output = check(&[&broken]);

@@ -46,7 +46,23 @@ fn a_token_that_two_readers_could_read_otherwise_is_none() {
         let (status, body) = ask(&raw(&site.issuer, header, &claims));
         assert!(status == 401 && body.contains(why), "{header} {claims}: {status} {body}");
     }
-    for sub in ["an\u{202e}n", "ann\u{200b}", "\u{feff}ann", "a\u{2066}nn"] {
+    for sub in [
+        "an\u{202e}n",
+        "ann\u{200b}",
+        "\u{feff}ann",
+        "a\u{2066}nn",
+        "an\u{ad}n",
+        "an\u{61c}n",
+        "an\u{180e}n",
+        "ann\u{3164}",
+        "ann\u{fe0f}",
+        "an\u{2028}n",
+        "ann\u{e0041}",
+        "an\u{9b}n",
+        "",
+        "  ",
+        "ann ",
+    ] {
         let (status, body) = ask(&site.issuer.ann(|claims| claims["sub"] = json!(sub)));
         assert!(status == 401 && body.contains("claim sub"), "{sub:?}: {status} {body}");
     }

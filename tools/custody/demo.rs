@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::recording::{Client, Request, requests};
 use crate::source::Source;
-use crate::{Failure, print, replay, tamper};
+use crate::{Failure, print, print_bytes, replay, tamper};
 
 /// How long a query of the demo may take: all checks over all records, in a development build on a busy machine.
 const PATIENCE_MS: u64 = 300_000;
@@ -211,7 +211,7 @@ impl Story<'_> {
         let batches = replay::steps(self.api, &incident.trace_id, None)?;
         let steps: Vec<StepRow> = batches.iter().flat_map(StepRow::read).collect();
         let color = std::io::IsTerminal::is_terminal(&std::io::stdout());
-        print(&tree::render(&steps, color))
+        print_bytes(tree::render(&steps, color).as_bytes())
     }
 
     fn delegation(&self, incident: &Incident) -> Result<(), Failure> {

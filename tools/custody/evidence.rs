@@ -1,10 +1,11 @@
 //! `custody prove`, `custody export` and `custody check`: evidence that stands alone.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use custody_query::format::plain;
 use custody_query::ocsf::rfc3339;
 use custody_query::rows::Time;
 use custody_store::bundle::check_bundle;
@@ -18,7 +19,7 @@ use crate::export_events::To;
 use crate::select::Select;
 use crate::source::Source;
 use crate::verify::{read, read_vkeys, short};
-use crate::{Failure, answer, print};
+use crate::{Failure, answer, for_stdout, print, tell};
 
 /// Prove that a record is in the log: a C2SP .tlog-proof on standard output.
 ///
@@ -67,6 +68,9 @@ impl Prove {
 
 impl Prove {
     fn cose(&self) -> Result<(), Failure> {
+        if std::io::stdout().is_terminal() {
+            return Err(Failure::wrong("a COSE receipt is nothing for a terminal; write it to a file"));
+        }
         let request = Request::Cose { seq: self.seq.unwrap_or_default() };
         let answer = Control::of(&self.data_dir)?.ask(&request, &mut std::io::sink())?;
         let receipt: Vec<u8> = serde_json::from_value(answer["receipt"].clone()).map_err(Failure::unable)?;
@@ -207,10 +211,10 @@ impl Check {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 if self.json {
-                    println!("{}", json!({"verdict": "false", "reason": failure.message}));
+                    println!("{}", for_stdout(&json!({"verdict": "false", "reason": failure.message}).to_string()));
                 }
                 let word = if failure.status == 1 { "FALSE" } else { "cannot tell" };
-                eprintln!("custody check: {word}: {}", failure.message);
+                tell(&format!("custody check: {word}: {}", failure.message));
                 ExitCode::from(failure.status)
             }
         }
@@ -253,7 +257,8 @@ impl Check {
             records.insert(0, verdict);
             return records.iter().try_for_each(|line| print(&format!("{line}\n")));
         }
-        let text = |key: &str| manifest[key].as_str().unwrap_or_default().to_owned();
+        // What a bundle says of itself stays in its place of the line.
+        let text = |key: &str| plain(manifest[key].as_str().unwrap_or_default());
         print(&format!(
             "holds: {} records of {} with content proved, {} erased by records that are proved too{}\n\
              exported by {} ({}), which is record {} of the log\n",
@@ -303,12 +308,12 @@ impl Check {
         print(&format!(
             "holds: record {} is in {} (size {}), taken at {}{}\n",
             entry.seq,
-            checkpoint.origin,
+            plain(&checkpoint.origin),
             checkpoint.size,
             rfc3339(Time(entry.ingest_time as i64)),
             content.map_or_else(
                 || "; its content is not shown".to_owned(),
-                |content| format!(" from {}; its content is as shown", content.identity.0)
+                |content| format!(" from {}; its content is as shown", plain(&content.identity.0))
             ),
         ))
     }

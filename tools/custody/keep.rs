@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use custody_query::format::plain;
 use custody_query::ocsf::rfc3339;
 use custody_query::rows::Time;
 use custody_store::keys::{SigningKeys, answer_signer};
@@ -177,19 +178,22 @@ impl HoldCommand {
                 let (seqs, mut control) = select.with_control(&dir.data_dir)?;
                 let request = Request::Hold { id: id.clone(), seqs, place: true, reason: why.reason, actor: why.actor };
                 let answer = control.ask(&request, &mut std::io::sink())?;
-                print(&format!("hold {id} on {}, said by record {}\n", records(&answer), answer["said_by"][0]))
+                let (id, records) = (plain(&id), records(&answer));
+                print(&format!("hold {id} on {records}, said by record {}\n", answer["said_by"][0]))
             }
             Self::Release { id, why, dir } => {
                 let mut control = Control::of(&dir.data_dir)?;
                 let (reason, actor) = (why.reason, why.actor);
                 let request = Request::Hold { id: id.clone(), seqs: String::new(), place: false, reason, actor };
                 let answer = control.ask(&request, &mut std::io::sink())?;
-                print(&format!("hold {id} released, said by record {}\n", answer["said_by"][0]))
+                print(&format!("hold {} released, said by record {}\n", plain(&id), answer["said_by"][0]))
             }
             Self::List { dir } => {
                 let reader = Reader::open(&dir.data_dir).map_err(Failure::unable)?;
                 for hold in reader.holds().map_err(Failure::unable)? {
-                    print(&format!("{}\t{}\t{}\trecord {}\n", hold.id, hold.seqs, hold.reason, hold.placed_by))?;
+                    // A line of them stays one, also where it is stored.
+                    let (id, reason) = (plain(&hold.id), plain(&hold.reason));
+                    print(&format!("{id}\t{}\t{reason}\trecord {}\n", hold.seqs, hold.placed_by))?;
                 }
                 Ok(())
             }

@@ -37,9 +37,12 @@ mod verify;
 mod witness;
 mod witnesses;
 
+use std::borrow::Cow;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use custody_query::format;
 
 /// RocksDB, DataFusion and the receivers share it: what one gives back another can have.
 #[global_allocator]
@@ -122,9 +125,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A message may quote what is in the log.
-            let lines: Vec<String> = failure.message.lines().map(custody_query::format::plain).collect();
-            eprintln!("custody {name}: {}", lines.join("\n"));
+            tell(&format!("custody {name}: {}", failure.message.trim_end_matches('\n')));
             ExitCode::from(failure.status)
         }
     }
@@ -169,12 +170,26 @@ pub(crate) fn counted(n: impl TryInto<u64>, one: &str) -> String {
     }
 }
 
-/// Writes to standard output; a reader that has gone away is no error.
+/// Writes text to standard output; a reader that has gone away is no error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    print_bytes(for_stdout(text).as_bytes())
 }
 
-/// The same of what may be no text.
+/// A text as standard output may have it: what is in the log, or comes from another server, commands no terminal. Who
+/// stores it gets it as it is.
+pub(crate) fn for_stdout(text: &str) -> Cow<'_, str> {
+    match std::io::stdout().is_terminal() {
+        true => format::plain_lines(text).into(),
+        false => text.into(),
+    }
+}
+
+/// Says something on standard error, which may quote what is in the log.
+pub(crate) fn tell(text: &str) {
+    eprintln!("{}", format::plain_lines(text));
+}
+
+/// The same as [`print`], of what may be no text, or has been made harmless and has colours of our own.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
     match std::io::stdout().write_all(bytes) {

@@ -94,8 +94,7 @@ impl Writing {
         if !self.is_terminal || self.format.is_binary() {
             return bytes;
         }
-        let text = String::from_utf8_lossy(&bytes);
-        text.lines().map(|line| format::plain(line) + "\n").collect::<String>().into_bytes()
+        format::plain_lines(&String::from_utf8_lossy(&bytes)).into_bytes()
     }
 }
 

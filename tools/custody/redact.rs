@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use custody_ingest::redact::{Finding, Redactor};
 use custody_proto::{Limits, Signal, json, scan};
+use custody_query::format::plain;
 use custody_store::Writer;
 
 use crate::{Failure, counted, print};
@@ -128,17 +129,13 @@ fn signal_of(json: &[u8]) -> Result<Signal, String> {
 
 fn line(signal: Signal, finding: &Finding) -> String {
     let record = finding.record.map_or("shared".into(), |n| format!("{} {n}", signal.record_name()));
-    let (before, after) = (shown(&finding.before), &finding.after);
-    format!("{record}  {}  {}: {before} -> {after}\n", shown_plain(&finding.place), finding.rule)
+    // Keys and values come from outside.
+    let (before, after) = (shown(&finding.before), plain(&finding.after));
+    format!("{record}  {}  {}: {before} -> {after}\n", plain(&finding.place), finding.rule)
 }
 
 fn shown(text: &str) -> String {
     let short: String = text.chars().take(SHOWN_CHARS).collect();
     let more = if short.len() < text.len() { "..." } else { "" };
     format!("{short:?}{more}")
-}
-
-/// Keys come from outside: nothing of them is to steer a terminal.
-fn shown_plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

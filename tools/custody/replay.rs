@@ -7,7 +7,7 @@ use custody_query::replay::StepRow;
 use custody_query::{format, tree};
 
 use crate::source::{From, Source};
-use crate::{Failure, print};
+use crate::{Failure, print, print_bytes};
 
 /// Replay a trace, a grant, an agent, a conversation or an alert.
 ///
@@ -73,7 +73,8 @@ impl Replay {
                 }
             }
             count += batch.num_rows();
-            print(&text)
+            // The tree is harmless as it is drawn, and has colours.
+            if self.format == Output::Json { print(&text) } else { print_bytes(text.as_bytes()) }
         })?;
         if count == 0 {
             let then = self.as_of.map_or_else(String::new, |at| format!(" as of {at}"));

@@ -1,7 +1,8 @@
 //! The flags of `custody serve` about TLS and identities, and what they come to.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -134,6 +135,19 @@ impl SecurityFlags {
         };
         let (watched, dir) = (queries.audit_mode(auth.is_some()), reader.dir().to_owned());
         Ok(Guards { tls, auth, audit, reloads: Arc::default(), begun, watched, dir })
+    }
+}
+
+/// Says so where others may read the log past the policy and unrecorded. No refusal: a group may be meant.
+pub fn warn_of_readers(dir: &Path) {
+    let mode = std::fs::metadata(dir).map_or(0, |data| data.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let (dir, mode) = (dir.display(), format!("{mode:04o}"));
+        tracing::warn!(
+            mode,
+            "the data directory {dir} is open to other users, who can read the log past the policy and unrecorded; if they \
+             should not: chmod 700 {dir}"
+        );
     }
 }
 

@@ -313,6 +313,7 @@ impl Serve {
         let flight = listen("Flight SQL", "--flight-sql", flight_sql).await?;
         let options = self.options();
         let (mut writer, reader) = custody_store::open(&dir, options).map_err(Failure::unable)?;
+        crate::security::warn_of_readers(&dir);
         config.redactor = crate::redact::put_in_force(redactor, &mut writer)?;
         let redactor = config.redactor.clone();
         let witnesses = self.witness_policy.as_deref();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::credentials::Credentials;
 use crate::remote::{Remote, Told};
 use crate::source::Source;
-use crate::{Failure, print};
+use crate::{Failure, for_stdout, print, tell};
 
 /// How often the state is kept, with --state.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -62,9 +62,12 @@ impl Verify {
             Ok(status) => status,
             Err(failure) => {
                 if self.json {
-                    println!("{}", json!({"verdict": "unreadable", "reason": failure.message}));
+                    println!(
+                        "{}",
+                        for_stdout(&json!({"verdict": "unreadable", "reason": failure.message}).to_string())
+                    );
                 }
-                eprintln!("custody verify: cannot tell: {}", failure.message);
+                tell(&format!("custody verify: cannot tell: {}", failure.message));
                 ExitCode::from(2)
             }
         }

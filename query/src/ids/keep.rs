@@ -45,7 +45,7 @@ impl Projection {
     /// delete the others, and write new ones.
     pub(crate) fn open_index(&self) {
         let folder = self.reader.dir().join(FOLDER);
-        if self.is_own && std::fs::create_dir_all(&folder).is_ok() {
+        if self.is_own && custody_store::make_dir(&folder).is_ok() {
             let _ = self.index.folder.set(folder.clone());
         }
         let files = self.fitting(&folder);

@@ -68,7 +68,7 @@ pub(crate) fn failed(what: &str, error: impl fmt::Display) -> Error {
 impl Place {
     /// The folder of a data directory; made if it is not there.
     pub(crate) fn folder(dir: &StdPath) -> Result<Arc<Self>, Error> {
-        std::fs::create_dir_all(dir).map_err(|e| failed(&format!("{} cannot be made", dir.display()), e))?;
+        custody_store::make_dir(dir).map_err(|e| failed(&format!("{} cannot be made", dir.display()), e))?;
         Self::of_folder(dir, "segments://own", None)
     }
 

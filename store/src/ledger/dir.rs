@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use crate::Error;
@@ -60,9 +61,14 @@ pub(super) fn in_use(dir: &Path) -> Error {
     ))
 }
 
-/// Makes a directory and those above it. What is made is durable: else a power cut
-/// could take the directory, with acknowledged records in it.
-fn make_dir(dir: &Path) -> io::Result<()> {
+/// Makes a directory and those above it, for its owner alone: who reads the files is asked by
+/// nobody but the system. A directory that is there keeps its mode. What is made is durable: else a
+/// power cut could take the directory, with acknowledged records in it.
+///
+/// # Errors
+///
+/// If one of them cannot be made.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -70,7 +76,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     if !above.as_os_str().is_empty() {
         make_dir(above)?;
     }
-    match fs::create_dir(dir) {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         made => made.and_then(|()| sync_dir(above)),
     }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use custody_query::{Role, RowFilter};
 use serde_json::{Map, Value};
 
+use super::jwks::Issuer;
 use super::own::{self, Wanted};
 use super::policy::{Policy, Rule, Subject};
 use crate::control::{Control, Request};
@@ -26,7 +27,8 @@ impl PolicyCommand {
     }
 }
 
-/// Read a policy file as `custody serve --policy` would, and say what it grants.
+/// Read a policy file as `custody serve --policy` would, with the files that it names, and say what it grants. What
+/// is behind URLs is not fetched.
 ///
 /// Without --identity it lists the rules. With it, it says which rule decides about that
 /// caller; status 1 if none lets him in.
@@ -45,6 +47,8 @@ pub struct Check {
 impl Check {
     fn run(self) -> Result<(), Failure> {
         let policy = Policy::read(&self.file).map_err(Failure::wrong)?;
+        let issuers = Issuer::all(&policy, &self.file).map_err(Failure::wrong)?;
+        issuers.iter().try_for_each(|issuer| issuer.load_file()).map_err(Failure::wrong)?;
         let Some(identity) = &self.identity else {
             let (rules, issuers) = (counted(policy.rules.len(), "rule"), counted(policy.issuers.len(), "issuer"));
             print(&format!("{}: sound, {rules}, {issuers}\n", self.file.display()))?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::key::Key;
-use super::policy::{IssuerSettings, KeysAt};
+use super::policy::{IssuerSettings, KeysAt, Policy};
 
 /// The least time between two fetches that tokens ask for.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ const KEYS_MAX: usize = 100;
 pub struct Issuer {
     /// As the policy has it.
     pub settings: IssuerSettings,
+    /// File and line of the policy, for errors.
+    place: String,
     agent: ureq::Agent,
     keys: RwLock<Option<(Arc<[Key]>, Instant)>>,
     asked: Mutex<Option<Instant>>,
@@ -43,10 +45,15 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// An issuer without keys yet.
-    pub fn new(settings: IssuerSettings) -> Result<Arc<Self>, String> {
+    /// The issuers of a policy, without keys yet.
+    pub fn all(policy: &Policy, path: &Path) -> Result<Vec<Arc<Self>>, String> {
+        let all = policy.issuers.iter().zip(&policy.issuer_lines);
+        all.map(|(settings, line)| Self::new(settings.clone(), format!("{}:{line}", path.display()))).collect()
+    }
+
+    fn new(settings: IssuerSettings, place: String) -> Result<Arc<Self>, String> {
         let roots = match &settings.ca_file {
-            Some(path) => crate::credentials::roots(path)?,
+            Some(path) => crate::credentials::roots(path).map_err(|e| format!("{place}: ca_file: {e}"))?,
             None => ureq::tls::RootCerts::WebPki,
         };
         let tls = crate::credentials::tls().root_certs(roots).build();
@@ -54,7 +61,7 @@ impl Issuer {
             ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false);
         let agent = config.proxy(None).timeout_global(Some(FETCH_TIMEOUT)).tls_config(tls).build().new_agent();
         let (keys, asked, tried, fetches) = Default::default();
-        Ok(Arc::new(Self { settings, agent, keys, asked, tried, fetches }))
+        Ok(Arc::new(Self { settings, place, agent, keys, asked, tried, fetches }))
     }
 
     /// Its keys; `None` if there never were any, or they are too old.
@@ -99,6 +106,14 @@ impl Issuer {
         let changed = keys.as_ref().is_none_or(|(old, _)| *old != new);
         *keys = Some((new, Instant::now()));
         Ok(changed)
+    }
+
+    /// Reads the keys now that are in a file, which must be right; nothing, if they are behind a URL.
+    pub fn load_file(&self) -> Result<(), String> {
+        match self.is_file() {
+            true => self.load().map(drop).map_err(|e| format!("{}: jwks_file: {e}", self.place)),
+            false => Ok(()),
+        }
     }
 
     /// Loads the keys again for a token that needs another one, unless that was done just now.

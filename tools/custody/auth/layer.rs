@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use custody_ingest::{Peer, Refusal, Tongue};
+use custody_ingest::{Peer, Refusal, Tongue, check_host};
 use custody_query::{ActorType, Caller, Roles, RowFilter};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -53,7 +53,10 @@ impl Service<Request<Incoming>> for Over {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(serve(self.auth.clone(), self.peer.clone(), self.router.clone(), self.tongue, request))
+        let is_head = request.method() == Method::HEAD;
+        let answer = serve(self.auth.clone(), self.peer.clone(), self.router.clone(), self.tongue, request);
+        // HTTP/1.1 would leave the body out by itself; on HTTP/2 it would break the stream.
+        Box::pin(async move { answer.await.map(|answer| if is_head { answer.map(|_| Body::empty()) } else { answer }) })
     }
 }
 
@@ -68,6 +71,9 @@ async fn serve(
     tongue: Tongue,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if let Err(refusal) = check_host(&request) {
+        return Ok(refused(&refusal, tongue));
+    }
     let is_named_here = tongue == Tongue::Grpc || OPEN.contains(&request.uri().path()) || is_named_here(&request);
     let Some(auth) = auth else {
         if !is_named_here {
@@ -161,6 +167,7 @@ fn refused(refusal: &Refusal, tongue: Tongue) -> Response<Body> {
         Tongue::Http => {
             let status = refusal.http_status();
             let code = match status.as_u16() {
+                400 => "invalid_request",
                 401 => "unauthenticated",
                 403 => "forbidden",
                 _ => "unavailable",

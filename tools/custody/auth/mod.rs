@@ -465,7 +465,7 @@ fn in_force(path: &Path, reader: &Reader, former: Option<&InForce>) -> Result<In
     if policy.issuers.iter().any(|issuer| issuer.issuer == reader.origin()) {
         return Err(format!("{}: {} is this log itself, which is no issuer", path.display(), reader.origin()));
     }
-    let issuers = policy.issuers.iter().cloned().map(Issuer::new).collect::<Result<Vec<_>, _>>()?;
+    let issuers = Issuer::all(&policy, path)?;
     for issuer in &issuers {
         former.iter().flat_map(|former| &former.issuers).for_each(|old| issuer.inherit(old));
     }
@@ -474,11 +474,12 @@ fn in_force(path: &Path, reader: &Reader, former: Option<&InForce>) -> Result<In
 
 /// Files must be readable; what is behind a URL may come later, and is not asked for if it is here.
 fn load_keys(in_force: &InForce) -> Result<(), String> {
-    for issuer in in_force.issuers.iter().filter(|issuer| issuer.is_file() || issuer.keys().is_none()) {
-        match issuer.load() {
-            Ok(_) => {}
-            Err(error) if issuer.is_file() => return Err(error),
-            Err(error) => tracing::warn!(error, "an issuer's keys could not be fetched; it is tried again"),
+    for issuer in &in_force.issuers {
+        issuer.load_file()?;
+        if issuer.keys().is_none()
+            && let Err(error) = issuer.load()
+        {
+            tracing::warn!(error, "an issuer's keys could not be fetched; it is tried again");
         }
     }
     Ok(())

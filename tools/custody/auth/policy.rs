@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use custody_proto::seen::{is_name, is_unseen};
 use custody_query::{ActorType, Role, Roles, RowFilter};
 use serde::Deserialize;
 use serde_json::Value;
@@ -115,6 +116,8 @@ pub struct Subject<'a> {
 pub struct Policy {
     /// Whose tokens are believed.
     pub issuers: Vec<IssuerSettings>,
+    /// Where each of them stands in the file.
+    pub issuer_lines: Vec<usize>,
     /// From the top.
     pub rules: Vec<Rule>,
     /// BLAKE3 of the file: which policy it is, in the log.
@@ -141,8 +144,7 @@ struct RawIssuer {
     algorithms: Option<Spanned<Vec<String>>>,
     leeway_seconds: Option<Spanned<u64>>,
     refresh_seconds: Option<Spanned<u64>>,
-    #[serde(default)]
-    proxies: Vec<Spanned<String>>,
+    proxies: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Deserialize)]
@@ -197,15 +199,20 @@ impl Policy {
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let told = |Wrong(at, what): Wrong| format!("{place}:{}: {what}", line(at));
-        let issuers = file.issuer.into_iter().map(|raw| issuer(raw, folder)).collect::<Result<Vec<_>, _>>();
-        let issuers = issuers.map_err(told)?;
+        let issuer_lines = file.issuer.iter().map(|raw| line(raw.span().start)).collect();
+        let mut issuers: Vec<IssuerSettings> = Vec::new();
+        for raw in file.issuer {
+            let name = raw.get_ref().issuer.span().start;
+            let read = issuer(raw, folder).and_then(|read| alone(name, read, &issuers));
+            issuers.push(read.map_err(told)?);
+        }
         let rules = file.allow.into_iter().map(|raw| {
             let at = line(raw.span().start);
             rule(raw, &issuers).map(|rule| Rule { line: at, ..rule })
         });
         let rules = rules.collect::<Result<Vec<_>, _>>().map_err(told)?;
         let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
-        Ok(Self { issuers, rules, digest })
+        Ok(Self { issuers, issuer_lines, rules, digest })
     }
 
     /// The claims of an issuer's tokens that rules look at.
@@ -253,8 +260,8 @@ fn issuer(raw: Spanned<RawIssuer>, folder: &Path) -> Result<IssuerSettings, Wron
     let at = raw.span().start;
     let raw = raw.into_inner();
     let name = raw.issuer.get_ref();
-    if name.is_empty() || name.contains('#') || name.contains(char::is_control) {
-        return Err(wrong(&raw.issuer, "issuer: give the claim iss of its tokens, without a #"));
+    if !is_name(name) || name.contains('#') {
+        return Err(wrong(&raw.issuer, "issuer: give the claim iss of its tokens, without a # and all of it seen"));
     }
     if raw.audience.get_ref().is_empty() {
         return Err(wrong(&raw.audience, "audience: name what its tokens are made for, such as [\"custody\"]"));
@@ -269,6 +276,12 @@ fn issuer(raw: Spanned<RawIssuer>, folder: &Path) -> Result<IssuerSettings, Wron
     };
     let algorithms = match &raw.algorithms {
         None => Algorithm::ALL.to_vec(),
+        Some(list) if list.get_ref().is_empty() => {
+            return Err(wrong(
+                list,
+                "algorithms: name one, such as [\"ES256\"], or leave it out for all that are taken",
+            ));
+        }
         Some(list) => {
             let read = |name: &String| {
                 let all = Algorithm::ALL.map(Algorithm::name).join(", ");
@@ -284,12 +297,16 @@ fn issuer(raw: Spanned<RawIssuer>, folder: &Path) -> Result<IssuerSettings, Wron
         let mend = format!("{name}: between {min} and {max}");
         range.contains(value.get_ref()).then(|| *value.get_ref()).ok_or_else(|| wrong(&value, mend))
     };
-    let proxies = raw.proxies.iter().map(|proxy| {
+    if let Some(list) = raw.proxies.as_ref().filter(|list| list.get_ref().is_empty()) {
+        return Err(wrong(list, "proxies: name one, or leave it out: then its tokens come from their bearers"));
+    }
+    let proxies = raw.proxies.iter().flat_map(|list| list.get_ref()).map(|proxy| {
         check_identity(proxy.get_ref()).map_err(|e| wrong(proxy, format!("proxies: {e}")))?;
         Ok(Pattern(proxy.get_ref().clone()))
     });
+    let proxies = proxies.collect::<Result<_, Wrong>>()?;
     Ok(IssuerSettings {
-        proxies: proxies.collect::<Result<_, Wrong>>()?,
+        proxies,
         audience: raw.audience.into_inner(),
         keys,
         ca_file: raw.ca_file.map(|file| folder.join(file)),
@@ -298,6 +315,22 @@ fn issuer(raw: Spanned<RawIssuer>, folder: &Path) -> Result<IssuerSettings, Wron
         refresh_seconds: bounded(raw.refresh_seconds, "refresh_seconds", 300, 1..=86_400)?,
         issuer: raw.issuer.into_inner(),
     })
+}
+
+/// Refuses a second issuer of one name: of two the first is asked, and the other never. One may come through proxies, the
+/// other directly: those are two ways, and each token comes by one of them.
+fn alone(at: usize, one: IssuerSettings, others: &[IssuerSettings]) -> Result<IssuerSettings, Wrong> {
+    let same =
+        |other: &IssuerSettings| one.issuer == other.issuer && one.proxies.is_empty() == other.proxies.is_empty();
+    match others.iter().any(same) {
+        true => {
+            let way = if one.proxies.is_empty() { "without" } else { "with" };
+            let mend =
+                format!("issuer: there is an [[issuer]] {:?} {way} proxies already; make one of the two", one.issuer);
+            Err(Wrong(at, mend))
+        }
+        false => Ok(one),
+    }
 }
 
 fn rule(raw: Spanned<RawRule>, issuers: &[IssuerSettings]) -> Result<Rule, Wrong> {
@@ -346,13 +379,18 @@ fn who(at: usize, raw: &RawRule, issuers: &[IssuerSettings]) -> Result<Who, Wron
                 return Err(wrong(issuer, mend));
             }
             let claims = raw.claims.iter().map(|(name, values)| {
-                let values = match values.get_ref() {
+                let patterns = match values.get_ref() {
                     OneOrMore::One(value) => vec![Pattern(value.clone())],
-                    OneOrMore::More(values) => values.iter().cloned().map(Pattern).collect(),
+                    OneOrMore::More(all) if all.is_empty() => {
+                        let mend =
+                            format!("claims: {name}: name a value, or leave the claim out; an empty list is of nobody");
+                        return Err(wrong(values, mend));
+                    }
+                    OneOrMore::More(all) => all.iter().cloned().map(Pattern).collect(),
                 };
-                (name.clone(), values)
+                Ok((name.clone(), patterns))
             });
-            Ok(Who::Claims { issuer: issuer.get_ref().clone(), claims: claims.collect() })
+            Ok(Who::Claims { issuer: issuer.get_ref().clone(), claims: claims.collect::<Result<_, Wrong>>()? })
         }
         _ => Err(Wrong(at, "a rule has either identity, or issuer and, if wanted, claims".into())),
     }
@@ -360,8 +398,8 @@ fn who(at: usize, raw: &RawRule, issuers: &[IssuerSettings]) -> Result<Who, Wron
 
 /// Whether a pattern can be of identities: the part that an authority answers for has no stars.
 fn check_identity(pattern: &str) -> Result<(), String> {
-    if pattern.contains(char::is_control) {
-        return Err("it has a control character".into());
+    if pattern.contains(is_unseen) {
+        return Err("it has a character that is not seen, and no identity has one".into());
     }
     if let Some(rest) = pattern.strip_prefix("spiffe://") {
         let domain = rest.split('/').next().unwrap_or_default();

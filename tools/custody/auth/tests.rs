@@ -86,6 +86,17 @@ fn the_star_of_a_subject_stays_within_its_value() {
     }
 }
 
+const ISSUER: &str = "[[issuer]]\nissuer = \"a\"\naudience = [\"c\"]\njwks_file = \"x\"\n";
+
+#[test]
+fn an_issuer_may_be_known_by_two_ways() {
+    let both = format!("{ISSUER}{ISSUER}proxies = [\"spiffe://a/b\"]\n");
+    let read = policy(&both).unwrap();
+    assert_eq!((read.issuers.len(), read.issuer_lines), (2, vec![1, 5]));
+    let error = policy(&format!("{both}{ISSUER}proxies = [\"spiffe://a/c\"]\n")).unwrap_err();
+    assert!(error.contains(":11: issuer: there is an [[issuer]] \"a\" with proxies already"), "{error}");
+}
+
 #[test]
 fn a_mistake_is_named_by_line_and_key_with_its_mend() {
     let rule = |more: &str| format!("\n[[allow]]\n{more}\n");
@@ -121,6 +132,21 @@ fn a_mistake_is_named_by_line_and_key_with_its_mend() {
             "[[issuer]]\nissuer = \"a\"\naudience = [\"c\"]\njwks_file = \"x\"\nalgorithms = [\"HS256\"]\n".into(),
             ":5: algorithms: \"HS256\" is not taken",
         ),
+        (
+            "[[issuer]]\nissuer = \"a\"\naudience = [\"c\"]\njwks_file = \"x\"\nalgorithms = []\n".into(),
+            ":5: algorithms: name one",
+        ),
+        (
+            "[[issuer]]\nissuer = \"a\"\naudience = [\"c\"]\njwks_file = \"x\"\nproxies = []\n".into(),
+            ":5: proxies: name one",
+        ),
+        ("[[issuer]]\nissuer = \"a\u{200b}\"\naudience = [\"c\"]\njwks_file = \"x\"\n".into(), ":2: issuer: give"),
+        (ISSUER.repeat(2), ":6: issuer: there is an [[issuer]] \"a\" without proxies already"),
+        (
+            format!("{ISSUER}{}", rule("issuer = \"a\"\nclaims = { groups = [] }\nactor = \"human\"\nroles = []")),
+            ":8: claims: groups: name a value",
+        ),
+        (rule("identity = \"spiffe://a/b\u{ad}\"\nactor = \"agent\"\nroles = []"), ":3: identity: it has a character"),
         ("\n\n[[allow\n".into(), ":3: "),
     ];
     for (text, expected) in cases {

@@ -6,6 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use custody_proto::seen::is_name;
 use serde_json::Value;
 
 use super::key::{Algorithm, Key};
@@ -209,13 +210,7 @@ impl<'a> Unverified<'a> {
 
 /// Whether a text can be a name: it says what is seen of it.
 pub fn is_subject(text: &str) -> bool {
-    let sound = |c: char| !c.is_control() && !is_deceptive(c);
-    !text.is_empty() && text.chars().count() <= SUBJECT_CHARS_MAX && text.chars().all(sound)
-}
-
-/// Characters that are not seen and change how others are: with them one name passes for another.
-const fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    is_name(text) && text.chars().count() <= SUBJECT_CHARS_MAX
 }
 
 /// A JSON object that has no name twice: of two values one reader takes the first, and another the

@@ -106,9 +106,7 @@ impl Findings {
         for (what, which) in &self.0 {
             print(&format!("{what}: {}\n", which.len()))?;
             for one in which.iter().take(SHOWN_MAX) {
-                // What is stored may hold what commands a terminal.
-                let plain: String = one.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-                print(&format!("  {plain}\n"))?;
+                print(&format!("  {}\n", custody_query::format::plain(one)))?;
             }
         }
         Ok(())

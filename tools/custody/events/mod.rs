@@ -4,9 +4,8 @@
 mod chain;
 mod check;
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::source::{From, Source};
-use crate::{Failure, print};
+use crate::{Failure, print, tell};
 
 /// How long --follow waits before it asks a server again that does not answer.
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -135,13 +134,13 @@ impl Pull {
             let page = match source.get(&self.path(cursor.as_deref(), left)) {
                 Ok(page) => page,
                 Err(failure) if self.follow && failure.is_unable() => {
-                    eprintln!("custody events: {}; asking again in {} s", failure.message, pause.as_secs());
+                    tell(&format!("custody events: {}; asking again in {} s", failure.message, pause.as_secs()));
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(RETRY_MAX);
                     continue;
                 }
                 Err(Failure { message, next_cursor: Some(next), .. }) if self.skip_erased => {
-                    eprintln!("custody events: {message}");
+                    tell(&format!("custody events: {message}"));
                     if let Some(path) = &self.state_file {
                         write_state(path, &next)?;
                     }
@@ -149,14 +148,14 @@ impl Pull {
                     continue;
                 }
                 Err(Failure { message, next_cursor: Some(next), .. }) => {
-                    eprintln!("next cursor: {next}");
+                    tell(&format!("next cursor: {next}"));
                     return Err(Failure::wrong(format!("{message}, or run this with --skip-erased")));
                 }
                 Err(failure) => return Err(failure),
             };
             pause = Duration::from_secs(1);
             left = left.saturating_sub(page.body.iter().filter(|b| **b == b'\n').count());
-            print(&shown(&page.body))?;
+            print(&String::from_utf8_lossy(&page.body))?;
             out.settle()?;
             if page.next_cursor != cursor
                 && let (Some(path), Some(cursor)) = (&self.state_file, &page.next_cursor)
@@ -170,7 +169,7 @@ impl Pull {
             }
         }
         if let Some(cursor) = cursor {
-            eprintln!("next cursor: {cursor}");
+            tell(&format!("next cursor: {cursor}"));
         }
         Ok(())
     }
@@ -216,15 +215,6 @@ impl Out {
         std::io::stdout().flush().map_err(Failure::unable)?;
         let synced = self.0.as_ref().map_or(Ok(()), File::sync_data);
         synced.map_err(|e| Failure::unable(format!("what was printed cannot be made durable: {e}")))
-    }
-}
-
-/// Lines as they were sent; on a terminal with control characters as pictures, which senders may have put into texts.
-fn shown(body: &[u8]) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(body);
-    match std::io::stdout().is_terminal() {
-        true => text.lines().map(|line| custody_query::format::plain(line) + "\n").collect::<String>().into(),
-        false => text,
     }
 }
 

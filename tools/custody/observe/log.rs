@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use custody_proto::seen::is_steering;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -54,7 +55,7 @@ impl<W: Write> Write for Escaped<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let body = text.strip_suffix('\n').unwrap_or(&text);
-        match body.chars().any(is_control) {
+        match body.chars().any(is_steering) {
             false => self.0.write_all(line)?,
             true => self.0.write_all((escape(body) + "\n").as_bytes())?,
         }
@@ -66,16 +67,14 @@ impl<W: Write> Write for Escaped<W> {
     }
 }
 
-/// Controls of terminals, and what turns the direction of text around.
-fn is_control(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        // All of them have four digits: this is JSON's notation too.
-        if is_control(c) { out.push_str(&format!("\\u{:04x}", u32::from(c))) } else { out.push(c) }
+        match is_steering(c) {
+            // JSON's notation: four digits, and two of these for what has more.
+            true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+            false => out.push(c),
+        }
     }
     out
 }
@@ -149,9 +148,11 @@ mod tests {
     #[test]
     fn a_line_stays_a_line_and_tells_no_terminal_what_to_do() {
         let mut out = Vec::new();
-        Escaped(&mut out).write_all(b"a \x1b[31mred\r\nnot a line\x07\xc2\x9b \xe2\x80\xae b\n").unwrap();
+        Escaped(&mut out)
+            .write_all(b"a \x1b[31mred\r\nnot a line\x07\xc2\x9b \xe2\x80\xae \xf3\xa0\x81\x81 b\n")
+            .unwrap();
         let out = String::from_utf8(out).unwrap();
-        assert_eq!(out, "a \\u001b[31mred\\u000d\\u000anot a line\\u0007\\u009b \\u202e b\n");
+        assert_eq!(out, "a \\u001b[31mred\\u000d\\u000anot a line\\u0007\\u009b \\u202e \\udb40\\udc41 b\n");
         let mut plain = Vec::new();
         Escaped(&mut plain).write_all("peer=é\n".as_bytes()).unwrap();
         assert_eq!(plain, "peer=é\n".as_bytes());
