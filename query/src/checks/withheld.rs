@@ -62,7 +62,8 @@ impl Cited {
 
     /// A hit that no record tells yet, for a caller who sees no more than the snapshot shows.
     pub(super) fn shown(&self, hit: HitRow, about: &str) -> HitRow {
-        let sees = |seq: u64| seq == hit.seq || self.whose.contains_key(&seq);
+        let own = hit.seq;
+        let sees = |seq: u64| seq == own || self.whose.contains_key(&seq);
         if hit.evidence.len() < EVIDENCE_MAX && hit.evidence.iter().all(|seq| sees(*seq)) {
             return hit;
         }
