@@ -16,11 +16,11 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use self::speakers::Speakers;
-use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
+use crate::{Error, checks};
 
 pub use self::history::{HistoryRow, history};
 
@@ -203,6 +203,9 @@ fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
             }
             // Nobody can take the id of a check's alert by being quicker.
             Some(&at) if is_own(&event.submitter) && !is_own(&alerts[at].raised_by) => alerts[at] = alert_row(event),
+            Some(&at) if alerts[at].raised_by == event.submitter && checks::tells_details(event) => {
+                tell_details(&mut alerts[at], event);
+            }
             Some(_) => {}
         }
     }
@@ -324,6 +327,13 @@ fn alert_row(event: &EventRow) -> AlertRow {
         raised_time: event.event_time,
         ..AlertRow::default()
     }
+}
+
+/// What the record that raised an alert leaves out, since not everybody sees it who sees the alert.
+fn tell_details(alert: &mut AlertRow, event: &EventRow) {
+    let told = alert_row(event);
+    (alert.title, alert.evidence) = (told.title, told.evidence);
+    (alert.agent_id, alert.grant_id) = (told.agent_id, told.grant_id);
 }
 
 /// Takes one act into the life of an alert. They come in the order of their times.

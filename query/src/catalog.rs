@@ -125,7 +125,7 @@ pub(crate) fn register(
     for (name, sql) in made {
         late_views::add(context, name, sql)?;
     }
-    views::register(context, bindings)
+    views::register(context, bindings, snapshot.visible())
 }
 
 /// Rows that were made, or why not.

@@ -27,11 +27,13 @@ mod touched;
 mod tuning;
 mod uses;
 mod violations;
+mod withheld;
 
 pub use ends::{EndedBuilder, EndedRow};
 pub use examples::{Tried, try_rules};
 pub use follow::{Following, Live, follow};
 pub use habits::{HabitBuilder, HabitRow};
+pub(crate) use hit::tells_details;
 pub use hit::{HitBuilder, HitRow};
 pub use rule::{Rule, SEVERITIES, Setting};
 pub use run::Checker;

@@ -130,11 +130,15 @@ const OWN_FUNCTIONS: [(&str, &str, &str); 5] = [
         "authority_covers(patterns, value)",
         "Whether one of the patterns, such as those of grants.actions, covers the value.",
     ),
-    ("tenants_of", "tenants_of(submitter)", "The tenants that the policy binds a submitter to; null if to none."),
+    (
+        "tenants_of",
+        "tenants_of(submitter)",
+        "The tenants that the policy binds a submitter to, of those that you see; null if to none of them.",
+    ),
     (
         "tenant_claim_holds",
         "tenant_claim_holds(submitter, tenant)",
-        "Whether the submitter may speak for the tenant, by the policy in force.",
+        "Whether the submitter may speak for the tenant by the policy in force; null for one that you do not see.",
     ),
 ];
 

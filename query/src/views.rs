@@ -10,14 +10,15 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 
+use crate::caller::RowFilter;
 use crate::late_views;
 use crate::tenancy::Bindings;
 
-/// Adds them to a session.
-pub(crate) fn register(context: &SessionContext, bindings: Option<&Bindings>) -> Result<()> {
+/// Adds them to a session of a caller who may see these rows.
+pub(crate) fn register(context: &SessionContext, bindings: Option<&Bindings>, rows: &RowFilter) -> Result<()> {
     let bindings = bindings.cloned().unwrap_or_else(|| Arc::new(|_: &str| None));
-    context.register_udf(tenants_of(Arc::clone(&bindings)));
-    context.register_udf(tenant_claim_holds(bindings));
+    context.register_udf(tenants_of(Arc::clone(&bindings), rows.tenants.clone()));
+    context.register_udf(tenant_claim_holds(bindings, rows.tenants.clone()));
     for (name, sql) in [("audit", audit()), ("foreign_claims", foreign_claims())] {
         late_views::add(context, name, sql)?;
     }
@@ -92,8 +93,16 @@ fn foreign_claims() -> String {
     each.join(" UNION ALL ")
 }
 
-/// `tenants_of(submitter)`: the tenants that the policy binds an identity to; null if to none.
-fn tenants_of(bindings: Bindings) -> ScalarUDF {
+/// The tenants that a caller may see; `None` is all.
+type Seen = Option<Arc<[String]>>;
+
+fn sees(seen: &Seen, tenant: &str) -> bool {
+    seen.as_ref().is_none_or(|seen| seen.iter().any(|one| one == tenant))
+}
+
+/// `tenants_of(submitter)`: the tenants that the policy binds an identity to, of those that the caller may see; null
+/// if to none of them.
+fn tenants_of(bindings: Bindings, seen: Seen) -> ScalarUDF {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let run = move |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
@@ -101,22 +110,27 @@ fn tenants_of(bindings: Bindings) -> ScalarUDF {
         let mut out = ListBuilder::new(StringBuilder::new());
         for submitter in submitters.as_string::<i32>() {
             let bound = submitter.and_then(|submitter| bindings(submitter));
-            out.append_option(bound.map(|tenants| tenants.iter().map(|t| Some(t.clone())).collect::<Vec<_>>()));
+            let shown = bound.map(|tenants| {
+                let tenants = tenants.iter().filter(|tenant| sees(&seen, tenant));
+                tenants.map(|tenant| Some(tenant.clone())).collect::<Vec<_>>()
+            });
+            out.append_option(shown.filter(|shown| seen.is_none() || !shown.is_empty()));
         }
         Ok(ColumnarValue::Array(Arc::new(out.finish())))
     };
     create_udf("tenants_of", vec![DataType::Utf8], list, Volatility::Stable, Arc::new(run))
 }
 
-/// `tenant_claim_holds(submitter, tenant)`: whether an identity may speak for a tenant.
-fn tenant_claim_holds(bindings: Bindings) -> ScalarUDF {
+/// `tenant_claim_holds(submitter, tenant)`: whether an identity may speak for a tenant; null for a tenant that the
+/// caller may not see.
+fn tenant_claim_holds(bindings: Bindings, seen: Seen) -> ScalarUDF {
     let run = move |args: &[ColumnarValue]| {
         let arrays = ColumnarValue::values_to_arrays(args)?;
         let (submitters, tenants) = (cast(&arrays[0], &DataType::Utf8)?, cast(&arrays[1], &DataType::Utf8)?);
         let (submitters, tenants) = (submitters.as_string::<i32>(), tenants.as_string::<i32>());
         let holds = |i: usize| {
             let bound = bindings(submitters.value(i));
-            let is_there = submitters.is_valid(i) && tenants.is_valid(i);
+            let is_there = submitters.is_valid(i) && tenants.is_valid(i) && sees(&seen, tenants.value(i));
             is_there.then(|| bound.is_none_or(|bound| bound.iter().any(|one| one == tenants.value(i))))
         };
         let out: BooleanArray = (0..tenants.len()).map(holds).collect();

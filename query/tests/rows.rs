@@ -7,6 +7,8 @@
 
 #[path = "rows/case.rs"]
 mod case;
+#[path = "rows/judged.rs"]
+mod judged;
 #[path = "rows/others.rs"]
 mod others;
 
@@ -246,12 +248,26 @@ async fn a_foreign_claim_is_seen_by_whoever_sees_the_record() {
     let bound: std::sync::Arc<[String]> = ["acme".to_owned()].into();
     let bindings = move |submitter: &str| (submitter == case::SENDER).then(|| bound.clone());
     case.engine = case.engine.with_bindings(std::sync::Arc::new(bindings));
-    let sql = "SELECT concat(tenant, ' ', submitter, ' ', bound_to[1]) FROM foreign_claims";
+    let sql = "SELECT concat(tenant, ' ', submitter, ' ', coalesce(bound_to[1], 'others')) FROM foreign_claims";
     let want = format!("globex {} acme", case::SENDER);
     assert_eq!(case.column(&Caller::local(None), sql).await, [want.as_str()]);
     let rows = |tenant: &str| RowFilter { tenants: Some([tenant.to_owned()].into()), workspaces: None };
     let globex = Caller { rows: rows("globex"), ..Caller::local(None) };
-    assert_eq!(case.column(&globex, sql).await, [want.as_str()]);
+    // But not to whom he is bound.
+    assert_eq!(case.column(&globex, sql).await, [format!("globex {} others", case::SENDER)]);
     let acme = Caller { rows: rows("acme"), ..Caller::local(None) };
     assert!(case.column(&acme, sql).await.is_empty());
+    // Nor by asking: of other tenants than his own nobody is told.
+    let of = |what: &str| {
+        format!("SELECT coalesce(CAST({what} AS VARCHAR), 'null')", what = what.replace('$', case::SENDER))
+    };
+    for (what, by_all, by_globex, by_acme) in [
+        ("array_element(tenants_of('$'), 1)", "acme", "null", "acme"),
+        ("tenant_claim_holds('$', 'acme')", "true", "null", "true"),
+        ("tenant_claim_holds('$', 'globex')", "false", "false", "null"),
+    ] {
+        for (caller, want) in [(&Caller::local(None), by_all), (&globex, by_globex), (&acme, by_acme)] {
+            assert_eq!(case.column(caller, &of(what)).await, [want], "{what}");
+        }
+    }
 }

@@ -73,6 +73,9 @@ pub(super) fn row(event: &EventRow, id: &str, speakers: &Speakers) -> HistoryRow
     let by = || event.correlation_id.as_deref().map(|by| format!("alert {by} takes its place"));
     let said = match event.kind.as_str() {
         "alert" if replaces => by(),
+        "alert" if crate::checks::tells_details(event) => {
+            Some("tells the details that the record before leaves out".to_owned())
+        }
         super::SUPERSEDED => text("security.alert.title"),
         _ => None,
     };

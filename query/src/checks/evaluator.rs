@@ -10,7 +10,7 @@ use datafusion::arrow::array::StringArray;
 use super::ends::{self, EndedRow};
 use super::habits::HabitRow;
 use super::here::Touched;
-use super::hit::HitRow;
+use super::hit::{HitRow, withholds_details};
 use super::relations::{expiry, gives, is_aside};
 use super::run::{Checker, Entries, once};
 use super::sequences::{self, Sequences};
@@ -167,7 +167,8 @@ impl Evaluator {
         if event.submitter != custody_store::system::CHECKS_IDENTITY {
             return;
         }
-        let Some(hit) = HitRow::of_alert(event) else { return };
+        // One whose details are not in the log is raised again.
+        let Some(hit) = HitRow::of_alert(event).filter(|_| !withholds_details(event)) else { return };
         let stands = event.kind == "alert";
         let revision = self.raised.get(&hit.key()).map_or(0, |raised| raised.revision) + u32::from(stands);
         self.raised.insert(hit.key(), Raised { hit, revision, stands });

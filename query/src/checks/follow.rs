@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::evaluator::{Evaluator, Found};
 use super::hit::HitRow;
 use super::run::{Checker, Entries};
+use super::withheld::Cited;
 use crate::engine::now;
 use crate::projection::Projection;
 use crate::recorder::Recorder;
@@ -272,10 +273,17 @@ impl Task {
     /// Appends what was found, and waits until it is durable.
     async fn say(&mut self, found: Found) -> Result<(), Error> {
         for hits in found.raise.chunks(APPENDED_MAX) {
-            let said = hits.iter().map(|(hit, earlier)| hit.say(earlier.as_deref())).collect();
+            let cited = Cited::of(&self.projection.snapshot(), hits.iter().map(|(hit, _)| hit))?;
+            let (mut said, mut ends) = (Vec::with_capacity(hits.len()), Vec::with_capacity(hits.len()));
+            for (hit, earlier) in hits {
+                // A crash between the two records of a hit: it is raised again.
+                said.extend(cited.said(hit, self.live.checker.about(&hit.check_id), earlier.as_deref()));
+                ends.push(said.len());
+            }
             let seqs = self.recorder.append(said).await?;
-            self.live.raised.fetch_add(seqs.len() as u64, Relaxed);
-            self.unseen.extend(seqs.into_iter().zip(hits.iter().map(|(hit, _)| hit.clone())));
+            self.live.raised.fetch_add(hits.len() as u64, Relaxed);
+            let last = ends.into_iter().filter_map(|end| seqs.get(end - 1).copied());
+            self.unseen.extend(last.zip(hits.iter().map(|(hit, _)| hit.clone())));
         }
         for hits in found.take_back.chunks(APPENDED_MAX) {
             let seqs = self.recorder.append(hits.iter().map(HitRow::take_back).collect()).await?;

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use crate::event::EventRow;
 use crate::recorder::Said;
 use crate::rows::table;
+use crate::tenancy::Tenancy;
 
 table! {
     /// One hit of a check.
@@ -45,6 +46,33 @@ table! {
 
 /// The event of a hit that later evidence took back.
 pub(crate) const SUPERSEDED: &str = "security.alert.superseded";
+
+/// Says of an alert of a check whether its details are left out, or whether it tells those of the one before it.
+const DETAILS: &str = "security.alert.details";
+const WITHHELD: &str = "withheld";
+const TOLD: &str = "told";
+
+/// Whose the record is that an alert is about which tells details: its own tenant and workspace say who may see it.
+const OF_TENANT: &str = "security.alert.tenant";
+const OF_WORKSPACE: &str = "security.alert.workspace";
+
+/// Whether an alert leaves out details, which another record tells.
+pub(super) fn withholds_details(event: &EventRow) -> bool {
+    details(event).as_deref() == Some(WITHHELD)
+}
+
+/// Whether an event tells what an alert of a check before it leaves out.
+pub(crate) fn tells_details(event: &EventRow) -> bool {
+    event.submitter == CHECKS_IDENTITY && details(event).as_deref() == Some(TOLD)
+}
+
+fn details(event: &EventRow) -> Option<String> {
+    if event.kind != "alert" || !event.attributes.contains(DETAILS) {
+        return None;
+    }
+    let fields: Json = serde_json::from_str(&event.attributes).ok()?;
+    fields.get(DETAILS).and_then(Json::as_str).map(str::to_owned)
+}
 
 impl HitRow {
     /// The alert's id: the same for the same check, workspace and record, however often it is found.
@@ -89,6 +117,25 @@ impl HitRow {
         Said { identity: CHECKS_IDENTITY.into(), record }
     }
 
+    /// The same, of a hit whose details were left out.
+    pub(super) fn say_less(&self, supersedes: Option<&str>) -> Said {
+        let Said { identity, record } = self.say(supersedes);
+        Said { identity, record: record.with(DETAILS, WITHHELD) }
+    }
+
+    /// The record that tells the details, for those who may see what all that it cites has in common.
+    pub(super) fn say_details(&self, shared: Tenancy) -> Said {
+        let shown = Self { tenant: shared.tenant, workspace: shared.workspace, ..self.clone() };
+        let Said { identity, mut record } = shown.say(None);
+        record = record.with(DETAILS, TOLD);
+        for (name, value) in [(OF_TENANT, &self.tenant), (OF_WORKSPACE, &self.workspace)] {
+            if let Some(value) = value {
+                record = record.with(name, value.as_str());
+            }
+        }
+        Said { identity, record }
+    }
+
     /// The record that takes it back.
     pub(crate) fn take_back(&self) -> Said {
         let mut record = SystemRecord::new(SUPERSEDED)
@@ -127,8 +174,8 @@ impl HitRow {
             tags: texts("security.alert.tags"),
             detected_time: event.event_time,
             alert_id: event.correlation_id.clone(),
-            workspace: event.workspace.clone(),
-            tenant: event.tenant.clone(),
+            workspace: event.workspace.clone().or_else(|| text(OF_WORKSPACE)),
+            tenant: event.tenant.clone().or_else(|| text(OF_TENANT)),
         })
     }
 

@@ -5,7 +5,7 @@
 -- fires: at once
 -- needs: gen_ai.tool.call.id
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('call ', c.tool_call_id, ' under grant ', c.grant_id, ' came from ', min(b.submitter), ' and from ', c.submitter) AS detail,
+       concat('call ', c.tool_call_id, ' under grant ', c.grant_id, ' came from ', first_value(b.submitter ORDER BY b.seq), ' and from ', c.submitter) AS detail,
        make_array(min(b.seq), c.seq) AS evidence
 FROM tool_calls c
 JOIN tool_calls b ON b.grant_id = c.grant_id AND b.tool_call_id = c.tool_call_id AND b.submitter <> c.submitter

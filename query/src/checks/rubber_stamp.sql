@@ -40,7 +40,7 @@ WITH approved AS (
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat(c.approver, ' approved within ', CAST(min(seconds_between(p.event_time, c.event_time)) AS VARCHAR), ' s') AS detail,
-       make_array(min(p.seq), c.seq) AS evidence
+       make_array(last_value(p.seq ORDER BY p.event_time, p.seq), c.seq) AS evidence
 FROM approved c
 JOIN asked p ON p.trace_id = c.trace_id AND p.about = c.about AND p.event_time <= c.event_time
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.approver, c.workspace

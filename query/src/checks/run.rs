@@ -54,7 +54,7 @@ const MEMORY_BYTES: usize = 256 << 20;
 const EVENTS_BYTES_MAX: usize = 128 << 20;
 
 /// Records that a hit cites, at most: the first and the last.
-const EVIDENCE_MAX: usize = 1000;
+pub(super) const EVIDENCE_MAX: usize = 1000;
 
 /// What a rule must give, beside what its head says.
 const COLUMNS: [&str; 8] = ["verdict", "seq", "trace_id", "span_id", "grant_id", "agent_id", "detail", "evidence"];
@@ -251,6 +251,11 @@ impl Checker {
     /// The tuning that it goes by.
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.tuning
+    }
+
+    /// What a check fires on, in words.
+    pub(crate) fn about(&self, check: &str) -> &str {
+        self.rules.iter().find(|planned| planned.rule.id == check).map_or("", |planned| planned.rule.about.as_str())
     }
 
     /// Whether a check runs and is about events; spans and the ends of grants are looked at once, as they come.

@@ -11,7 +11,7 @@ WITH decided AS (
     FROM events r
     WHERE r.kind IN ('executor_decision', 'policy_evaluation') AND r.agent_id IS NOT NULL
 ), reports AS (
-    SELECT d.*, count(*) OVER so_far AS reports, max(d.seq) OVER so_far AS last_seq,
+    SELECT d.*, count(*) OVER so_far AS reports, d.seq AS last_seq,
            lead(d.at) OVER (PARTITION BY d.agent_id, d.source ORDER BY d.at, d.seq) AS next
     FROM decided d
     WINDOW so_far AS (PARTITION BY d.agent_id, d.source ORDER BY d.at, d.seq ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
@@ -33,8 +33,8 @@ WITH decided AS (
     FROM points p
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat(min(f.source), ' decided about calls of ', c.agent_id, ' until ', CAST(to_timestamp_nanos(min(f.last)) AS VARCHAR), ' and is silent since') AS detail,
-       make_array(min(f.last_seq), c.seq) AS evidence
+       concat(min(f.source), ' decided about calls of ', c.agent_id, ' until ', CAST(to_timestamp_nanos(first_value(f.last ORDER BY f.source, f.last)) AS VARCHAR), ' and is silent since') AS detail,
+       make_array(first_value(f.last_seq ORDER BY f.source, f.last), c.seq) AS evidence
 FROM followed f
 JOIN tool_calls c ON c.agent_id = f.agent_id AND CAST(c.event_time AS BIGINT) = f.first_call
 WHERE f.call = 0 AND (f.next IS NULL OR f.first_call < f.next)

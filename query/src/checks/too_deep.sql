@@ -7,7 +7,7 @@
 SELECT 'proven' AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_id, g.subject AS agent_id,
        concat('grant ', g.grant_id, ' is ', CAST(g.depth AS VARCHAR), ' deep; grant ', min(p.grant_id), ' allows ',
               CAST(min(p.max_depth) AS VARCHAR)) AS detail,
-       make_array(min(p.issued_seq), g.issued_seq) AS evidence
+       make_array(min(p.issued_seq), max(p.issued_seq), g.issued_seq) AS evidence
 FROM grants g
 JOIN grants p ON p.grant_id = g.root_grant_id OR p.grant_id = g.parent_grant_id
 JOIN events e ON e.seq = g.issued_seq

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use super::follow::Live;
 use super::hit::HitRow;
 use super::run::Entries;
+use super::withheld::Cited;
 use super::{Checker, Tuning, built_in};
 use crate::catalog::Lazy;
 use crate::projection::{AsOf, Projection, Snapshot};
@@ -88,7 +89,7 @@ async fn followed(live: &Live, snapshot: &Arc<Snapshot>) -> Result<Vec<HitRow>, 
     let size = snapshot.size;
     // Checks that are far behind say what they know; the metric tells by how much.
     let _ = tokio::time::timeout(WAIT, done.wait_for(|done| *done >= size)).await;
-    let unsaid = live.unsaid();
+    let (unsaid, checker) = (live.unsaid(), Arc::clone(live.checker()));
     let of = Arc::clone(snapshot);
     blocking(move || {
         let mut hits = BTreeMap::new();
@@ -102,8 +103,17 @@ async fn followed(live: &Live, snapshot: &Arc<Snapshot>) -> Result<Vec<HitRow>, 
         // Of what is not recorded yet, only what is about records that the asker may see.
         let seqs: BTreeSet<u64> = unsaid.iter().map(|hit| hit.seq).collect();
         let seen: BTreeSet<u64> = of.events_at(&seqs)?.iter().map(|event| event.seq).collect();
-        for hit in unsaid.iter().filter(|hit| seen.contains(&hit.seq)) {
-            hits.entry(hit.key()).or_insert_with(|| hit.clone());
+        let mut unsaid: Vec<HitRow> = unsaid.iter().filter(|hit| seen.contains(&hit.seq)).cloned().collect();
+        if !of.visible().is_open() {
+            let cited = Cited::of(&of, unsaid.iter())?;
+            let shown = unsaid.into_iter().map(|hit| {
+                let about = checker.about(&hit.check_id);
+                cited.shown(hit, about)
+            });
+            unsaid = shown.collect();
+        }
+        for hit in unsaid {
+            hits.entry(hit.key()).or_insert(hit);
         }
         Ok(hits.into_values().collect())
     })
