@@ -54,7 +54,7 @@ pub(super) struct Class<'a> {
 }
 
 impl<'a> Class<'a> {
-    pub(super) fn of(row: &'a EventRow) -> Self {
+    pub(super) fn of(row: &'a EventRow, told: &Told<'_>) -> Self {
         let known = |shape, activity, name| Self { shape, activity, name, caption: name };
         let other = |shape, name| Self { shape, activity: 99, name, caption: "Other" };
         match row.kind.as_str() {
@@ -87,6 +87,8 @@ impl<'a> Class<'a> {
             "grant_issued" | "grant_derived" | "grant_denied" => known(Shape::Session, 1, "Assign Privileges"),
             "grant_revoked" => other(Shape::Session, "Revoke Privileges"),
             "authority_change" => known(Shape::Entity, 3, "Update"),
+            // The details of one that was told without them.
+            "alert" if told.text(Field::AlertDetails).as_deref() == Some("told") => known(Shape::Finding, 2, "Update"),
             "alert" => known(Shape::Finding, 1, "Create"),
             "alert_acknowledged" | "alert_superseded" | "containment_decision" => known(Shape::Finding, 2, "Update"),
             "investigation" if row.decision.as_deref() == Some("closed") => known(Shape::Finding, 3, "Close"),

@@ -29,7 +29,7 @@ pub(super) fn write(row: &EventRow, context: &Context<'_>, out: &mut String) {
 
 impl<'a> Parts<'a> {
     pub(super) fn of(row: &'a EventRow, told: &'a Told<'a>, context: &'a Context<'a>) -> Self {
-        Self { row, told, context, class: Class::of(row), verdict: verdict(row) }
+        Self { row, told, context, class: Class::of(row, told), verdict: verdict(row) }
     }
 
     fn event(&self, w: &mut Writer<'_>) {
