@@ -52,7 +52,7 @@ impl<'a> Covered<'a> {
     }
 
     /// What stands behind the events in an object.
-    pub(super) fn tail(&self, cursor: Option<&str>, checkpoint: Option<&str>, proof: Option<&Json>) -> String {
+    pub(super) fn tail(&self, cursor: &str, checkpoint: Option<&str>, proof: Option<&Json>) -> String {
         let mut rest = json!({
             "next_cursor": cursor, "has_more": self.has_more, "range": self.range(), "checkpoint": checkpoint,
         });
@@ -94,7 +94,7 @@ pub(super) async fn page(
         etag.clone_from(tag);
         if shape.json {
             let proof = proof.as_ref().map(Json::to_string).unwrap_or_default();
-            let (fixed, note) = (page.tail(Some(&cursor), None, None), checkpoint.as_deref().unwrap_or_default());
+            let (fixed, note) = (page.tail(&cursor, None, None), checkpoint.as_deref().unwrap_or_default());
             let fixed = digest([tag.as_bytes(), fixed.as_bytes()].into_iter());
             etag = format!("{fixed}.{}", digest([note.as_bytes(), b"\0", proof.as_bytes()].into_iter()));
         }
@@ -107,7 +107,7 @@ pub(super) async fn page(
         }
     }
     let (head, tail) = match shape.json {
-        true => (ARRAY, page.tail(Some(&cursor), checkpoint.as_deref(), proof.as_ref())),
+        true => (ARRAY, page.tail(&cursor, checkpoint.as_deref(), proof.as_ref())),
         false => ("", String::new()),
     };
     let body = body((served, request), (head, sheet, tail), coding).await?;

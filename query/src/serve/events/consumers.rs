@@ -351,7 +351,7 @@ async fn answered(
 ) -> Result<Response, Error> {
     let covered = answer::Covered::new(from, page, size);
     let (content_type, head, tail) = match json {
-        true => ("application/json", answer::ARRAY, covered.tail(None, note.as_deref(), None)),
+        true => ("application/json", answer::ARRAY, covered.tail("", note.as_deref(), None)),
         false => (answer::lines_type(request), "", String::new()),
     };
     let coding = if accepted.always { accepted.coding } else { page.coding() };
