@@ -40,7 +40,7 @@ const SUSPECTS_MAX: usize = 50_000;
 /// --checkpoint the ledger itself is held against a checkpoint that you kept. What could not be compared as a
 /// whole, since its record was erased or another version of the mapping made it, is counted.
 ///
-/// Exit status: 0 all there and as it was; 1 not; 2 it could not be told.
+/// Exit status: 0 nothing is wrong; 1 something is; 2 it could not be told.
 #[derive(Args)]
 pub struct Check {
     /// Files of stored events.
@@ -112,8 +112,8 @@ impl Check {
         if self.vkey.is_some() && self.checkpoint.is_none() {
             return Err(Failure::unable("--vkey says who signed a checkpoint: name it with --checkpoint"));
         }
-        if let Some(last) = self.to_seq.filter(|last| *last < self.from_seq) {
-            let from = self.from_seq;
+        let from = self.from_seq;
+        if let Some(last) = self.to_seq.filter(|last| *last < from) {
             return Err(Failure::unable(format!("--from-seq {from} is behind --to-seq {last}: nothing is between")));
         }
         let (mut findings, mut tally) = (Findings::default(), Tally::default());

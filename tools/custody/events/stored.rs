@@ -48,9 +48,9 @@ impl Stored {
 
 /// The version of the mapping that made an event.
 pub(super) fn mapping(event: &Value) -> Option<u64> {
-    match event["mapping_version"].as_u64() {
-        None => event["custody"]["mapping"].as_str()?.rsplit_once('/')?.1.parse().ok(),
-        version => version,
+    match event["custody"]["mapping"].as_str() {
+        Some(mapping) => mapping.rsplit_once('/')?.1.parse().ok(),
+        None => event["mapping_version"].as_u64(),
     }
 }
 
@@ -228,6 +228,6 @@ mod tests {
     fn every_format_says_which_mapping_made_it() {
         assert_eq!(mapping(&json!({"source": "codex", "mapping_version": 7})), Some(7));
         assert_eq!(mapping(&json!({"custody": {"mapping": "codex/6"}})), Some(6));
-        assert_eq!(mapping(&json!({"custody": {"mapping": "codex"}})), None);
+        assert_eq!(mapping(&json!({"custody": {"mapping": "codex"}, "mapping_version": 6})), None);
     }
 }
