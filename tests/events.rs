@@ -2,12 +2,16 @@
 
 mod support;
 
+#[path = "events/asked.rs"]
+mod asked;
 #[path = "events/check.rs"]
 mod check;
 #[path = "events/gone.rs"]
 mod gone;
 #[path = "events/many.rs"]
 mod many;
+#[path = "events/otherwise.rs"]
+mod otherwise;
 #[path = "events/packed.rs"]
 mod packed;
 #[path = "events/pull.rs"]

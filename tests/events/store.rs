@@ -167,6 +167,7 @@ fn an_export_by_hand_goes_on_where_the_last_one_ended_and_its_chain_shows_every_
         let data = dir.to_str().unwrap();
         let output = store.custody(&["export", "--to", to, "--every", "1", "--format", "ocsf", "--data-dir", data]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     };
     let first = size(&server);
     let local_place = local.path().to_str().unwrap();
@@ -177,6 +178,11 @@ fn an_export_by_hand_goes_on_where_the_last_one_ended_and_its_chain_shows_every_
         });
         let (status, told) = store.check(place, &server, &[]);
         assert_eq!((status, &told["verdict"]), (0, &json!("sound")), "{told}");
+        // The command that it tells works as it stands.
+        let said = export(place);
+        let (_, command) = said.trim().split_once("check them with: custody ").unwrap();
+        let checked = store.custody(&command.split(' ').collect::<Vec<_>>());
+        assert!(checked.status.success(), "{command}: {}", String::from_utf8_lossy(&checked.stderr));
     }
     // The server signed, and says so in the log. Then without a server, too.
     let said = server.sql("SELECT identity, text FROM audit WHERE action = 'export'");

@@ -19,7 +19,7 @@ use crate::export_events::To;
 use crate::select::Select;
 use crate::source::Source;
 use crate::verify::{read, read_vkeys, short};
-use crate::{Failure, answer, for_stdout, print, tell};
+use crate::{Failure, answer, print, tell};
 
 /// Prove that a record is in the log: a C2SP .tlog-proof on standard output.
 ///
@@ -211,7 +211,7 @@ impl Check {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 if self.json {
-                    println!("{}", for_stdout(&json!({"verdict": "false", "reason": failure.message}).to_string()));
+                    let _ = print(&format!("{}\n", json!({"verdict": "false", "reason": failure.message})));
                 }
                 let word = if failure.status == 1 { "FALSE" } else { "cannot tell" };
                 tell(&format!("custody check: {word}: {}", failure.message));

@@ -80,7 +80,24 @@ impl To {
             ErrorKind::Invalid => Failure::wrong(error.message),
             _ => Failure::unable(error.message),
         })?;
-        print(&format!("{place}: {periods} periods exported; check them with: custody events check --export {place}\n"))
+        let key = data_dir.join("log.vkey").display().to_string();
+        let endpoint = self.s3_endpoint.as_deref().map(|url| format!(" --s3-endpoint {}", word(url)));
+        let check = format!(
+            "custody events check --export {} --vkey {}{}",
+            word(place),
+            word(&key),
+            endpoint.unwrap_or_default()
+        );
+        print(&format!("{place}: {periods} periods exported; check them with: {check}\n"))
+    }
+}
+
+/// A text as one word of a shell.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:@%+,=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -125,4 +142,16 @@ pub fn sign(writer: &mut Writer, text: &str, identity: &str) -> Result<Value, cu
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     writer.append(vec![record.prepare_as(AUDIT_IDENTITY, time)?])?;
     Ok(json!({"note": note}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::word;
+
+    #[test]
+    fn a_command_that_is_told_can_be_typed() {
+        assert_eq!(word("s3://bucket/a-b_c"), "s3://bucket/a-b_c");
+        assert_eq!(word("/tmp/it's here"), "'/tmp/it'\\''s here'");
+        assert_eq!(word(""), "''");
+    }
 }

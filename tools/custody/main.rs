@@ -138,6 +138,8 @@ pub(crate) struct Failure {
     status: u8,
     /// Where to go on behind what retention erased.
     next_cursor: Option<String>,
+    /// How long the server says to wait before it is asked again.
+    retry_after: Option<std::time::Duration>,
 }
 
 impl Failure {
@@ -153,12 +155,12 @@ impl Failure {
 
     /// The question was wrong, or the answer is no: status 1.
     pub(crate) fn wrong(message: impl ToString) -> Self {
-        Self { message: message.to_string(), status: 1, next_cursor: None }
+        Self { message: message.to_string(), status: 1, next_cursor: None, retry_after: None }
     }
 
     /// It could not be tried at all (in use, not readable, not reachable): status 2.
     pub(crate) fn unable(message: impl ToString) -> Self {
-        Self { message: message.to_string(), status: 2, next_cursor: None }
+        Self { message: message.to_string(), status: 2, next_cursor: None, retry_after: None }
     }
 }
 
@@ -170,7 +172,8 @@ pub(crate) fn counted(n: impl TryInto<u64>, one: &str) -> String {
     }
 }
 
-/// Writes text to standard output; a reader that has gone away is no error.
+/// Writes text to standard output. What a reader that has gone away does not take is dropped, and the command goes on
+/// to its own exit status: `custody events check bad.ndjson | head -1` must not end as if all were well.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(for_stdout(text).as_bytes())
 }
@@ -191,10 +194,23 @@ pub(crate) fn tell(text: &str) {
 
 /// The same as [`print`], of what may be no text, or has been made harmless and has colours of our own.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    write_out(bytes).map(drop)
+}
+
+/// The same for commands that do nothing but print, some of them for ever: without a reader they end.
+pub(crate) fn print_or_end(bytes: &[u8]) -> Result<(), Failure> {
+    match write_out(bytes)? {
+        true => Ok(()),
+        false => std::process::exit(0),
+    }
+}
+
+/// Whether there is somebody who reads.
+fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
     use std::io::Write as _;
-    match std::io::stdout().write_all(bytes) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::unable(e)),
-        Err(_) => std::process::exit(0),
-        Ok(()) => Ok(()),
+    let mut out = std::io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(Failure::unable),
     }
 }

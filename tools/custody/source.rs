@@ -196,11 +196,12 @@ impl Source {
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (next_cursor, has_more) = (header("x-next-cursor"), header("x-has-more"));
         let encoding = header("content-encoding");
+        let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
         let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
         let body = inflate::read(encoding.as_deref(), body)
             .map_err(|e| Failure::unable(format!("{} broke off: {e}", self.url)))?;
         if !status.is_success() {
-            return Err(refusal(status.as_u16(), &body));
+            return Err(Failure { retry_after, ..refusal(status.as_u16(), &body) });
         }
         Ok(Got { next_cursor, has_more: has_more.as_deref() == Some("true"), body })
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::output::{self, Output, Writing};
 use crate::source::{From, Part, Source};
 use crate::statements::statements;
-use crate::{Failure, answer, print, print_bytes, shell};
+use crate::{Failure, answer, print, print_or_end, shell};
 
 /// Ask in SQL.
 ///
@@ -168,11 +168,11 @@ impl Sql {
                 *writing = Some(Writing::new(self.format, &schema, is_terminal)?);
                 Ok(())
             }
-            (Part::Rows(batch), Some(writing)) => print_bytes(&writing.rows(&batch)?),
+            (Part::Rows(batch), Some(writing)) => print_or_end(&writing.rows(&batch)?),
             (Part::Rows(_), None) => Err(Failure::unable("rows came before their columns")),
         })?;
         if let Some(writing) = &mut writing {
-            print_bytes(&writing.end(&ended)?)?;
+            print_or_end(&writing.end(&ended)?)?;
         }
         output::say(&ended.notes);
         if ended.truncated {

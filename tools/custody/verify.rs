@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::credentials::Credentials;
 use crate::remote::{Remote, Told};
 use crate::source::Source;
-use crate::{Failure, for_stdout, print, tell};
+use crate::{Failure, print, tell};
 
 /// How often the state is kept, with --state.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -62,10 +62,7 @@ impl Verify {
             Ok(status) => status,
             Err(failure) => {
                 if self.json {
-                    println!(
-                        "{}",
-                        for_stdout(&json!({"verdict": "unreadable", "reason": failure.message}).to_string())
-                    );
+                    let _ = print(&format!("{}\n", json!({"verdict": "unreadable", "reason": failure.message})));
                 }
                 tell(&format!("custody verify: cannot tell: {}", failure.message));
                 ExitCode::from(2)

@@ -1,8 +1,9 @@
 //! Provenance events in the formats that SIEMs read: OCSF 1.8.0, ECS and CEF.
 //!
 //! A line is a pure function of a row and of the log it is in: the same bytes whenever it is asked
-//! for, by whatever page or export. No column of a row is lost in OCSF and ECS: what they have no
-//! place for stands in `unmapped` and in the extension `custody` (docs/ocsf.md). CEF is a summary.
+//! for, by whatever page or export of one version of the product, whose number stands in it. No column
+//! of a row is lost in OCSF and ECS: what they have no place for stands in `unmapped` and in the extension
+//! `custody` (docs/ocsf.md). CEF is a summary.
 
 mod cef;
 mod class;
@@ -10,6 +11,7 @@ mod ecs;
 mod entries;
 mod event;
 mod json;
+mod known;
 mod parts;
 mod schema;
 mod told;
@@ -17,6 +19,7 @@ mod validate;
 
 pub use ecs::rfc3339;
 pub use entries::EntryHashes;
+pub use known::{Place, place};
 pub use schema::Schema;
 pub use validate::{Fault, Report};
 

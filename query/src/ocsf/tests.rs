@@ -26,7 +26,7 @@ pub(super) fn faults(event: &Json) -> Vec<String> {
 }
 
 /// A row with every column filled.
-fn full(kind: &str) -> EventRow {
+pub(super) fn full(kind: &str) -> EventRow {
     let some = |text: &str| Some(text.to_owned());
     EventRow {
         seq: 7,

@@ -1,12 +1,13 @@
 //! `custody events check`: holds what a SIEM stored of the events against the ledger, and the
 //! ledger against a checkpoint that was kept elsewhere.
 //!
-//! What was stored is read twice: once for digests, and a second time for those events alone whose
-//! digest is another, to see whether a member differs or the SIEM only added some.
+//! What was stored is read twice: once for digests, and again for those events alone whose digest is another, to see
+//! whether a member differs, the SIEM only added some, or another version of the mapping made it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::Read as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,7 +18,11 @@ use custody_store::note::VerifierKey;
 use custody_store::tree::{Frontier, TILE_WIDTH, leaf_hash};
 use serde_json::{Value, json};
 
+use super::beside::beside;
 use super::chain::Chain;
+use super::stored::{Stored, digest, each_line, mapping, named, parse};
+use super::strangers::{erased, strangers};
+use super::tally::Tally;
 use super::{Filters, pages};
 use crate::source::{From, Source};
 use crate::{Failure, counted, print};
@@ -25,13 +30,17 @@ use crate::{Failure, counted, print};
 /// Findings of a kind that are printed one by one.
 const SHOWN_MAX: usize = 20;
 
+/// Events of the ledger that are held until what was stored is read again for them.
+const SUSPECTS_MAX: usize = 50_000;
+
 /// Say whether stored events are complete and unaltered.
 ///
 /// Reads files of events, one JSON object a line (gzip too), as they were pulled: raw, ocsf or ecs.
 /// Says what is missing, doubled, altered, unknown to the ledger or outside of the filter. With
-/// --checkpoint the ledger itself is held against a checkpoint that you kept.
+/// --checkpoint the ledger itself is held against a checkpoint that you kept. What could not be compared as a
+/// whole, since its record was erased or another version of the mapping made it, is counted.
 ///
-/// Exit status: 0 all there and as it was; 1 not; 2 it could not be told.
+/// Exit status: 0 nothing is wrong; 1 something is; 2 it could not be told.
 #[derive(Args)]
 pub struct Check {
     /// Files of stored events.
@@ -60,29 +69,9 @@ pub struct Check {
     chain: Chain,
 }
 
-/// What was stored of one event.
-struct Stored {
-    seq: u64,
-    digest: [u8; 16],
-    record_hash: Option<String>,
-    copies: u64,
-    known: bool,
-}
-
 /// What is wrong, by what it is.
 #[derive(Default)]
 pub(super) struct Findings(BTreeMap<&'static str, Vec<String>>);
-
-/// How an event names itself: its id, its seq, and the format that has them where they stand.
-fn named(event: &Value) -> Option<(&str, u64, &'static str)> {
-    let at = |of: &str, id: &str| Some((event[of][id].as_str()?, event[of]["sequence"].as_u64()?));
-    if let Some((uid, seq)) = at("metadata", "uid") {
-        return Some((uid, seq, if event["class_uid"].is_number() { "ocsf" } else { "raw" }));
-    }
-    // SIEMs give events of their own an `event`, too.
-    let (uid, seq) = at("event", "id").filter(|_| event["custody"].is_object())?;
-    Some((uid, seq, "ecs"))
-}
 
 /// The ledger's size, and what it commits to for some seqs.
 type Committed = (u64, HashMap<u64, Hash>);
@@ -123,7 +112,11 @@ impl Check {
         if self.vkey.is_some() && self.checkpoint.is_none() {
             return Err(Failure::unable("--vkey says who signed a checkpoint: name it with --checkpoint"));
         }
-        let mut findings = Findings::default();
+        let from = self.from_seq;
+        if let Some(last) = self.to_seq.filter(|last| *last < from) {
+            return Err(Failure::unable(format!("--from-seq {from} is behind --to-seq {last}: nothing is between")));
+        }
+        let (mut findings, mut tally) = (Findings::default(), Tally::default());
         let (mut stored, format) = self.read(&mut findings)?;
         if stored.is_empty() && findings.is_empty() && self.checkpoint.is_none() && self.to_seq.is_none() {
             // The last stored event is where it would end: of nothing nothing is missing.
@@ -133,21 +126,48 @@ impl Check {
         }
         let source = self.from.open().map_err(unable)?;
         let commitments = self.commitments(&source, &stored, &mut findings).map_err(unable)?;
-        let end = match (self.to_seq, &commitments) {
-            (Some(last), _) => last.saturating_add(1),
-            (None, Some((size, _))) => *size,
-            (None, None) => stored.values().map(|event| event.seq + 1).max().unwrap_or(0),
-        };
-        let (compared, suspects) = self.compare(&source, format, end, &mut stored, &mut findings).map_err(unable)?;
-        self.look_again(&suspects, &mut findings)?;
-        strangers(&source, &stored, self.from_seq..end, &mut findings).map_err(unable)?;
+        let range = self.range(&source, &stored, commitments.as_ref().map(|(size, _)| *size))?;
+        let asked = (&source, format, &range);
+        let compared = self.compare(asked, &mut stored, &mut findings, &mut tally).map_err(unable)?;
+        strangers(&source, &stored, &range, &mut findings, &mut tally).map_err(unable)?;
+        tally.erased_records = erased(&source, &range);
         if let Some((_, commitments)) = &commitments {
             hashes(&stored, commitments, &mut findings);
         }
         for (uid, event) in stored.iter().filter(|(_, event)| event.copies > 1) {
             findings.add("doubled", format!("{uid} is there {} times", event.copies));
         }
-        self.tell(&stored, compared, end, &findings)
+        self.tell((stored.len(), compared), &range, &findings, &tally)
+    }
+
+    /// The seqs to check, which the ledger must have.
+    fn range(
+        &self,
+        source: &Source,
+        stored: &HashMap<String, Stored>,
+        signed: Option<u64>,
+    ) -> Result<Range<u64>, Failure> {
+        let end = match (self.to_seq, signed) {
+            (Some(last), _) => last.saturating_add(1),
+            (None, Some(size)) => size,
+            (None, None) => stored.values().map(|event| event.seq.saturating_add(1)).max().unwrap_or(0),
+        };
+        if let Some(last) = self.to_seq
+            && let Err(failure) = source.get(&format!("/api/v1/events?limit=1&from_seq={end}"))
+        {
+            let is_beyond = failure.message.contains("beyond the end of this log");
+            return Err(Failure::unable(match is_beyond {
+                true => format!("--to-seq {last} is beyond the end of the log: up to there nothing can be told yet"),
+                false => failure.message,
+            }));
+        }
+        if self.from_seq > 0 && self.from_seq >= end {
+            let from = self.from_seq;
+            return Err(Failure::unable(format!(
+                "--from-seq {from} is behind the last seq to look at; name a later one with --to-seq"
+            )));
+        }
+        Ok(self.from_seq..end)
     }
 
     /// Reads all files; gives the events by their ids, and how they are written.
@@ -158,7 +178,7 @@ impl Check {
             let mut number = 0;
             each_line(path, |line| {
                 number += 1;
-                let Ok(event) = serde_json::from_slice::<Value>(line) else {
+                let Some(event) = parse(line) else {
                     findings.add("unreadable", format!("{}:{number} is not a JSON object", path.display()));
                     return;
                 };
@@ -168,21 +188,11 @@ impl Check {
                     return;
                 };
                 format.get_or_insert(written);
-                let digest = digest(&event);
-                let event = stored.entry(uid.to_owned()).or_insert_with(|| Stored {
-                    seq,
-                    digest,
-                    // OCSF has it in the extension, ECS beside its own fields.
-                    record_hash: [&event["record_hash"], &event["custody"]["record_hash"]]
-                        .into_iter()
-                        .find_map(|hash| hash.as_str().map(str::to_owned)),
-                    copies: 0,
-                    known: false,
-                });
+                let read = Stored::of(&event, seq);
+                let digest = read.digest;
+                let event = stored.entry(uid.to_owned()).or_insert(read);
                 event.copies += 1;
-                if event.digest != digest {
-                    findings.add("altered", format!("{uid} is there in two versions ({}:{number})", path.display()));
-                }
+                event.is_varied |= event.digest != digest;
             })?;
         }
         Ok((stored, format.unwrap_or("raw")))
@@ -236,49 +246,66 @@ impl Check {
         Ok(Some((checkpoint.size, wanted)))
     }
 
-    /// Goes through the ledger's events; gives how many there are, and those that look otherwise.
+    /// Goes through the ledger's events of a range; gives how many there are.
     fn compare(
         &self,
-        source: &Source,
-        format: &str,
-        end: u64,
+        (source, format, range): (&Source, &str, &Range<u64>),
         stored: &mut HashMap<String, Stored>,
         findings: &mut Findings,
-    ) -> Result<(u64, HashMap<String, Value>), Failure> {
+        tally: &mut Tally,
+    ) -> Result<u64, Failure> {
         let (mut compared, mut suspects) = (0, HashMap::new());
         let query = format!("&format={format}{}", self.filter.query());
-        pages(source, &query, self.from_seq, |body| {
+        pages(source, &query, range.start, |body| {
             for line in body.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-                let event: Value = serde_json::from_slice(line).map_err(Failure::unable)?;
-                let Some((uid, _, _)) = named(&event).filter(|(_, seq, _)| *seq < end) else { return Ok(false) };
+                let event = parse(line).ok_or_else(|| Failure::unable("an event of the ledger is no JSON object"))?;
+                let Some((uid, seq, _)) = named(&event).filter(|(_, seq, _)| *seq < range.end) else {
+                    return Ok(false);
+                };
                 let uid = uid.to_owned();
                 compared += 1;
+                tally.ours.extend(mapping(&event));
                 match stored.get_mut(&uid) {
-                    None => findings.add("missing", uid),
+                    None => {
+                        tally.first_missing.get_or_insert(seq);
+                        findings.add("missing", uid);
+                    }
                     Some(found) => {
                         found.known = true;
-                        if found.digest != digest(&event) {
+                        if found.is_varied || found.digest != digest(&event) {
                             suspects.insert(uid, event);
                         }
                     }
                 }
             }
+            if suspects.len() >= SUSPECTS_MAX {
+                self.look_again(&suspects, findings, tally)?;
+                suspects.clear();
+            }
             Ok(true)
         })?;
-        Ok((compared, suspects))
+        self.look_again(&suspects, findings, tally)?;
+        Ok(compared)
     }
 
     /// Reads the suspects again: members that the SIEM added are no alteration.
-    fn look_again(&self, suspects: &HashMap<String, Value>, findings: &mut Findings) -> Result<(), Failure> {
+    fn look_again(
+        &self,
+        suspects: &HashMap<String, Value>,
+        findings: &mut Findings,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
         if suspects.is_empty() {
             return Ok(());
         }
         for path in &self.files {
             each_line(path, |line| {
-                let Ok(event) = serde_json::from_slice::<Value>(line) else { return };
-                let Some((uid, _, _)) = named(&event) else { return };
-                if let Some(member) = suspects.get(uid).and_then(|truth| differs(truth, &event, "")) {
-                    findings.add("altered", format!("{uid}: {member} is not what the ledger has"));
+                let Some(event) = parse(line) else { return };
+                let Some((uid, _, format)) = named(&event) else { return };
+                let Some(truth) = suspects.get(uid) else { return };
+                match beside(truth, &event, format) {
+                    Err(member) => findings.add("altered", format!("{uid}: {member} is not what the ledger has")),
+                    Ok(beside) => tally.take(beside, mapping(&event)),
                 }
             })?;
         }
@@ -287,25 +314,32 @@ impl Check {
 
     fn tell(
         &self,
-        stored: &HashMap<String, Stored>,
-        compared: u64,
-        end: u64,
+        (stored, compared): (usize, u64),
+        range: &Range<u64>,
         findings: &Findings,
+        tally: &Tally,
     ) -> Result<(), Failure> {
-        let last = end.checked_sub(1);
+        let last = range.end.checked_sub(1);
+        let (verdict, words) = match (findings.is_empty(), tally.is_plain()) {
+            (true, true) => ("complete", "complete"),
+            (true, false) => ("partly_compared", "nothing is wrong, but not all could be compared"),
+            (false, _) => ("incomplete", "incomplete"),
+        };
         if self.json {
-            let verdict = if findings.is_empty() { "complete" } else { "incomplete" };
-            let range = json!({"from_seq": self.from_seq, "to_seq": last});
-            print(&format!(
-                "{}\n",
-                json!({"verdict": verdict, "stored": stored.len(), "in_ledger": compared, "range": range,
-                       "checkpoint": self.checkpoint.is_some(), "findings": findings.to_json()})
-            ))?;
+            let seqs = json!({"from_seq": range.start, "to_seq": last});
+            let mut result = json!({
+                "verdict": verdict, "stored": stored, "in_ledger": compared, "range": seqs,
+                "checkpoint": self.checkpoint.is_some(), "findings": findings.to_json(),
+            });
+            if let (Some(result), Value::Object(tally)) = (result.as_object_mut(), tally.to_json()) {
+                result.extend(tally);
+            }
+            print(&format!("{result}\n"))?;
         } else {
             findings.print()?;
-            let range = last.map_or_else(|| "no records".into(), |last| format!("seqs {} to {last}", self.from_seq));
-            let stored = stored.len();
-            print(&format!("{range}: {} in the ledger, {stored} stored\n", counted(compared, "event")))?;
+            tally.lines().iter().try_for_each(|line| print(&format!("{line}\n")))?;
+            let seqs = last.map_or_else(|| "no records".into(), |last| format!("seqs {} to {last}", range.start));
+            print(&format!("{seqs}: {} in the ledger, {stored} stored: {words}\n", counted(compared, "event")))?;
         }
         match findings.is_empty() {
             true => Ok(()),
@@ -314,133 +348,12 @@ impl Check {
     }
 }
 
-/// Stored events that the ledger does not give under this filter: whether it has them at all.
-fn strangers(
-    source: &Source,
-    stored: &HashMap<String, Stored>,
-    range: std::ops::Range<u64>,
-    findings: &mut Findings,
-) -> Result<(), Failure> {
-    let mut unknown: Vec<(&String, u64)> =
-        stored.iter().filter(|(_, event)| !event.known).map(|(uid, event)| (uid, event.seq)).collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    unknown.sort_unstable();
-    let note = source.get("/checkpoint")?.body;
-    let origin = String::from_utf8_lossy(&note).lines().next().unwrap_or_default().to_owned();
-    for some in unknown.chunks(200) {
-        let seqs: Vec<String> = some.iter().map(|(_, seq)| seq.to_string()).collect();
-        let sql = format!(
-            "SELECT l.seq, e.kind, payload(l.seq) IS NULL AS erased FROM ledger l LEFT JOIN events e ON e.seq = l.seq \
-             WHERE l.seq IN ({})",
-            seqs.join(",")
-        );
-        let (_, batches, _) = source.sql(&json!({"sql": sql, "max_rows": 100_000}))?;
-        let rows = custody_query::format::rows(&batches).map_err(Failure::unable)?;
-        for (uid, seq) in some {
-            let ours = |row: &&serde_json::Map<String, Value>| match row["kind"].as_str() {
-                // Of several of one kind the later ones have a number behind it.
-                Some(kind) => uid.strip_prefix(&format!("{origin}:{seq}:{kind}")).is_some_and(is_number),
-                None => uid.starts_with(&format!("{origin}:{seq}:")),
-            };
-            let row = rows.iter().filter(|row| row["seq"] == *seq).find(ours);
-            match row {
-                Some(row) if row["erased"] == true => {}
-                Some(row) if row["kind"].is_string() && !range.contains(seq) => {}
-                Some(row) if row["kind"].is_string() => {
-                    findings.add("outside", format!("{uid} does not match the filter"))
-                }
-                _ => findings.add("unknown", format!("{uid} is no event of this ledger")),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What may stand behind the kind in an id: nothing, or `:2` and so on.
-fn is_number(rest: &str) -> bool {
-    rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1))
-}
-
 /// The stored record hashes against what the checkpoint commits to.
 fn hashes(stored: &HashMap<String, Stored>, commitments: &HashMap<u64, Hash>, findings: &mut Findings) {
     for (uid, event) in stored {
         let (Some(hash), Some(commitment)) = (&event.record_hash, commitments.get(&event.seq)) else { continue };
         if *hash != const_hex::encode(commitment) {
             findings.add("altered", format!("{uid}: record_hash is not what the checkpoint commits to"));
-        }
-    }
-}
-
-/// The first member of `truth` that `stored` has not, or has otherwise.
-fn differs(truth: &Value, stored: &Value, path: &str) -> Option<String> {
-    match (truth, stored) {
-        (Value::Object(truth), Value::Object(stored)) => truth.iter().find_map(|(name, value)| {
-            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            match stored.get(name) {
-                None if value.is_null() => None,
-                None => Some(path),
-                Some(stored) => differs(value, stored, &path),
-            }
-        }),
-        _ if truth == stored => None,
-        _ => Some(if path.is_empty() { "it".to_owned() } else { path.to_owned() }),
-    }
-}
-
-/// A digest of an event that does not depend on the order of its members.
-fn digest(event: &Value) -> [u8; 16] {
-    fn feed(hasher: &mut blake3::Hasher, value: &Value) {
-        match value {
-            Value::Object(members) => {
-                let mut members: Vec<_> = members.iter().collect();
-                members.sort_unstable_by_key(|(name, _)| *name);
-                hasher.update(b"{");
-                for (name, value) in members {
-                    hasher.update(Value::String(name.clone()).to_string().as_bytes()).update(b":");
-                    feed(hasher, value);
-                }
-                hasher.update(b"}");
-            }
-            Value::Array(items) => {
-                hasher.update(b"[");
-                items.iter().for_each(|item| {
-                    feed(hasher, item);
-                    hasher.update(b",");
-                });
-                hasher.update(b"]");
-            }
-            plain => {
-                hasher.update(plain.to_string().as_bytes());
-            }
-        }
-    }
-    let mut hasher = blake3::Hasher::new();
-    feed(&mut hasher, event);
-    let mut out = [0; 16];
-    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    out
-}
-
-/// Each line of a file that is not empty; gzip is known by its first bytes.
-fn each_line(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
-    let fail = |e: std::io::Error| Failure::unable(format!("{} cannot be read: {e}", path.display()));
-    let mut file = BufReader::new(File::open(path).map_err(fail)?);
-    let is_gzip = file.fill_buf().map_err(fail)?.starts_with(&[0x1f, 0x8b]);
-    let mut reader: Box<dyn BufRead> = match is_gzip {
-        true => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))),
-        false => Box::new(file),
-    };
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(fail)? == 0 {
-            return Ok(());
-        }
-        let trimmed = line.trim_ascii();
-        if !trimmed.is_empty() {
-            each(trimmed);
         }
     }
 }

@@ -1,8 +1,12 @@
 //! `custody events`: provenance events as lines, by cursor; and `custody events check`, which says
 //! whether what was stored of them is complete and unaltered.
 
+mod beside;
 mod chain;
 mod check;
+mod stored;
+mod strangers;
+mod tally;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -14,10 +18,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::source::{From, Source};
-use crate::{Failure, print, tell};
+use crate::{Failure, for_stdout, print, print_or_end, tell};
 
 /// How long --follow waits before it asks a server again that does not answer.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// The same where the server says how long.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
 /// Pull provenance events as lines, in the order of the log.
 ///
@@ -44,10 +51,14 @@ struct Pull {
     /// Begin with what the ledger took at this time: RFC 3339, or seconds since 1970. A cursor wins.
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Begin at this seq. A cursor wins.
+    #[arg(long, value_name = "SEQ", conflicts_with = "since")]
+    from_seq: Option<u64>,
     /// Do not end: wait for what comes, and come again when the server was away. Needs a running server.
     #[arg(long)]
     follow: bool,
-    /// Keep the cursor in this file, written after the events of a page were, and go on from it.
+    /// Keep the cursor in this file, written after the events of a page were, and go on from it. Let standard output be
+    /// a file then: what a pipe took and its reader had not read when it died is lost.
     #[arg(long, value_name = "FILE", conflicts_with = "after")]
     state_file: Option<PathBuf>,
     /// Where retention erased events before they were read, say so on standard error and go on with what is left.
@@ -134,8 +145,10 @@ impl Pull {
             let page = match source.get(&self.path(cursor.as_deref(), left)) {
                 Ok(page) => page,
                 Err(failure) if self.follow && failure.is_unable() => {
-                    tell(&format!("custody events: {}; asking again in {} s", failure.message, pause.as_secs()));
-                    std::thread::sleep(pause);
+                    let longest = |told: Duration| told.clamp(Duration::from_secs(1), RETRY_AFTER_MAX);
+                    let wait = failure.retry_after.map_or(pause, longest);
+                    tell(&format!("custody events: {}; asking again in {} s", failure.message, wait.as_secs()));
+                    std::thread::sleep(wait);
                     pause = (pause * 2).min(RETRY_MAX);
                     continue;
                 }
@@ -155,7 +168,8 @@ impl Pull {
             };
             pause = Duration::from_secs(1);
             left = left.saturating_sub(page.body.iter().filter(|b| **b == b'\n').count());
-            print(&String::from_utf8_lossy(&page.body))?;
+            // Without a reader it ends here: the state must not go on over what nobody took.
+            print_or_end(for_stdout(&String::from_utf8_lossy(&page.body)).as_bytes())?;
             out.settle()?;
             if page.next_cursor != cursor
                 && let (Some(path), Some(cursor)) = (&self.state_file, &page.next_cursor)
@@ -181,6 +195,9 @@ impl Pull {
             if let Some(value) = value {
                 path.push_str(&format!("&{name}={}", escaped(value)));
             }
+        }
+        if let Some(seq) = self.from_seq {
+            path.push_str(&format!("&from_seq={seq}"));
         }
         if self.follow {
             path.push_str("&wait=20s");

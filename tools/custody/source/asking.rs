@@ -285,4 +285,17 @@ mod tests {
         let failure = told(footer("{\"error\":{\"code\":\"timeout\",\"message\":\"too long\"}}\n")).unwrap_err();
         assert_eq!((failure.message.as_str(), failure.is_unable()), ("too long", false));
     }
+
+    #[test]
+    fn how_long_to_wait_is_as_the_server_says() {
+        let refused = |head: &str| answering(format!("HTTP/1.1 {head}Content-Length: 0\r\n\r\n").into_bytes());
+        for (head, want) in [
+            ("429 Too Many Requests\r\nRetry-After: 7\r\n", Some(Duration::from_secs(7))),
+            ("503 Service Unavailable\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n", None),
+            ("503 Service Unavailable\r\n", None),
+        ] {
+            let failure = refused(head).get("/api/v1/events").map(|got| got.body).unwrap_err();
+            assert_eq!((failure.retry_after, failure.is_unable()), (want, true), "{head}");
+        }
+    }
 }

@@ -87,7 +87,7 @@ pub(super) async fn page(
     // The proof is this reader's own, and so is what is compressed with it.
     let own = request.proof || shape.accepted.always;
     let coding = if own { shape.accepted.coding } else { sheet.coding() };
-    let content_type = if shape.json { "application/json" } else { ndjson_type(request) };
+    let content_type = if shape.json { "application/json" } else { lines_type(request) };
     // A page that was full with more behind it is the same for ever, but for its checkpoint.
     let mut etag = String::new();
     if let Some(tag) = sheet.tag.as_ref().filter(|_| page.has_more) {
@@ -142,24 +142,29 @@ pub(super) fn says(response: &mut Response, coding: Coding) {
 /// What stands before the events in an object.
 pub(super) const ARRAY: &str = "{\"data\":[";
 
-fn ndjson_type(request: &Request) -> &'static str {
+/// The type of an answer of lines.
+pub(super) fn lines_type(request: &Request) -> &'static str {
     if request.format.is_json() { "application/x-ndjson" } else { "text/plain; charset=utf-8" }
 }
 
 /// The tag of a representation that the reader has and that is as good as ours: the same events
-/// under the same or another checkpoint that covers them.
+/// under the same or another checkpoint that covers them (RFC 9110, section 13.1.2).
 fn known(headers: &HeaderMap, etag: &str) -> Option<String> {
     // An object's tag is that of its events, that of its checkpoint and proof, and the coding.
     let events = |tag: &str| {
         let mut parts = tag.trim_matches('"').split('.');
         Some((parts.next()?.to_owned(), parts.filter(|part| part.len() != 24).collect::<String>()))
     };
-    let asked = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
-    asked
-        .split(',')
-        .map(str::trim)
-        .find(|tag| tag.len() == etag.len() && events(tag) == events(etag))
-        .map(str::to_owned)
+    let fields = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|field| field.to_str().ok());
+    fields.flat_map(|field| field.split(',')).map(str::trim).find_map(|tag| {
+        // They are compared as weak ones are: that one was weakened on its way says nothing (section 13.1.2).
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        let is_same = || tag.len() == etag.len() && events(tag) == events(etag);
+        match tag {
+            "*" => Some(etag.to_owned()),
+            tag => is_same().then(|| tag.to_owned()),
+        }
+    })
 }
 
 /// The headers of a page.
@@ -189,11 +194,16 @@ fn fill(
         set("x-seq-range", &format!("{}-{}", page.from, page.sheet.next - 1));
     }
     if let Some(note) = checkpoint {
-        set("x-checkpoint", &STANDARD.encode(short(note)));
+        set("x-checkpoint", &sealed_header(note));
     }
     if !etag.is_empty() {
         set("etag", etag);
     }
+}
+
+/// The checkpoint of an answer, as its header has it.
+pub(super) fn sealed_header(note: &str) -> String {
+    STANDARD.encode(short(note))
 }
 
 /// The note with its first signature alone, which is Ed25519: proxies refuse headers of some KiB,
@@ -202,5 +212,34 @@ fn short(note: &str) -> String {
     match note.split_once("\n\n") {
         Some((text, signatures)) => format!("{text}\n\n{}\n", signatures.lines().next().unwrap_or_default()),
         None => note.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_known_weakened_or_in_a_list_and_under_another_checkpoint() {
+        let (events, note, other) = ("a".repeat(32), "b".repeat(24), "c".repeat(24));
+        let etag = format!("\"{events}.{note}.gzip\"");
+        let knows = |fields: &[&str]| {
+            let mut headers = HeaderMap::new();
+            fields.iter().for_each(|field| {
+                headers.append(header::IF_NONE_MATCH, field.parse().unwrap());
+            });
+            known(&headers, &etag)
+        };
+        let before = format!("\"{events}.{other}.gzip\"");
+        assert_eq!(knows(&[&etag]), Some(etag.clone()));
+        assert_eq!(knows(&[&format!("W/{etag}")]), Some(etag.clone()));
+        assert_eq!(knows(&["*"]), Some(etag.clone()));
+        assert_eq!(knows(&["\"x\", \"y\"", &format!("\"z\", W/{before}")]), Some(before));
+        for unknown in
+            ["", "\"x\"", "W/", &format!("\"{}.{note}.gzip\"", "d".repeat(32)), &etag.replace("gzip", "zstd")]
+        {
+            assert_eq!(knows(&[unknown]), None, "{unknown}");
+        }
+        assert_eq!(knows(&[]), None);
     }
 }

@@ -77,7 +77,7 @@ impl Weights {
 }
 
 /// The weight `q=0.5`; at most three digits behind the point (RFC 9110, section 12.4.2).
-fn weight(text: &str) -> Option<u16> {
+pub(super) fn weight(text: &str) -> Option<u16> {
     let (name, value) = text.split_once('=')?;
     let (whole, rest) = value.trim().split_once('.').unwrap_or((value.trim(), ""));
     let is_number = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());

@@ -19,6 +19,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::accept::{self, Takes};
 use super::coding::{self, Accepted, Coding};
 use super::page::Page;
 use super::sheet::Sheet;
@@ -223,7 +224,7 @@ async fn batch(
         Ok(request) => request,
         Err(message) => return bad(&message),
     };
-    let json = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    let json = accept::takes(headers, answer::lines_type(&request), accept::BATCHES) == Takes::Object;
     let accepted = match coding::accepted(headers, Coding::PAGES) {
         Ok(accepted) => accepted,
         Err(refused) => return Ok(refused),
@@ -244,7 +245,7 @@ async fn deliver(
     let consumers = of(served)?;
     let Some(_busy) = Busy::begin(consumers, &key) else {
         let none = Arc::new(Sheet::of(&Page::default()));
-        return answered((served, request), (0, &none, 0), wanted, "busy").await;
+        return answered((served, request), (0, &none, 0), wanted, ("busy", None)).await;
     };
     let filter = request.filter.key();
     let kept = consumers.states.get(&key);
@@ -282,6 +283,8 @@ async fn deliver(
         return pass_over(served, key, consumer, gone).await;
     }
     poll.gave(page.matched as u64, position.seq..page.next);
+    // Before the batch is leased: nobody waits then for an answer that is his.
+    let note = served.events.seals.covering(served.engine.projection().reader(), page.next).await?;
     // Durable before it is sent: after a crash here the next call is taken for the answer to this one's
     // batch only within the lease, and otherwise it is given out again.
     consumer.known = Some(position.known);
@@ -311,7 +314,7 @@ async fn deliver(
         false => consumers.put(key, Some(consumer)).await?,
     }
     let (size, state) = (served.engine.projection().snapshot().size, if redelivers { "redelivered" } else { "leased" });
-    answered((served, request), (position.seq, &page, size), wanted, state).await
+    answered((served, request), (position.seq, &page, size), wanted, (state, note)).await
 }
 
 /// What retention erased is told once; the next call goes on behind it.
@@ -339,17 +342,17 @@ fn fresh(served: &Served, request: &Request, key: &Key, filter: String) -> Resul
     })
 }
 
-/// A batch as an answer: NDJSON, or an object with what a page has but a cursor.
+/// A batch as an answer: lines, or an object with what a page has but a cursor.
 async fn answered(
     (served, request): (&Served, &Request),
     (from, page, size): (u64, &Arc<Sheet>, u64),
     (json, accepted): (bool, Accepted),
-    state: &'static str,
+    (state, note): (&'static str, Option<String>),
 ) -> Result<Response, Error> {
     let covered = answer::Covered::new(from, page, size);
     let (content_type, head, tail) = match json {
-        true => ("application/json", answer::ARRAY, covered.tail("", None, None)),
-        false => ("application/x-ndjson", "", String::new()),
+        true => ("application/json", answer::ARRAY, covered.tail("", note.as_deref(), None)),
+        false => (answer::lines_type(request), "", String::new()),
     };
     let coding = if accepted.always { accepted.coding } else { page.coding() };
     let body = answer::body((served, request), (head, page, tail), coding).await?;
@@ -363,5 +366,8 @@ async fn answered(
     let headers = response.headers_mut();
     headers.insert("x-consumer-state", HeaderValue::from_static(state));
     headers.insert("x-has-more", HeaderValue::from_static(if page.next < size { "true" } else { "false" }));
+    if let Some(note) = note.and_then(|note| HeaderValue::from_str(&answer::sealed_header(&note)).ok()) {
+        headers.insert("x-checkpoint", note);
+    }
     Ok(response)
 }

@@ -4,6 +4,7 @@
 //! A cursor names the next seq, the log and the filter. What is served lies below what is durable
 //! and projected, in the order of the log, so a cursor never skips.
 
+mod accept;
 mod answer;
 mod codec;
 mod coding;
@@ -44,6 +45,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 
+use accept::Takes;
 use coding::Coding;
 pub use consumers::Consumers;
 pub use export::Export;
@@ -285,8 +287,8 @@ async fn events(
         Ok(request) => request,
         Err(message) => return Ok(bad(&message)),
     };
-    let accepts = |kind: &[u8]| headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(kind));
-    let (streams, json) = (accepts(b"text/event-stream"), accepts(b"application/json"));
+    let takes = accept::takes(headers, answer::lines_type(&request), accept::PAGES);
+    let (streams, json) = (takes == Takes::Stream, takes == Takes::Object);
     let accepted = match coding::accepted(headers, if streams { Coding::STREAMS } else { Coding::PAGES }) {
         Ok(accepted) => accepted,
         Err(refused) => return Ok(refused),

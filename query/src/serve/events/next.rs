@@ -272,3 +272,58 @@ async fn make(served: &Served, request: &Request, key: &Key) -> Result<Arc<Sheet
     let written = tokio::task::spawn_blocking(write).await;
     written.map_err(|e| Error::internal(format!("the events cannot be written: {e}")))?
 }
+
+#[cfg(test)]
+mod tests {
+    use custody_store::system::SeqSet;
+    use custody_store::{Cause, Erasure, Options, open};
+
+    use super::super::Asked;
+    use super::*;
+    use crate::segments::test_requests::append;
+    use crate::serve::observe::Unobserved;
+    use crate::{Caller, Engine, Projection, QueryLimits};
+
+    /// Between the moment at which a reader is let in and the one at which his page is sent, records of it may be
+    /// erased: before they are read, or after.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_erased_while_a_page_is_made_is_told() {
+        for is_made_before in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut writer, reader) = open(dir.path(), Options::default()).unwrap();
+            append(&mut writer, 0..4);
+            let projection = Projection::of(reader.clone()).unwrap();
+            let engine = Engine::new(Arc::clone(&projection)).unwrap();
+            let served = Served::new(engine, QueryLimits::default(), Arc::new(Unobserved));
+            let asked = Asked { limit: Some(4), ..Asked::default() };
+            let request = asked.read(&served, &Caller::local(None)).unwrap();
+            let position = start(&served, &request, Some(Position { seq: 1, known: 0 })).unwrap().unwrap();
+            let sheet = async || {
+                let form = (Form::Lines, Coding::Identity);
+                page(&served, &request, position.seq, request.limit, form).await.unwrap()
+            };
+            let before = if is_made_before { Some(sheet().await) } else { None };
+            let retention = Erasure {
+                seqs: SeqSet::of_seqs([2, 3]),
+                cause: Cause::Retention,
+                reason: "test".into(),
+                actor: "test".into(),
+                identity: "test".into(),
+            };
+            writer.erase(&retention).unwrap();
+            reader.purge().unwrap();
+            projection.forget().unwrap();
+            let made = match before {
+                Some(made) => made,
+                None => sheet().await,
+            };
+            assert!(made.next > 3, "the page goes on behind what was erased");
+            let gone = missed(&served, &request, position, made.next).unwrap();
+            let gone = gone.expect("the page stands for records that it has not");
+            assert_eq!(gone.status(), StatusCode::GONE);
+            assert!(missed(&served, &request, position, 2).unwrap().is_none(), "nothing below was erased");
+            let fresh = start(&served, &request, None).unwrap().unwrap();
+            assert!(missed(&served, &request, fresh, u64::MAX).unwrap().is_none(), "who begins never had it");
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! A page looks at all records from one seq up to another, and names both; it holds all events
 //! of every record that it touches. What it looks at is durable and projected, so a page that
-//! was full never changes, but for what is erased by law.
+//! was full never changes, but for what is erased, and for what another version of the product or of the
+//! mapping makes otherwise (docs/events.md).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
