@@ -26,16 +26,20 @@ fn text(key: &str, value: String) -> KeyValue {
 }
 
 fn request(block: u64) -> Prepared {
+    request_of(block, SPANS)
+}
+
+fn request_of(block: u64, spans: u64) -> Prepared {
     let span = |i: u64| Span {
         trace_id: [&(block + 1).to_be_bytes()[..], &[7; 8]].concat(),
-        span_id: (block * SPANS + i + 1).to_be_bytes().to_vec(),
-        name: format!("execute_tool number-{}", block * SPANS + i),
+        span_id: (block * spans + i + 1).to_be_bytes().to_vec(),
+        name: format!("execute_tool number-{}", block * spans + i),
         attributes: vec![text("gen_ai.tool.call.arguments", format!("{{\"amount\": {}}}", 1000 + i))],
         ..Default::default()
     };
     let resource = Resource { attributes: vec![text("service.name", format!("agent-{block}"))], ..Default::default() };
     let scope_spans = vec![ScopeSpans {
-        spans: (0..SPANS).map(span).collect(),
+        spans: (0..spans).map(span).collect(),
         schema_url: "https://schema".into(),
         ..Default::default()
     }];
@@ -81,13 +85,17 @@ struct Original(tempfile::TempDir);
 
 impl Original {
     fn new() -> Self {
+        Self::filled(1 + SPANS * BLOCKS, fill)
+    }
+
+    fn filled(records: u64, fill: impl FnOnce(&mut Writer)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (mut writer, _) = open(dir.path(), Options::default()).unwrap();
         fill(&mut writer);
         drop(writer);
         let (status, json) = verdict(dir.path());
         assert_eq!(status, 0, "{json}");
-        assert_eq!(json["records"], 1 + SPANS * BLOCKS);
+        assert_eq!(json["records"], records);
         Self(dir)
     }
 
@@ -204,6 +212,42 @@ fn content_that_was_changed_is_found_at_its_seq() {
         db.put(cf::PAYLOADS, &146u64.to_be_bytes(), b"forged");
         db.put(cf::BLOCKS, &146u64.to_be_bytes(), &db.get(cf::BLOCKS, &key(14)));
     });
+}
+
+/// Large requests are kept compressed (docs/format.md).
+#[test]
+fn what_was_changed_within_a_compressed_request_is_found_at_its_seq() {
+    let log = Original::filled(1 + 2 * 200, |writer| {
+        for block in 0..2 {
+            writer.append(vec![request_of(block, 200)]).unwrap();
+        }
+        writer.checkpoint().unwrap();
+    });
+    let second = 1u64 + 200;
+    let edit = |db: &Db, edit: &dyn Fn(&mut Vec<u8>)| db.edit(cf::PAYLOADS, &second.to_be_bytes(), edit);
+    let inside = |db: &Db, change: &dyn Fn(&mut Vec<u8>)| {
+        edit(db, &|kept| {
+            let mut payload = zstd::decode_all(&kept[..]).expect("it is compressed");
+            assert!(kept.len() < payload.len());
+            change(&mut payload);
+            *kept = zstd::bulk::compress(&payload, 3).unwrap();
+        });
+    };
+    log.case("one digit of one argument, compressed again", second + 34, |db| {
+        inside(db, &|payload| {
+            let at = find(payload, "number-234") + 30;
+            payload[at] ^= 1;
+        });
+    });
+    log.case("a byte more, compressed again", second, |db| inside(db, &|payload| payload.push(0)));
+    log.case("something behind the frame", second, |db| edit(db, &|kept| kept.extend(b"more")));
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    log.case("a frame behind the frame", second, |db| edit(db, &|kept| kept.extend(skippable)));
+    log.case("the frame cut off", second, |db| edit(db, &|kept| kept.truncate(kept.len() - 1)));
+    log.case("no frame at all", second, |db| edit(db, &|kept| kept.fill(7)));
+    // The same bytes, not compressed: nothing was changed that anybody was told of.
+    let (status, json) = log.changed(|dir| edit(&Db::open(dir), &|kept| *kept = zstd::decode_all(&kept[..]).unwrap()));
+    assert_eq!(status, 0, "{json}");
 }
 
 #[test]

@@ -240,6 +240,7 @@ impl Rules {
         let message = scanned.rejection.clone().unwrap_or_default();
         let outcome = Outcome { rejected: scanned.rejected, message, receipt: None };
         let request = Prepared::new(signal, encoding, payload, scanned, &sender.identity).with_receipt(sender.receipt);
+        held.add(request.packed_bytes() as u64)?;
         Ok(Read { request, outcome, own })
     }
 }

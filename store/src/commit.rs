@@ -13,7 +13,7 @@ use bytes::Bytes;
 use custody_proto::scan::{Range, Scan};
 use custody_proto::{Hash, Signal};
 
-use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Placed, Salts};
+use crate::format::{Copied, Encoding, FORMAT_VERSION, Layout, Placed, Salts, payload};
 use crate::many::{digest, digests};
 
 /// BLAKE3 context strings, one per kind of digest.
@@ -225,6 +225,8 @@ fn whole(layout: &Layout, payload: &[u8]) -> Vec<Hash> {
 pub struct Prepared {
     pub(crate) layout: Layout,
     pub(crate) payload: Bytes,
+    /// The payload as it is kept, if not as it is.
+    packed: Option<Vec<u8>>,
     pub(crate) ids: Vec<([u8; 16], [u8; 8])>,
     pub(crate) commitments: Vec<Hash>,
     pub(crate) receipt: bool,
@@ -263,7 +265,8 @@ impl Prepared {
             copies: Vec::new(),
         };
         let commitments = whole(&layout, &payload);
-        Self { layout, payload, ids, commitments, receipt: false }
+        let packed = payload::pack(&payload);
+        Self { layout, payload, packed, ids, commitments, receipt: false }
     }
 
     /// The digest for the receipt, if one is asked for.
@@ -285,6 +288,16 @@ impl Prepared {
     /// How many bytes its payload has.
     pub fn bytes(&self) -> usize {
         self.payload.len()
+    }
+
+    /// What is kept of the payload.
+    pub(crate) fn kept(&self) -> &[u8] {
+        self.packed.as_deref().unwrap_or(&self.payload)
+    }
+
+    /// How many bytes are in memory beside the payload until it is written.
+    pub fn packed_bytes(&self) -> usize {
+        self.packed.as_ref().map_or(0, Vec::len)
     }
 
     /// The bytes that make a record what it is: itself, its resource, its scope.

@@ -21,7 +21,7 @@ use custody_proto::otlp::trace::Span;
 use prost::Message as _;
 use rocksdb::WriteBatch;
 
-use crate::format::{COPY_BIT, Layout, Salts, cf, log_key, meta, request_key, seq_key, seqs, span_key};
+use crate::format::{COPY_BIT, Layout, Salts, cf, log_key, meta, payload, request_key, seq_key, seqs, span_key};
 use crate::ledger::Shared;
 use crate::reader::{Block, Content};
 use crate::system::{SeqSet, SystemRecord, event};
@@ -363,7 +363,9 @@ impl Stage {
             write.delete_cf(family(cf::BLOCKS), seq_key(*first));
         }
         for (first, edited) in &self.edited {
-            write.put_cf(family(cf::PAYLOADS), seq_key(*first), &edited.payload);
+            let packed = payload::pack(&edited.payload);
+            let kept = packed.as_deref().unwrap_or(&edited.payload);
+            write.put_cf(family(cf::PAYLOADS), seq_key(*first), kept);
             write.put_cf(family(cf::BLOCKS), seq_key(*first), edited.layout.encode());
         }
         for (key, list) in &self.ids {

@@ -4,6 +4,7 @@
 //! Integers are big-endian. Every value begins with its version byte.
 
 mod entries;
+pub(crate) mod payload;
 
 use custody_proto::scan::{Group, Range};
 use custody_proto::{Hash, Signal};
@@ -19,7 +20,7 @@ pub const FORMAT_VERSION: u8 = 1;
 pub mod cf {
     /// Format, origin, head.
     pub const META: &str = "meta";
-    /// first seq → the exact bytes of the request.
+    /// first seq → the exact bytes of the request, or one zstd frame of them.
     pub const PAYLOADS: &str = "payloads";
     /// first seq → salt, identity and where the records are. Dies with the content.
     pub const BLOCKS: &str = "blocks";

@@ -11,7 +11,9 @@ use rocksdb::{Direction, IteratorMode, WriteBatch};
 use crate::Error;
 use crate::checkpoint::Checkpoint;
 use crate::commit;
-use crate::format::{COPY_BIT, Commitments, Encoding, Head, Layout, Salts, cf, node_key, seq_key, seq_of_key, seqs};
+use crate::format::{
+    COPY_BIT, Commitments, Encoding, Head, Layout, Salts, cf, node_key, payload, seq_key, seq_of_key, seqs,
+};
 use crate::ledger::{Shared, open_read_only, synced};
 use crate::note::{Note, VerifierKey};
 use crate::tree::{Nodes, TILE_WIDTH, leaf_hash, prove_consistency, root_at};
@@ -48,9 +50,10 @@ pub struct Content {
 }
 
 impl Content {
-    /// Joins what was read of a block; `None` if the two do not fit.
-    pub(crate) fn new(layout: Layout, payload: Bytes) -> Option<Self> {
-        (layout.payload_len as usize == payload.len()).then_some(Self { layout, payload })
+    /// Joins what was kept of a block; `None` if the two do not fit.
+    pub(crate) fn new(layout: Layout, kept: Bytes) -> Option<Self> {
+        let payload = payload::unpack(kept, layout.payload_len as usize)?;
+        Some(Self { layout, payload })
     }
 
     /// The bytes of the `i`-th record's message.

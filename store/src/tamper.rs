@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rocksdb::{DB, Options};
 
+use crate::format::payload::{pack, unpack};
 use crate::format::{cf, seq_key};
 use crate::{Error, Reader};
 
@@ -12,6 +13,7 @@ use crate::{Error, Reader};
 pub struct At {
     first_seq: u64,
     offset: usize,
+    payload_len: usize,
 }
 
 /// Finds the byte behind `marker` in the record with this seq; its middle byte if
@@ -25,7 +27,8 @@ pub fn find(dir: &Path, seq: u64, marker: &[u8]) -> Result<At, Error> {
     let range = content.layout().records[(seq - first_seq) as usize].range;
     let record = content.record((seq - first_seq) as usize);
     let inside = record.windows(marker.len()).position(|w| w == marker).map(|at| at + marker.len());
-    Ok(At { first_seq, offset: range.at as usize + inside.unwrap_or(record.len() / 2) })
+    let payload_len = content.payload().len();
+    Ok(At { first_seq, payload_len, offset: range.at as usize + inside.unwrap_or(record.len() / 2) })
 }
 
 /// Flips the lowest bit of a byte, and gives what was there and what is there now,
@@ -34,13 +37,15 @@ pub fn flip(dir: &Path, at: &At) -> Result<(String, String), Error> {
     let db = DB::open_cf(&Options::default(), dir.join("log"), cf::ALL)?;
     let family = db.cf_handle(cf::PAYLOADS).ok_or_else(|| Error::corrupt("the log has no payloads"))?;
     let key = seq_key(at.first_seq);
-    let mut payload = db.get_cf(family, key)?.ok_or_else(|| Error::corrupt("the block has no payload"))?;
+    let kept = db.get_cf(family, key)?.ok_or_else(|| Error::corrupt("the block has no payload"))?;
+    let payload = unpack(kept.into(), at.payload_len).ok_or_else(|| Error::corrupt("the payload is not readable"))?;
+    let mut payload = Vec::from(payload);
     let around = |payload: &[u8]| {
         let (from, to) = (at.offset.saturating_sub(10), (at.offset + 4).min(payload.len()));
         String::from_utf8_lossy(&payload[from..to]).into_owned()
     };
     let before = around(&payload);
     payload[at.offset] ^= 1;
-    db.put_cf(family, key, &payload)?;
+    db.put_cf(family, key, pack(&payload).as_ref().unwrap_or(&payload))?;
     Ok((before, around(&payload)))
 }

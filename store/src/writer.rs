@@ -390,7 +390,7 @@ impl<'a> Stage<'a> {
         };
         let seq = seq_key(first_seq);
         let (write, frontier) = (&mut self.write, &mut self.writer.frontier);
-        write.put_cf(shared.cf(cf::PAYLOADS), seq, &request.payload);
+        write.put_cf(shared.cf(cf::PAYLOADS), seq, request.kept());
         write.put_cf(shared.cf(cf::BLOCKS), seq, request.layout.encode());
         write.put_cf(shared.cf(cf::ENTRIES), seq, commitments.encode());
         write.put_cf(shared.cf(cf::REQUESTS), key, seq);

@@ -90,10 +90,13 @@ impl Checked {
         if layout.records.len() as u64 != block.count() || layout.signal != block.signal {
             return wrong(seq, "the block's layout does not fit its entries");
         }
-        self.bytes = payload.len() as u64;
         let Some(content) = Content::new(layout, payload.into()) else {
-            return wrong(seq, "the payload has another length than the block's layout says");
+            return wrong(
+                seq,
+                "the payload is not as long as the block's layout says, nor a zstd frame of so many bytes",
+            );
         };
+        self.bytes = content.payload().len() as u64;
         commitments(block, &content)?;
         self.erased(block, &content)?;
         if content.identity() == SYSTEM_IDENTITY {
