@@ -348,7 +348,7 @@ impl Ledger {
             chain_hash: const_hex::encode(chain),
             leaf_hash: const_hex::encode(custody_store::tree::leaf_hash(&bytes)),
             block_seq: block.first_seq,
-            record_bytes: lengths.as_ref().and_then(|l| l.get(i)).map(|n| u64::from(*n)),
+            record_bytes: lengths.as_ref().and_then(|l| *l.get(i)?).map(u64::from),
             flags: flags(entry.flags),
         };
         let links = block.chained(block.previous).enumerate().filter(|(i, _)| shown.as_ref().is_none_or(|s| s[*i]));

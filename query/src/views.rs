@@ -39,9 +39,9 @@ fn of_the_log() -> String {
     };
     let text = |keys: &[&str]| first(keys, "json_get_str");
     format!(
-        "SELECT ingest_time AS time, {identity} AS identity, CAST(NULL AS VARCHAR) AS actor_type, {action} AS action, \
-         {said} AS text, CAST(NULL AS VARCHAR) AS text_digest, {params} AS params, 'ok' AS outcome, {rows} AS rows, \
-         CAST(NULL AS BIGINT) AS elapsed_ns, attributes, seq, record_hash FROM logs \
+        "SELECT ingest_time AS time, {identity} AS identity, NULL AS actor_type, {action} AS action, \
+         {said} AS text, NULL AS text_digest, {params} AS params, 'ok' AS outcome, {rows} AS rows, \
+         NULL AS elapsed_ns, attributes, seq, record_hash FROM logs \
          WHERE submitter = '{SYSTEM_IDENTITY}' AND event_name IN ({names})",
         identity = text(&["export.identity", "erasure.identity", "hold.identity", "keys.actor"]),
         action = format_args!("substr(event_name, {})", "custody.log.".len() + 1),

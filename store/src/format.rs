@@ -186,6 +186,14 @@ impl Layout {
         2 + 2 * self.groups.len() + i
     }
 
+    /// Whether the content of the `i`-th record was erased.
+    pub(crate) fn is_erased(&self, i: usize) -> bool {
+        match &self.salts {
+            Salts::Whole(_) => false,
+            Salts::Partly { parts, .. } => parts[self.record_part(i) - 1].is_none(),
+        }
+    }
+
     /// Which parts are needed by a record that is there: identity, resources, scopes and
     /// records, as [`Salts::Partly`] has them. `erased` tells of each record.
     pub(crate) fn needed(&self, erased: impl Fn(usize) -> bool) -> Vec<bool> {

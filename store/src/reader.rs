@@ -78,10 +78,7 @@ impl Content {
 
     /// Whether the content of the `i`-th record was erased; its bytes are zeros then.
     pub fn is_erased(&self, i: usize) -> bool {
-        match &self.layout.salts {
-            Salts::Whole(_) => false,
-            Salts::Partly { parts, .. } => parts[self.layout.record_part(i) - 1].is_none(),
-        }
+        self.layout.is_erased(i)
     }
 
     /// Whether anything of the block was erased.
@@ -237,14 +234,15 @@ impl Reader {
         }
     }
 
-    /// The sizes in bytes of the records of the block that begins at `first_seq`;
-    /// `None` if its content was erased.
-    pub fn record_lengths(&self, first_seq: u64) -> Result<Option<Vec<u32>>, Error> {
+    /// The sizes in bytes of the records of the block that begins at `first_seq`, `None` for those that were erased;
+    /// `None` if all of its content was.
+    pub fn record_lengths(&self, first_seq: u64) -> Result<Option<Vec<Option<u32>>>, Error> {
         let layout = self.shared.db.get_pinned_cf(self.shared.cf(cf::BLOCKS), seq_key(first_seq))?;
         let Some(layout) = layout else { return Ok(None) };
         let layout = Layout::decode(&layout);
         let layout = layout.ok_or_else(|| Error::corrupt(format!("the block at seq {first_seq} is not readable")))?;
-        Ok(Some(layout.records.iter().map(|r| r.range.len).collect()))
+        let records = layout.records.iter().enumerate();
+        Ok(Some(records.map(|(i, record)| (!layout.is_erased(i)).then_some(record.range.len)).collect()))
     }
 
     /// The seqs of a trace's records, in order.
