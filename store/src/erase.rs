@@ -363,9 +363,7 @@ impl Stage {
             write.delete_cf(family(cf::BLOCKS), seq_key(*first));
         }
         for (first, edited) in &self.edited {
-            let packed = payload::pack(&edited.payload);
-            let kept = packed.as_deref().unwrap_or(&edited.payload);
-            write.put_cf(family(cf::PAYLOADS), seq_key(*first), kept);
+            write.put_cf(family(cf::PAYLOADS), seq_key(*first), payload::kept(&edited.payload));
             write.put_cf(family(cf::BLOCKS), seq_key(*first), edited.layout.encode());
         }
         for (key, list) in &self.ids {

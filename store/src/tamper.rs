@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rocksdb::{DB, Options};
 
-use crate::format::payload::{pack, unpack};
+use crate::format::payload::{kept, unpack};
 use crate::format::{cf, seq_key};
 use crate::{Error, Reader};
 
@@ -37,8 +37,8 @@ pub fn flip(dir: &Path, at: &At) -> Result<(String, String), Error> {
     let db = DB::open_cf(&Options::default(), dir.join("log"), cf::ALL)?;
     let family = db.cf_handle(cf::PAYLOADS).ok_or_else(|| Error::corrupt("the log has no payloads"))?;
     let key = seq_key(at.first_seq);
-    let kept = db.get_cf(family, key)?.ok_or_else(|| Error::corrupt("the block has no payload"))?;
-    let payload = unpack(kept.into(), at.payload_len).ok_or_else(|| Error::corrupt("the payload is not readable"))?;
+    let stored = db.get_cf(family, key)?.ok_or_else(|| Error::corrupt("the block has no payload"))?;
+    let payload = unpack(stored.into(), at.payload_len).ok_or_else(|| Error::corrupt("the payload is not readable"))?;
     let mut payload = Vec::from(payload);
     let around = |payload: &[u8]| {
         let (from, to) = (at.offset.saturating_sub(10), (at.offset + 4).min(payload.len()));
@@ -46,6 +46,6 @@ pub fn flip(dir: &Path, at: &At) -> Result<(String, String), Error> {
     };
     let before = around(&payload);
     payload[at.offset] ^= 1;
-    db.put_cf(family, key, pack(&payload).as_ref().unwrap_or(&payload))?;
+    db.put_cf(family, key, kept(&payload))?;
     Ok((before, around(&payload)))
 }
