@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LruCacheOptions,
-    Options as DbOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType,
+    LruCacheOptions, Options as DbOptions, UniversalCompactOptions,
 };
 
 use super::dir::in_use;
@@ -75,6 +75,9 @@ const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// files of this size are not many.
 const MEMTABLE_BYTES: usize = 8 << 20;
 
+/// Sorted runs of ids that may lie side by side: a look-up asks the filter of each.
+const ID_RUNS: i32 = 8;
+
 /// Files of the log that are open at once, at most.
 const OPEN_FILES: i32 = 4096;
 
@@ -92,7 +95,8 @@ fn db_options(read_only: bool) -> DbOptions {
     let mut options = DbOptions::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    options.set_max_background_jobs(2);
+    // One writes memtables to files; the others merge: what is small need not wait for what is large.
+    options.set_max_background_jobs(3);
     options.set_db_write_buffer_size(128 << 20);
     options.set_max_total_wal_size(256 << 20);
     options.set_bytes_per_sync(1 << 20);
@@ -119,6 +123,16 @@ fn block_cache() -> Cache {
     Cache::new_lru_cache_opts(&options)
 }
 
+/// For keys that come once and in no order: files of about one size are merged with each other. By levels, what four
+/// memtables hold would be merged with all ids there are, again and again, until those have 256 MB.
+fn merge_by_size(options: &mut DbOptions) {
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    options.set_level_zero_file_num_compaction_trigger(ID_RUNS);
+    options.set_level_zero_slowdown_writes_trigger(ID_RUNS * 6);
+    options.set_level_zero_stop_writes_trigger(ID_RUNS * 12);
+    options.set_universal_compaction_options(&UniversalCompactOptions::default());
+}
+
 fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
     let mut options = DbOptions::default();
     let mut table = BlockBasedOptions::default();
@@ -137,6 +151,7 @@ fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
         // What is looked for is nearly always new: a filter answers without a walk through the memtable.
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(0.1);
+        merge_by_size(&mut options);
     }
     options.set_block_based_table_factory(&table);
     let (hot, cold) = match name {
@@ -148,8 +163,10 @@ fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
         _ => (DBCompressionType::Zstd, DBCompressionType::Zstd),
     };
     options.set_compression_type(hot);
-    options.set_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0);
-    options.set_bottommost_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0, true);
+    // Any level above 0 makes LZ4 its slow variant, LZ4HC.
+    let level = if hot == DBCompressionType::Lz4 { 0 } else { ZSTD_LEVEL };
+    options.set_compression_options(ZSTD_WINDOW_BITS, level, 0, 0);
+    options.set_bottommost_compression_options(ZSTD_WINDOW_BITS, level, 0, 0, true);
     options.set_bottommost_compression_type(cold);
     options.set_write_buffer_size(MEMTABLE_BYTES);
     options
