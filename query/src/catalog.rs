@@ -261,7 +261,7 @@ pub(crate) fn read_as_of(expr: &Expr, size: u64) -> Result<AsOf> {
     match text(expr).and_then(|t| parse_time(&t)) {
         Some(time) => Ok(AsOf::Time(time)),
         None => plan_err!(
-            "what the ledger knew when? The second argument (--as-of, as_of) is a seq such as 120 or a time such as '2026-11-20T09:00:00Z'"
+            "what the ledger knew when? The moment (the last argument, --as-of, as_of) is a seq such as 120 or a time such as '2026-11-20T09:00:00Z'"
         ),
     }
 }
