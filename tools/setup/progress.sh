@@ -17,7 +17,7 @@ if [ -t 2 ]; then exec cargo "$@"; fi
 
 log=$(mktemp)
 start=$(date +%s)
-total=$(cargo metadata --format-version 1 --offline 2>/dev/null | tr ',' '\n' | grep -c '"manifest_path"' || true)
+total=$(grep -c '^\[\[package\]\]' Cargo.lock)
 cargo "$@" >"$log" 2>&1 &
 pid=$!
 last=0
@@ -27,7 +27,7 @@ while kill -0 "$pid" 2>/dev/null; do
     if [ $((now - last)) -ge 30 ]; then
         last=$now
         done=$(grep -c '^ *Compiling ' "$log" || true)
-        [ "$done" = 0 ] || printf 'custody: building: %s of about %s crates, %s s, now %s\n' "$done" "${total:-?}" \
+        [ "$done" = 0 ] || printf 'custody: building: %s of at most %s crates, %s s, now %s\n' "$done" "$total" \
             $((now - start)) "$(grep '^ *Compiling ' "$log" | tail -n 1 | awk '{print $2}')" >&2
     fi
 done
