@@ -98,6 +98,16 @@ fn without_its_module_it_says_that_signatures_were_not_verified() {
     assert_eq!(verify_py(&["/nothing/here"]).0, 2);
 }
 
+#[test]
+fn what_a_file_brings_along_does_not_act_on_the_terminal() {
+    let told = "{'file': 'proof', 'origin': 'a\\x1b[31m\\u202eb c', 'keys': ['k\\r\\ntrusted']}";
+    let code = format!("import verify; verify.run = lambda *_: {told}; verify.main(['x'])");
+    let told = run(python().current_dir(path("tools")).args(["-c", &code]));
+    let expected = "sound: file proof, origin a\\x1b[31m\\u202eb c\n\
+                    compare these keys with those that the log's operator published:\nk\\r\\ntrusted\n";
+    assert_eq!(told, expected);
+}
+
 /// xorshift: the same changes in every run.
 struct Random(u64);
 

@@ -313,6 +313,11 @@ def run(args, signatures):
     return (check_proof if data.startswith(b"c2sp.org/tlog-proof") else check_bundle)(data, trusted, signatures)
 
 
+def plain(text):
+    """A text without what a terminal would act on or not show: whoever made the file chose it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="a bundle or a .tlog-proof")
@@ -340,10 +345,10 @@ def main(argv=None):
         print(json.dumps({"verdict": verdict, **told, "signatures_not_verified": not_verified}))
         return status
     keys = told.pop("keys", [])
-    print(f"{verdict}:", ", ".join(f"{name} {value}" for name, value in told.items() if value is not None))
-    print(*(f"signature NOT verified: {reason}\n" for reason in not_verified), sep="", end="")
+    print(f"{verdict}:", ", ".join(f"{name} {plain(value)}" for name, value in told.items() if value is not None))
+    print(*(f"signature NOT verified: {plain(reason)}\n" for reason in not_verified), sep="", end="")
     if keys and not args.vkey:
-        print("compare these keys with those that the log's operator published:", *keys, sep="\n")
+        print("compare these keys with those that the log's operator published:", *map(plain, keys), sep="\n")
     return status
 
 
