@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType,
-    LruCacheOptions, Options as DbOptions, UniversalCompactOptions,
+    LruCacheOptions, Options as DbOptions,
 };
 
 use super::dir::in_use;
@@ -130,7 +130,6 @@ fn merge_by_size(options: &mut DbOptions) {
     options.set_level_zero_file_num_compaction_trigger(ID_RUNS);
     options.set_level_zero_slowdown_writes_trigger(ID_RUNS * 6);
     options.set_level_zero_stop_writes_trigger(ID_RUNS * 12);
-    options.set_universal_compaction_options(&UniversalCompactOptions::default());
 }
 
 fn family_options(name: &str, cache: &Cache, compression: bool) -> DbOptions {
