@@ -46,8 +46,12 @@ fn what_cannot_be_done_is_said_in_words() {
 fn without_a_server_nothing_can_be_told() {
     // Port 9 of loopback, discard: nobody listens.
     let args = ["--target", "http://127.0.0.1:9", "--count", "10", "--batch", "10", "--retry-for", "100ms"];
-    let output = loadgen(&[&args[..], &["--check", "http://127.0.0.1:9"]].concat());
+    let output = loadgen(&args);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stdout).contains("connection"), "{}", text(&output.stdout));
     assert!(text(&output.stderr).contains("nothing was acknowledged"), "{}", text(&output.stderr));
+    // Who is to be asked afterwards is asked before.
+    let output = loadgen(&[&args[..], &["--check", "http://127.0.0.1:9"]].concat());
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    assert!(text(&output.stderr).contains("--check: http://127.0.0.1:9 does not answer"), "{}", text(&output.stderr));
 }
