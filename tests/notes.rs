@@ -51,6 +51,44 @@ fn an_id_that_nobody_knows_is_said_to_be_unknown() {
     server.stop_and_verify();
 }
 
+/// An id that names a conversation and a trace is both, unless it is said which is meant.
+#[test]
+fn an_id_that_names_several_things_is_said_to() {
+    let mut server = Server::start();
+    let (id, other) = ("6f1c2a520d1e4a579d3e0b6f6ad2c111", "0000000000000000000000000000000b");
+    let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+    let call = json!([
+        text("gen_ai.operation.name", "execute_tool"),
+        text("gen_ai.tool.name", "mail"),
+        text("gen_ai.conversation.id", id)
+    ]);
+    let span = |trace: &str, attributes: Value| {
+        json!({"traceId": trace, "spanId": "000000000000000c", "name": "s", "startTimeUnixNano": "1",
+            "endTimeUnixNano": "2", "attributes": attributes})
+    };
+    let spans = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span(other, call), span(id, json!([]))]}]}]});
+    let url = format!("http://{}/v1/traces", server.otlp_http);
+    ureq::post(url).header("Content-Type", "application/json").send(spans.to_string()).unwrap();
+    support::until(|| asked(&server, "SELECT count(*) FROM spans", "csv").contains('2'));
+    let stats = |of: &str| {
+        let answer = asked(&server, &format!("SELECT * FROM replay('{id}'{of})"), "json");
+        let stats = serde_json::from_str::<Value>(&answer).unwrap()["stats"].clone();
+        (stats["rows"].as_u64().unwrap(), stats["notes"][0].as_str().unwrap_or_default().to_owned())
+    };
+    let (rows, note) = stats("");
+    assert!(rows == 1 && note.contains("names a conversation and a trace"), "{rows} {note}");
+    assert_eq!(stats(", NULL, 'conversation'"), (1, String::new()));
+    let (rows, note) = stats(", NULL, 'trace'");
+    assert!(rows == 0 && note.contains("are no provenance events"), "{rows} {note}");
+    let (rows, note) = stats(", NULL, 'alert'");
+    assert!(rows == 0 && note.starts_with("no alert is known by the id"), "{rows} {note}");
+    let replayed = server.custody_output(&["replay", "--conversation", id]);
+    assert!(replayed.status.success() && String::from_utf8_lossy(&replayed.stdout).contains("mail"), "{replayed:?}");
+    let replayed = server.custody_output(&["replay", "--grant", id]);
+    assert!(!replayed.status.success(), "{replayed:?}");
+    server.stop_and_verify();
+}
+
 /// A caller who may see some rows is not told whether others are there.
 #[test]
 fn what_is_hidden_is_not_told_apart_from_what_is_not_there() {

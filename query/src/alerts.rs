@@ -8,6 +8,7 @@
 pub mod acts;
 mod history;
 pub mod measures;
+mod raised;
 pub mod speakers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,11 +17,11 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use self::speakers::Speakers;
+use crate::Error;
 use crate::event::EventRow;
 use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
-use crate::{Error, checks};
 
 pub use self::history::{HistoryRow, history};
 
@@ -29,17 +30,20 @@ table! {
     AlertRow, AlertBuilder {
         /// Id.
         alert_id: String,
-        /// The record that raised it; of several under one id that of a check of the server's own, else the first.
+        /// The record that raised it; of several under one id and of one tenant that of a check of the server's own,
+        /// else the gravest, else the first.
         seq: u64,
         /// Who sent that record, as authenticated.
         raised_by: String,
+        /// Who else raised an alert of this id: one word stands against another's here, or one repeats another's.
+        also_raised_by: Vec<String>,
         /// The rule or check that fired.
         rule: Option<String>,
         /// What it says.
         title: Option<String>,
         /// informational, low, medium, high or critical.
         severity: Option<String>,
-        /// Seqs of the records that it cites.
+        /// Seqs of the records that it cites; of several who raised it, all that any of them cites.
         evidence: Vec<u64>,
         /// Trace.
         trace_id: Option<String>,
@@ -53,7 +57,7 @@ table! {
         workspace: Option<String>,
         /// The team that is responsible, where the alert names it.
         team: Option<String>,
-        /// When it was raised.
+        /// When it was raised; of several times the first.
         raised_time: Time,
         /// Event time of the earliest record that it cites.
         first_evidence_time: Option<Time>,
@@ -162,25 +166,52 @@ const BULK_NS: i64 = 10_000_000_000;
 pub fn alerts(snapshot: &Snapshot, as_of: AsOf) -> Result<Vec<AlertRow>, Error> {
     let kinds: Vec<&str> = ["alert", SUPERSEDED].into_iter().chain(ACTS).collect();
     let events = snapshot.events_of(&kinds, as_of)?;
-    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
+    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?, None);
     cite(snapshot, &mut alerts)?;
     Ok(alerts)
 }
 
-/// One alert, and the events that tell its life.
-pub fn alert(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Option<(AlertRow, Vec<EventRow>)>, Error> {
+/// The alerts as they were so long after each was raised, in ns: of what was done, only what was done within that
+/// time. Their evidence is not looked at.
+pub(crate) fn alerts_within(snapshot: &Snapshot, follow_up: i64) -> Result<Vec<AlertRow>, Error> {
+    let kinds: Vec<&str> = ["alert", SUPERSEDED].into_iter().chain(ACTS).collect();
+    let events = snapshot.events_of(&kinds, AsOf::Now)?;
+    Ok(fold(&events, &Speakers::of(snapshot, AsOf::Now)?, Some(follow_up)))
+}
+
+/// The alerts of one id, one of each tenant that has one (or only that of one tenant), each with the events that tell
+/// its life.
+pub fn alert(
+    snapshot: &Snapshot,
+    (id, tenant): (&str, Option<&str>),
+    as_of: AsOf,
+) -> Result<Vec<(AlertRow, Vec<EventRow>)>, Error> {
+    let events = about(snapshot, id, as_of)?;
+    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?, None);
+    alerts.retain(|alert| alert.alert_id == id);
+    cite(snapshot, &mut alerts)?;
+    let all: Vec<usize> = (0..alerts.len()).collect();
+    let mut lives: Vec<Vec<EventRow>> = alerts.iter().map(|_| Vec::new()).collect();
+    for event in events {
+        if let Some(at) = raised::place(&alerts, &all, &event) {
+            lives[at].push(event);
+        }
+    }
+    let mut found: Vec<(AlertRow, Vec<EventRow>)> = alerts.into_iter().zip(lives).collect();
+    found.retain(|(alert, _)| tenant.is_none() || alert.tenant.as_deref() == tenant);
+    Ok(found)
+}
+
+/// The events that tell of the alerts of an id.
+fn about(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Vec<EventRow>, Error> {
     let mut events = snapshot.events_where("correlation_id", [id], as_of)?;
     // Grants have correlation ids, too.
     events.retain(|e| matches!(e.kind.as_str(), "alert" | SUPERSEDED) || ACTS.contains(&e.kind.as_str()));
-    if let Some(seq) = events.iter().find(|e| e.kind == "alert").map(|e| e.seq) {
-        events.extend(in_its_place(snapshot, id, seq, as_of)?);
-        events.sort_by_key(|e| e.seq);
-        events.dedup_by_key(|e| e.seq);
-    }
-    let mut alerts = fold(&events, &Speakers::of(snapshot, as_of)?);
-    alerts.retain(|alert| alert.alert_id == id);
-    cite(snapshot, &mut alerts)?;
-    Ok(alerts.pop().map(|alert| (alert, events)))
+    let Some(seq) = events.iter().find(|e| e.kind == "alert").map(|e| e.seq) else { return Ok(Vec::new()) };
+    events.extend(in_its_place(snapshot, id, seq, as_of)?);
+    events.sort_by_key(|e| e.seq);
+    events.dedup_by_key(|e| e.seq);
+    Ok(events)
 }
 
 /// The alerts that say that they take the place of one. They come behind it.
@@ -190,35 +221,27 @@ fn in_its_place(snapshot: &Snapshot, id: &str, seq: u64, as_of: AsOf) -> Result<
     Ok(events)
 }
 
-/// The alerts of some events, in the order they were raised.
-fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
-    let mut alerts: Vec<AlertRow> = Vec::new();
-    let mut by_id: HashMap<&str, usize> = HashMap::new();
-    for event in events.iter().filter(|e| e.kind == "alert") {
-        let Some(id) = event.correlation_id.as_deref() else { continue };
-        match by_id.get(id) {
-            None => {
-                by_id.insert(id, alerts.len());
-                alerts.push(alert_row(event));
-            }
-            // Nobody can take the id of a check's alert by being quicker.
-            Some(&at) if is_own(&event.submitter) && !is_own(&alerts[at].raised_by) => alerts[at] = alert_row(event),
-            Some(&at) if alerts[at].raised_by == event.submitter && checks::tells_details(event) => {
-                tell_details(&mut alerts[at], event);
-            }
-            Some(_) => {}
-        }
-    }
+/// The alerts of some events, in the order they were raised; with a follow-up time, by what was done within it.
+fn fold(events: &[EventRow], speakers: &Speakers, follow_up: Option<i64>) -> Vec<AlertRow> {
+    let (mut alerts, by_id) = raised::raise(events);
+    let at = |alerts: &[AlertRow], id: Option<&str>, event: &EventRow| {
+        let at = raised::place(alerts, id.and_then(|id| by_id.get(id))?, event)?;
+        let end = follow_up.map(|ns| alerts[at].raised_time.0.saturating_add(ns));
+        end.is_none_or(|end| event.event_time.0 <= end).then_some(at)
+    };
+    let mut taken_back: HashMap<usize, BTreeSet<&str>> = HashMap::new();
     for event in events {
-        supersede(&mut alerts, &by_id, event);
+        let Some((earlier, by)) = takes_back(event) else { continue };
+        if let Some(at) = at(&alerts, earlier.as_deref(), event) {
+            supersede(&mut alerts[at], taken_back.entry(at).or_default(), event, by);
+        }
     }
     let acts = events.iter().filter(|e| ACTS.contains(&e.kind.as_str()));
     let mut acts: Vec<(&EventRow, Standing)> = acts.map(|e| (e, Standing::of(e, speakers))).collect();
     acts.sort_by_key(|(e, _)| (e.event_time, e.seq));
     let bulk = closed_in_bulk(&acts);
     for (event, standing) in acts {
-        let at = event.correlation_id.as_deref().and_then(|id| by_id.get(id));
-        if let Some(&at) = at {
+        if let Some(at) = at(&alerts, event.correlation_id.as_deref(), event) {
             live(&mut alerts[at], event, standing, bulk.contains(&event.seq));
         }
     }
@@ -228,17 +251,24 @@ fn fold(events: &[EventRow], speakers: &Speakers) -> Vec<AlertRow> {
     alerts
 }
 
-/// Takes in that an alert does not stand any more. Only who raised it can say so: nobody makes another's alert
-/// go away by that.
-fn supersede(alerts: &mut [AlertRow], by_id: &HashMap<&str, usize>, event: &EventRow) {
-    let (earlier, by) = match event.kind.as_str() {
-        "alert" => (supersedes(event), event.correlation_id.clone()),
-        SUPERSEDED => (event.correlation_id.clone(), None),
-        _ => return,
-    };
-    let Some(&at) = earlier.as_deref().and_then(|id| by_id.get(id)) else { return };
-    let alert = &mut alerts[at];
-    if alert.raised_by != event.submitter || by.as_ref() == Some(&alert.alert_id) {
+/// The alert that an event says does not stand any more, and the one in its place.
+fn takes_back(event: &EventRow) -> Option<(Option<String>, Option<String>)> {
+    match event.kind.as_str() {
+        "alert" => Some((Some(supersedes(event)?), event.correlation_id.clone())),
+        SUPERSEDED => Some((event.correlation_id.clone(), None)),
+        _ => None,
+    }
+}
+
+/// Takes in that an alert does not stand any more. Only who raised it can say so, and of several every one must:
+/// nobody makes another's alert go away by that.
+fn supersede<'a>(alert: &mut AlertRow, taken_back: &mut BTreeSet<&'a str>, event: &'a EventRow, by: Option<String>) {
+    if by.as_ref() == Some(&alert.alert_id) {
+        return;
+    }
+    taken_back.insert(&event.submitter);
+    let raisers = || alert.also_raised_by.iter().chain([&alert.raised_by]);
+    if !raisers().any(|raiser| *raiser == event.submitter) || !raisers().all(|r| taken_back.contains(r.as_str())) {
         return;
     }
     // What was taken back first and found again later stays taken back since then.
@@ -303,37 +333,6 @@ fn says_bulk(event: &EventRow) -> bool {
 
 fn fields(event: &EventRow) -> Json {
     serde_json::from_str(&event.attributes).unwrap_or_default()
-}
-
-fn alert_row(event: &EventRow) -> AlertRow {
-    let fields = fields(event);
-    let text = |name: &str| fields.get(name).and_then(Json::as_str).map(str::to_owned);
-    let seq = |item: &Json| item.as_u64().or_else(|| item.as_str()?.parse().ok());
-    let evidence = fields.get("security.alert.evidence").and_then(Json::as_array);
-    AlertRow {
-        alert_id: event.correlation_id.clone().unwrap_or_default(),
-        seq: event.seq,
-        raised_by: event.submitter.clone(),
-        rule: event.action.clone(),
-        title: text("security.alert.title"),
-        severity: text("security.alert.severity"),
-        evidence: evidence.into_iter().flatten().filter_map(seq).collect(),
-        trace_id: event.trace_id.clone(),
-        agent_id: event.agent_id.clone(),
-        grant_id: event.grant_id.clone(),
-        tenant: event.tenant.clone(),
-        workspace: event.workspace.clone(),
-        team: text("security.alert.team"),
-        raised_time: event.event_time,
-        ..AlertRow::default()
-    }
-}
-
-/// What the record that raised an alert leaves out, since not everybody sees it who sees the alert.
-fn tell_details(alert: &mut AlertRow, event: &EventRow) {
-    let told = alert_row(event);
-    (alert.title, alert.evidence) = (told.title, told.evidence);
-    (alert.agent_id, alert.grant_id) = (told.agent_id, told.grant_id);
 }
 
 /// Takes one act into the life of an alert. They come in the order of their times.

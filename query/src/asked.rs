@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ParamValues;
+use datafusion::common::format::ExplainFormat;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
@@ -249,12 +250,15 @@ fn compiles_few_patterns(plan: &LogicalPlan) -> Result<(), Error> {
 fn tells_nothing_hidden(plan: &LogicalPlan, snapshot: &Snapshot) -> Result<(), Error> {
     let counts = match plan {
         LogicalPlan::Analyze(_) => true,
-        LogicalPlan::Explain(explain) => explain.verbose,
+        // A tree tells the sizes of what a scan reads.
+        LogicalPlan::Explain(explain) => {
+            explain.verbose || explain.explain_format == ExplainFormat::Tree || explain.show_statistics == Some(true)
+        }
         _ => false,
     };
     if counts && !snapshot.visible().is_open() {
-        let message = "EXPLAIN ANALYZE and EXPLAIN VERBOSE count rows of all tenants, and you may see only some; \
-                       use EXPLAIN";
+        let message = "EXPLAIN ANALYZE, EXPLAIN VERBOSE, EXPLAIN FORMAT TREE and statistics count rows of all tenants, and you \
+                       may see only some; use EXPLAIN";
         return Err(Error::new(ErrorKind::Forbidden, message));
     }
     Ok(())

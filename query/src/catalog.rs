@@ -109,7 +109,7 @@ pub(crate) fn register(
     context.register_udtf(
         "delegation_chain",
         function(
-            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, as_of.clock(now))?.chain(id))),
+            |s, id, as_of, now| Ok(ChainRow::batch(&Grants::near(s, [id], as_of, s.clock(as_of, now)?)?.chain(id))),
             ChainRow::schema(),
             "delegation_chain('<grant id>')",
         ),

@@ -153,8 +153,9 @@ fn functions() -> Vec<(&'static str, &'static str, &'static str, SchemaRef)> {
         ),
         (
             "replay",
-            "replay('<trace, grant, agent, conversation or alert id>'[, seq or time])",
-            "Every step in causal order, with markers where evidence is missing.",
+            "replay('<trace, grant, agent, conversation or alert id>'[, seq or time[, 'grant']])",
+            "Every step in causal order, with markers where evidence is missing; the last argument says what the id is \
+             (trace, grant, agent, conversation or alert), if one of several.",
             StepRow::schema(),
         ),
     ];

@@ -16,7 +16,7 @@ use crate::alerts::measures::{
     By, CoverageByRow, CoverageRow, DwellByRow, DwellRow, OutcomeRow, coverage, coverage_by, dwell_time, dwell_time_by,
     outcomes,
 };
-use crate::alerts::{AlertRow, Folded, HistoryRow, alerts, history};
+use crate::alerts::{AlertRow, Folded, HistoryRow, alerts, alerts_within, history};
 use crate::catalog::{Lazy, Made, read_as_of, text};
 use crate::checkpoints::{CheckpointRow, checkpoints};
 use crate::grants::{DenialRow, GrantRow, Grants, denials};
@@ -126,7 +126,7 @@ impl Asked {
             }
             Self::Grants => (
                 "grants_as_of(seq or time)",
-                "The table grants as the ledger knew it then; as of a time, what had expired by then.",
+                "The table grants as the ledger knew it then; what had expired then, too: as of a seq by the time at which its record was taken.",
             ),
             Self::Denials => ("denials_as_of(seq or time)", "The table denials as the ledger knew it then."),
             Self::Alerts => ("alerts_as_of(seq or time)", "The table alerts as the ledger knew it then."),
@@ -181,8 +181,8 @@ impl TableFunctionImpl for AskedOf {
             (Asked::Records(table), [as_of]) => return self.records(table, read_as_of(as_of, self.snapshot.size)?),
             (Asked::Grants, [as_of]) => {
                 let as_of = read_as_of(as_of, self.snapshot.size)?;
-                let now = as_of.clock(self.now);
-                self.lazy(move |s| Ok(GrantRow::batch(Grants::of(s, as_of, now)?.rows())))
+                let now = self.now;
+                self.lazy(move |s| Ok(GrantRow::batch(Grants::of(s, as_of, s.clock(as_of, now)?)?.rows())))
             }
             (Asked::Denials, [as_of]) => {
                 let as_of = read_as_of(as_of, self.snapshot.size)?;
@@ -208,7 +208,14 @@ impl TableFunctionImpl for AskedOf {
                 let by = grouping(by, usage)?;
                 let (follow_up, window) = (length(rest.first(), usage)?, length(rest.get(1), usage)?);
                 let (folded, now) = (Arc::clone(&self.folded), self.now);
-                self.lazy(move |_| Ok(CoverageByRow::batch(&coverage_by(&folded.get()?, by, follow_up, window, now))))
+                self.lazy(move |snapshot| {
+                    // What was done later than is asked for changes nothing of what it was like then.
+                    let alerts = match follow_up {
+                        Some(ns) => Arc::new(alerts_within(snapshot, ns)?),
+                        None => folded.get()?,
+                    };
+                    Ok(CoverageByRow::batch(&coverage_by(&alerts, by, follow_up, window, now)))
+                })
             }
             _ => return plan_err!("it is called as {usage}"),
         };

@@ -125,6 +125,22 @@ impl Snapshot {
         Ok(low.min(self.size))
     }
 
+    /// What the time was then: it decides what had expired. As of a seq that is when its record was taken.
+    pub(crate) fn clock(&self, as_of: AsOf, now: Time) -> Result<Time, Error> {
+        if let Some(beneath) = &self.beneath {
+            return beneath.clock(as_of, now);
+        }
+        let then = match (as_of, &self.log.0) {
+            (AsOf::Time(then), _) => then,
+            (AsOf::Seq(seq), Some(reader)) => match reader.commitments_at(seq).map_err(Error::store)? {
+                Some(found) => Time(i64::try_from(found.ingest_time).unwrap_or(i64::MAX)),
+                None => now,
+            },
+            _ => now,
+        };
+        Ok(then.min(now))
+    }
+
     fn end_by_rows(&self, last: Time) -> Result<u64, Error> {
         let mut end = 0;
         self.read(&Wanted::all(Table::Events).columns(&["seq", "ingest_time"]), |batch| {

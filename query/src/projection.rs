@@ -70,11 +70,6 @@ pub enum AsOf {
 }
 
 impl AsOf {
-    /// What the time was then: it decides what had expired.
-    pub(crate) fn clock(self, now: Time) -> Time {
-        if let Self::Time(then) = self { then.min(now) } else { now }
-    }
-
     /// Whether a record was known by then.
     pub(crate) fn holds(self, seq: u64, ingest_time: Time) -> bool {
         match self {
@@ -246,6 +241,7 @@ impl Projection {
         let mut workers = Workers::default();
         // What a rebuild or many short runs left.
         let _ = workers.merge(&self);
+        let _ = workers.look_over(&self);
         while !self.stop.load(Ordering::Relaxed) {
             // Not within the call: that would hold on to the snapshot, and to files that were replaced.
             let size = self.snapshot().size;
@@ -320,6 +316,7 @@ struct Workers {
     sealing: Option<JoinHandle<Result<(), Error>>>,
     merging: Option<JoinHandle<()>>,
     indexing: Option<JoinHandle<()>>,
+    looking: Option<JoinHandle<()>>,
 }
 
 impl Workers {
@@ -370,8 +367,21 @@ impl Workers {
         Ok(())
     }
 
+    /// Once: whether what was there before this start is still what was written.
+    fn look_over(&mut self, projection: &Arc<Projection>) -> Result<(), Error> {
+        let own = Arc::clone(projection);
+        self.looking = Some(spawn("look-over", move || {
+            crate::leeway::enter(false);
+            crate::threads::QUERIES.give();
+            if let Err(error) = own.look_over() {
+                tracing::warn!(%error, "segments that are damaged could not be made again");
+            }
+        })?);
+        Ok(())
+    }
+
     fn join(&mut self) {
-        for thread in [self.merging.take(), self.indexing.take()].into_iter().flatten() {
+        for thread in [self.merging.take(), self.indexing.take(), self.looking.take()].into_iter().flatten() {
             let _ = thread.join();
         }
         if let Some(Ok(Err(error))) = self.sealing.take().map(|thread| thread.join()) {

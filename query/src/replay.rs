@@ -95,6 +95,60 @@ const STEP_BYTES: usize = 256;
 /// Gives room for so many more bytes, or says that there is none.
 pub(crate) type Room<'a> = &'a mut dyn FnMut(usize) -> Result<(), Error>;
 
+/// What an id is meant to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Whatever it names.
+    Any,
+    /// A trace.
+    Trace,
+    /// A grant.
+    Grant,
+    /// An agent.
+    Agent,
+    /// A conversation.
+    Conversation,
+    /// An alert, or whatever else gave its records this correlation id.
+    Alert,
+}
+
+impl Named {
+    /// All names.
+    pub const NAMES: &str = "trace, grant, agent, conversation or alert";
+
+    /// What has this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Trace, Self::Grant, Self::Agent, Self::Conversation, Self::Alert];
+        all.into_iter().find(|one| one.name() == name)
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Any => "record",
+            Self::Trace => "trace",
+            Self::Grant => "grant",
+            Self::Agent => "agent",
+            Self::Conversation => "conversation",
+            Self::Alert => "alert",
+        }
+    }
+
+    /// Whether an id that is meant so may be one of these.
+    fn takes(self, one: Self) -> bool {
+        self == Self::Any || self == one
+    }
+}
+
+/// What is to be replayed.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) id: String,
+    pub(crate) named: Named,
+    pub(crate) as_of: AsOf,
+    pub(crate) now: Time,
+}
+
 /// Replays whatever the id names, as the ledger knew it `as_of`.
 ///
 /// # Errors
@@ -121,23 +175,40 @@ pub fn replay_each(
     now: Time,
     each: &mut dyn FnMut(RecordBatch) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    replay_within(snapshot, id, (as_of, now), &mut |_| Ok(()), each)
+    let wanted = Wanted { id: id.to_owned(), named: Named::Any, as_of, now };
+    replay_within(snapshot, &wanted, &mut |_| Ok(()), &mut |_| {}, each).map(drop)
 }
 
-/// The same in the room that there is.
+/// The same in the room that there is, saying what is to be said beside the steps. Whether any record is known by the id.
 pub(crate) fn replay_within(
     snapshot: &Snapshot,
-    id: &str,
-    (as_of, now): (AsOf, Time),
+    wanted: &Wanted,
     room: Room<'_>,
+    say: &mut dyn FnMut(String),
     each: &mut dyn FnMut(RecordBatch) -> Result<bool, Error>,
-) -> Result<(), Error> {
-    let finder = Finder::new(snapshot, as_of)?;
-    let seqs = select::select(snapshot, &finder, id, room)?;
-    if seqs.is_empty() {
-        return Ok(());
+) -> Result<bool, Error> {
+    let finder = Finder::new(snapshot, wanted.as_of)?;
+    let chosen = select::select(snapshot, &finder, (&wanted.id, wanted.named), room)?;
+    if let Some(seq) = chosen.lost {
+        say(format!(
+            "this replay is not whole: the index names record {seq}, and no row of it is there; a segment file is \
+             damaged, and `custody rebuild --check` makes it again"
+        ));
     }
-    room(seqs.len().saturating_mul(STEP_BYTES))?;
-    let keys = keys::Keys::read(snapshot, &finder, seqs, now)?;
-    tell::tell(snapshot, keys, each)
+    if chosen.seqs.is_empty() {
+        return Ok(false);
+    }
+    if !chosen.names.is_empty() {
+        let id: String = wanted.id.chars().take(100).collect();
+        say(format!(
+            "the id '{id}' names {}: these are the steps of all that it names; replay('<id>', NULL, 'grant') is of \
+             one alone ({})",
+            chosen.names.join(" and "),
+            Named::NAMES
+        ));
+    }
+    room(chosen.seqs.len().saturating_mul(STEP_BYTES))?;
+    let keys = keys::Keys::read(snapshot, &finder, chosen.seqs, wanted.now)?;
+    tell::tell(snapshot, keys, each)?;
+    Ok(true)
 }

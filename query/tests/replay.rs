@@ -365,6 +365,38 @@ fn conversations_agents_and_alerts_name_their_steps_with_and_without_traces() {
     assert_eq!(case.replay(&A.to_uppercase()).len(), 2);
 }
 
+/// Who knows the id of a grant, a conversation or an alert hides its replay behind no trace of that id.
+#[test]
+fn an_id_that_names_several_things_is_all_of_them() {
+    const ID: &str = "6f1c2a52-0d1e-4a57-9d3e-0b6f6ad2c111";
+    let trace = ID.replace('-', "");
+    let mut case = Case::new();
+    case.logs(vec![grant(A, 0, ID, None)]);
+    case.spans(vec![tool(A, 1, 1, 0, json!({"authz.grant.id": ID})), tool(B, 2, 2, 0, json!({"authz.grant.id": ID}))]);
+    assert_eq!(case.replay(ID).len(), 3);
+    case.spans(vec![span(&trace, 3, 3, 0, json!({"noop": "x"}))]);
+    assert_eq!(case.replay(ID).len(), 3, "a span that is nothing hides nothing");
+    case.spans(vec![tool(&trace, 4, 4, 0, json!({}))]);
+    assert_eq!(case.replay(ID).len(), 4, "what the trace tells is told, too");
+    assert_eq!(case.replay(&trace).len(), 1, "letter by letter only the trace has this id");
+}
+
+/// An alert may cite what no mapping reads; the trace that it is in is told all the same.
+#[test]
+fn an_alert_tells_the_traces_of_whatever_it_cites() {
+    let mut case = Case::new();
+    case.spans(vec![tool(A, 1, 1, 0, json!({}))]);
+    let plain = case.spans(vec![span(A, 2, 2, 1, json!({"noop": "x"}))]);
+    let log = case.logs(vec![log(B, 3, "nothing.known", json!({"a": "b"}))]);
+    case.spans(vec![tool(B, 4, 4, 0, json!({}))]);
+    for (id, cited, want) in [("al-1", plain, "tool_call tool-1"), ("al-2", log, "tool_call tool-4")] {
+        let fields = json!({"security.alert.id": id, "security.alert.evidence": [cited.to_string()]});
+        case.logs(vec![self::log("", 5, "security.alert", fields)]);
+        let steps = told(&case.replay(id));
+        assert!(steps.len() == 2 && steps.contains(&want.into()), "{id}: {steps:?}");
+    }
+}
+
 /// Both ways of reading rows, by the log and by segments, tell the same.
 #[test]
 fn a_long_trace_is_told_whole() {

@@ -135,7 +135,7 @@ async fn every_table(case: &Case, caller: &Caller, innocent: &impl Fn(&str, &str
         let told = case.ask(caller, &format!("EXPLAIN SELECT * FROM {name}")).await.unwrap();
         innocent(&name, &told);
     }
-    for counting in ["EXPLAIN ANALYZE", "EXPLAIN VERBOSE", "EXPLAIN ANALYZE VERBOSE"] {
+    for counting in ["EXPLAIN ANALYZE", "EXPLAIN VERBOSE", "EXPLAIN ANALYZE VERBOSE", "EXPLAIN FORMAT TREE"] {
         let told = case.ask(caller, &format!("{counting} SELECT count(*) FROM spans")).await;
         match (caller.rows.is_open(), told) {
             (false, Err(error)) => assert_eq!(error.kind, ErrorKind::Forbidden, "{error}"),

@@ -94,6 +94,9 @@ struct Doing {
     /// Makes a repeated command one act.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Whose alert, where several tenants have one of this id.
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     format: Output,
     #[command(flatten)]
@@ -267,6 +270,7 @@ impl Doing {
                 decision: decision.clone(),
                 bulk,
                 key: self.idempotency_key.clone(),
+                tenant: self.tenant.clone(),
             };
             let done = self.send(wanted)?;
             match self.format {
@@ -286,7 +290,12 @@ impl Doing {
         let source = self.from.open()?;
         let path = format!("/api/v1/alerts/{}/{}", escaped(&wanted.id), wanted.act);
         let mut body = json!({"bulk": wanted.bulk});
-        let texts = [("note", &wanted.note), ("disposition", &wanted.disposition), ("decision", &wanted.decision)];
+        let texts = [
+            ("note", &wanted.note),
+            ("disposition", &wanted.disposition),
+            ("decision", &wanted.decision),
+            ("tenant", &wanted.tenant),
+        ];
         for (name, text) in texts {
             if let Some(text) = text {
                 body[name] = text.as_str().into();
@@ -325,13 +334,15 @@ pub struct Wanted {
     decision: Option<String>,
     bulk: bool,
     key: Option<String>,
+    tenant: Option<String>,
 }
 
 impl Wanted {
     fn ask(&self) -> Result<Ask, Error> {
         let act = Act::of_name(&self.act).ok_or_else(|| Error::invalid("there is no such act"))?;
         let (note, disposition, decision) = (self.note.clone(), self.disposition.clone(), self.decision.clone());
-        Ok(Ask { alert_id: self.id.clone(), act, note, disposition, decision, bulk: self.bulk, key: self.key.clone() })
+        let (alert_id, tenant, key) = (self.id.clone(), self.tenant.clone(), self.key.clone());
+        Ok(Ask { alert_id, tenant, act, note, disposition, decision, bulk: self.bulk, key })
     }
 }
 
@@ -388,8 +399,8 @@ pub fn act_directly(writer: &mut Writer, reader: &Reader, wanted: &Wanted, ident
         Planned::Append(said) => (append(writer, said)?, true),
     };
     let snapshot = Projection::of(reader.clone()).map_err(unreadable)?.snapshot();
-    let found = alert(&snapshot, &ask.alert_id, AsOf::Now).map_err(unreadable)?;
-    let alert: AlertRow = found.map(|(alert, _)| alert).unwrap_or_default();
+    let found = alert(&snapshot, (&ask.alert_id, ask.tenant.as_deref()), AsOf::Now).map_err(unreadable)?;
+    let alert: AlertRow = found.into_iter().next().map(|(alert, _)| alert).unwrap_or_default();
     Ok(Done { act: ask.act, seq, appended, alert }.json())
 }
 

@@ -57,11 +57,19 @@ impl Replay {
     /// Prints the replay. Nothing found is status 1.
     pub fn run(self) -> Result<(), Failure> {
         let what = self.what;
-        let id = [what.trace, what.grant, what.agent, what.conversation, what.alert].into_iter().flatten().next();
-        let id = id.unwrap_or_default();
+        let named = [
+            ("trace", what.trace),
+            ("grant", what.grant),
+            ("agent", what.agent),
+            ("conversation", what.conversation),
+            ("alert", what.alert),
+        ];
+        let asked = named.into_iter().find_map(|(of, id)| Some((of, id?)));
+        // clap wants exactly one.
+        let Some((of, id)) = asked else { return Err(Failure::wrong("say what to replay, such as --trace ID")) };
         let mut tree = tree::Tree::new(std::io::stdout().is_terminal());
         let mut count = 0;
-        self.from.open()?.replay(&id, self.as_of.as_deref(), &mut |batch| {
+        self.from.open()?.replay((&id, of), self.as_of.as_deref(), &mut |batch| {
             let mut text = String::new();
             match self.format {
                 Output::Tree => text.extend(StepRow::read(&batch).iter().map(|step| tree.draw(step))),
@@ -79,7 +87,7 @@ impl Replay {
         if count == 0 {
             let then = self.as_of.map_or_else(String::new, |at| format!(" as of {at}"));
             return Err(Failure::wrong(format!(
-                "no provenance event in this ledger is known by the id {id}{then}; plain spans of a trace: custody sql \
+                "no provenance event in this ledger is known by the id {id} (as {of}){then}; plain spans of a trace: custody sql \
                  \"SELECT * FROM spans WHERE trace_id = '{id}'\""
             )));
         }

@@ -55,8 +55,9 @@ impl Select {
                 "SELECT seq FROM spans WHERE trace_id = {id} UNION ALL SELECT seq FROM logs WHERE trace_id = {id}"
             ));
         }
-        if let Some(id) = self.grant.as_ref().or(self.agent.as_ref()) {
-            return Some(format!("SELECT seq FROM replay({}) WHERE seq IS NOT NULL", quoted(id)));
+        let named = [("grant", &self.grant), ("agent", &self.agent)];
+        if let Some((of, id)) = named.into_iter().find_map(|(of, id)| Some((of, id.as_ref()?))) {
+            return Some(format!("SELECT seq FROM replay({}, NULL, '{of}') WHERE seq IS NOT NULL", quoted(id)));
         }
         if let Some(condition) = &self.r#where {
             return Some(format!("SELECT seq FROM events WHERE {condition}"));

@@ -79,6 +79,8 @@ impl Act {
 pub struct Ask {
     /// Which alert.
     pub alert_id: String,
+    /// Whose, where several tenants have one of this id.
+    pub tenant: Option<String>,
     /// What is done.
     pub act: Act,
     /// In words.
@@ -169,7 +171,13 @@ pub fn may(caller: &Caller) -> Result<(), Refusal> {
 pub fn plan(snapshot: &Arc<Snapshot>, caller: &Caller, ask: &Ask) -> Result<Planned, Refusal> {
     may(caller)?;
     check(ask)?;
-    let Some((found, events)) = alert(snapshot, &ask.alert_id, AsOf::Now)? else {
+    let mut alerts = alert(snapshot, (&ask.alert_id, ask.tenant.as_deref()), AsOf::Now)?;
+    if alerts.len() > 1 {
+        let whose: Vec<&str> = alerts.iter().map(|(a, _)| a.tenant.as_deref().unwrap_or("(none)")).collect();
+        let message = format!("alerts of several tenants have this id: say which, by tenant ({})", whose.join(", "));
+        return Err(Refusal::conflict(message));
+    }
+    let Some((found, events)) = alerts.pop() else {
         return Err(Refusal::new(404, "not_found", "there is no alert with this id that you may see"));
     };
     let speakers = Speakers::of(snapshot, AsOf::Now)?;

@@ -42,12 +42,14 @@ table! {
         bulk: bool,
         /// The key by which a repeated request is known.
         idempotency_key: Option<String>,
+        /// Tenant: alerts of several tenants may have one id.
+        tenant: Option<String>,
     }
 }
 
 /// All records about an alert, in the order of the log.
 pub fn history(snapshot: &Snapshot, id: &str, as_of: AsOf) -> Result<Vec<HistoryRow>, Error> {
-    let Some((_, events)) = super::alert(snapshot, id, as_of)? else { return Ok(Vec::new()) };
+    let events = super::about(snapshot, id, as_of)?;
     let speakers = Speakers::of(snapshot, as_of)?;
     Ok(events.iter().map(|event| row(event, id, &speakers)).collect())
 }
@@ -103,5 +105,6 @@ pub(super) fn row(event: &EventRow, id: &str, speakers: &Speakers) -> HistoryRow
         decision: event.decision.clone().filter(|_| event.kind == "containment_decision"),
         bulk: says_bulk(event),
         idempotency_key: text(super::acts::KEY),
+        tenant: event.tenant.clone(),
     }
 }

@@ -349,11 +349,12 @@ fn share(part: u64, whole: u64) -> f64 {
 
 /// The table `coverage`.
 pub fn coverage(alerts: &[AlertRow]) -> Vec<CoverageRow> {
-    let of = |(rule, alerts): (Option<String>, Vec<&AlertRow>)| CoverageRow { rule, ..covered(&alerts, None) };
+    let of = |(rule, alerts): (Option<String>, Vec<&AlertRow>)| CoverageRow { rule, ..covered(&alerts) };
     by_rule(alerts).into_iter().map(of).collect()
 }
 
-/// `coverage_by(by, follow_up, window)`; both times in ns.
+/// `coverage_by(by, follow_up, window)`; both times in ns. With a follow-up time the alerts are those of
+/// [`super::alerts_within`]: as they were that long after each was raised, whatever was done later.
 pub fn coverage_by(
     alerts: &[AlertRow],
     by: By,
@@ -368,7 +369,7 @@ pub fn coverage_by(
         groups.retain(|_, some| !some.is_empty());
     }
     let of = |((value, window_start), alerts): ((Option<String>, Option<Time>), Vec<&AlertRow>)| {
-        let row = covered(&alerts, follow_up);
+        let row = covered(&alerts);
         CoverageByRow {
             value,
             window_start,
@@ -385,26 +386,22 @@ pub fn coverage_by(
     groups.into_iter().map(of).collect()
 }
 
-fn covered(alerts: &[&AlertRow], follow_up: Option<i64>) -> CoverageRow {
-    let within = |alert: &AlertRow, time: Option<Time>| {
-        let end = follow_up.map(|ns| alert.raised_time.0.saturating_add(ns));
-        time.is_some_and(|time| end.is_none_or(|end| time.0 <= end))
-    };
+fn covered(alerts: &[&AlertRow]) -> CoverageRow {
     let count = |test: &dyn Fn(&AlertRow) -> bool| alerts.iter().filter(|a| test(a)).count() as u64;
     let closed_as = |how: &'static str| {
-        count(&|a| within(a, a.closed_time) && a.closed_how.as_deref() == Some(how) && a.disposition.is_some())
+        count(&|a| a.closed_time.is_some() && a.closed_how.as_deref() == Some(how) && a.disposition.is_some())
     };
-    let by_people = |a: &AlertRow| within(a, a.acknowledged_time) || within(a, a.closed_time);
+    let by_people = |a: &AlertRow| a.acknowledged_time.is_some() || a.closed_time.is_some();
     let (raised, closed) = (alerts.len() as u64, closed_as("single"));
     CoverageRow {
         rule: None,
         raised,
-        acknowledged: count(&|a| within(a, a.acknowledged_time)),
-        opened: count(&|a| within(a, a.investigation_opened_time)),
+        acknowledged: count(&|a| a.acknowledged_time.is_some()),
+        opened: count(&|a| a.investigation_opened_time.is_some()),
         closed,
         bulk_closed: closed_as("bulk"),
-        auto_closed: count(&|a| !by_people(a) && (within(a, a.suppressed_time) || within(a, a.merged_time))),
-        superseded: count(&|a| !by_people(a) && within(a, a.superseded_time)),
+        auto_closed: count(&|a| !by_people(a) && (a.suppressed_time.is_some() || a.merged_time.is_some())),
+        superseded: count(&|a| !by_people(a) && a.superseded_time.is_some()),
         coverage: share(closed, raised),
     }
 }

@@ -258,7 +258,7 @@ impl Projection {
     }
 
     /// Puts segments in the place of those of a range, and has those deleted when unused.
-    fn replace(&self, range: Range<u64>, by: Vec<Segment>) -> Result<(), Error> {
+    pub(super) fn replace(&self, range: Range<u64>, by: Vec<Segment>) -> Result<(), Error> {
         let mut old = Vec::new();
         self.publish(None, |next| {
             let segments = Arc::make_mut(&mut next.segments);

@@ -8,6 +8,7 @@
 
 mod compact;
 mod keep;
+mod look_over;
 mod manifest;
 mod place;
 mod read;

@@ -275,6 +275,27 @@ fn a_flipped_byte_is_found_by_its_digest_and_made_again() {
 }
 
 #[test]
+fn a_start_looks_every_file_over_and_makes_a_damaged_one_again() {
+    let log = Log::new(20);
+    drop(sealed(&log.reader, limits(10, 0)));
+    let opened = Projection::open_own(log.reader.clone(), limits(10, 0)).unwrap();
+    assert_eq!(opened.look_over().unwrap(), 0, "what is sound is left as it is");
+    let file = Arc::clone(&opened.snapshot().segments[1].files[0]);
+    let path = log.dir.path().join("segments").join(&file.entry.path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    drop((file, opened));
+    // Neither its size nor its footer tells.
+    let opened = Projection::open_own(log.reader.clone(), limits(10, 0)).unwrap();
+    assert!(opened.snapshot().segments[1].files.iter().any(|file| file.sound().is_err()));
+    assert_eq!(opened.look_over().unwrap(), 1);
+    assert!(opened.snapshot().segments.iter().all(|segment| segment.files.iter().all(|file| file.sound().is_ok())));
+    assert_whole(log.dir.path(), &opened);
+    assert_eq!(rows(&opened.snapshot()), expected(&log.reader));
+}
+
+#[test]
 fn segments_of_another_history_are_not_taken() {
     let (one, mut other) = (Log::new(20), Log::new(0));
     drop(sealed(&one.reader, limits(10, 0)));

@@ -105,7 +105,8 @@ async fn show(State(served): State<Served>, caller: Caller, Path(id): Path<Strin
 }
 
 async fn shown(served: &Served, caller: &Caller, id: &str) -> Result<Option<Json>, Error> {
-    let (alerts, size) = rows(served, caller, &format!("SELECT * FROM alerts WHERE alert_id = {}", quoted(id))).await?;
+    let (alerts, size) =
+        rows(served, caller, &format!("SELECT * FROM alerts WHERE alert_id = {} ORDER BY seq", quoted(id))).await?;
     let Some(alert) = alerts.into_iter().next() else { return Ok(None) };
     let (steps, _) = rows(served, caller, &format!("SELECT * FROM alert_history({}) ORDER BY seq", quoted(id))).await?;
     let seqs: Vec<String> = alert["evidence"].as_array().into_iter().flatten().map(Json::to_string).collect();
@@ -137,6 +138,7 @@ struct Body {
     note: Option<String>,
     disposition: Option<String>,
     decision: Option<String>,
+    tenant: Option<String>,
     bulk: bool,
 }
 
@@ -179,8 +181,8 @@ async fn answer(
             return problem(StatusCode::BAD_REQUEST, "invalid_request", message, None);
         }
     };
-    let Body { note, disposition, decision, bulk } = body;
-    let ask = Ask { alert_id, act: act_asked, note, disposition, decision, bulk, key };
+    let Body { note, disposition, decision, tenant, bulk } = body;
+    let ask = Ask { alert_id, tenant, act: act_asked, note, disposition, decision, bulk, key };
     // Not given up when the client goes: what was begun is finished, and its repetition finds it.
     let done = tokio::spawn(async move { act(&served, &caller, ask).await }).await;
     match done {
@@ -237,9 +239,10 @@ pub async fn act(served: &Served, caller: &Caller, ask: Ask) -> Result<Done, Ref
     };
     wait_for(served, seq).await;
     drop(one_by_one);
-    let (snapshot, id) = (served.engine.view(caller), ask.alert_id);
-    let found = blocking(move || alert(&snapshot, &id, AsOf::Now).map_err(Refusal::from)).await?;
-    Ok(Done { act: ask.act, seq, appended, alert: found.map(|(alert, _)| alert).unwrap_or_default() })
+    let (snapshot, id, tenant) = (served.engine.view(caller), ask.alert_id, ask.tenant);
+    let found = blocking(move || alert(&snapshot, (&id, tenant.as_deref()), AsOf::Now).map_err(Refusal::from)).await?;
+    let alert = found.into_iter().next().map(|(alert, _)| alert).unwrap_or_default();
+    Ok(Done { act: ask.act, seq, appended, alert })
 }
 
 /// Waits until queries see a record. Durable it is already; that it is not visible soon is no failure.

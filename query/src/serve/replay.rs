@@ -1,5 +1,5 @@
-//! `GET /api/v1/replay?id=ID[&as_of=SEQ|TIME][&format=ndjson|arrow]`: the steps of a replay as
-//! they are made, however many there are.
+//! `GET /api/v1/replay?id=ID[&as_of=SEQ|TIME][&of=grant][&format=ndjson|arrow]`: the steps of a replay
+//! as they are made, however many there are.
 
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::pieces;
 pub(super) struct Asked {
     id: String,
     as_of: Option<String>,
+    of: Option<String>,
     #[serde(default)]
     format: Format,
 }
@@ -43,7 +44,10 @@ pub(super) async fn answer(
     let asked = match asked {
         Ok(Query(asked)) => asked,
         Err(error) => {
-            let message = parameters::wrong(&error, "id, as_of and format (ndjson or arrow)");
+            let message = parameters::wrong(
+                &error,
+                "id, as_of, of (trace, grant, agent, conversation or alert) and format (ndjson or arrow)",
+            );
             return problem(StatusCode::BAD_REQUEST, "invalid_request", &message, None);
         }
     };
@@ -73,9 +77,13 @@ pub(super) async fn answer(
 /// The query that it is; texts are quoted, so that they are nothing but texts.
 fn query(asked: &Asked) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let as_of = asked.as_of.as_deref().map_or_else(String::new, |at| match at.parse::<u64>() {
-        Ok(seq) => format!(", {seq}"),
-        Err(_) => format!(", {}", quoted(at)),
-    });
-    format!("SELECT * FROM replay({}{as_of}) ORDER BY step", quoted(&asked.id))
+    let as_of = asked.as_of.as_deref().map_or_else(
+        || "NULL".to_owned(),
+        |at| match at.parse::<u64>() {
+            Ok(seq) => seq.to_string(),
+            Err(_) => quoted(at),
+        },
+    );
+    let of = asked.of.as_deref().map_or_else(String::new, |of| format!(", {}", quoted(of)));
+    format!("SELECT * FROM replay({}, {as_of}{of}) ORDER BY step", quoted(&asked.id))
 }

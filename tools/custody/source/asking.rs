@@ -91,16 +91,16 @@ impl Source {
         self.looking_anew(again, each, &once)
     }
 
-    /// The steps of a replay as they come, a batch at a time.
+    /// The steps of a replay as they come, a batch at a time: of an id, and what it is.
     pub fn replay(
         &self,
-        id: &str,
+        (id, of): (&str, &str),
         as_of: Option<&str>,
         each: &mut dyn FnMut(RecordBatch) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let once = |source: &Self, each: &mut Each<'_>| {
             let request = source.agent().get(format!("{}/api/v1/replay", source.url)).header("X-Footer", "true");
-            let mut request = request.query("format", "arrow").query("id", id);
+            let mut request = request.query("format", "arrow").query("id", id).query("of", of);
             if let Some(as_of) = as_of {
                 request = request.query("as_of", as_of);
             }

@@ -1,7 +1,7 @@
 //! Who may act, what is refused, and what counts, without a server.
 
 use super::*;
-use crate::alerts::{Folded, Standing, alerts, history, measures};
+use crate::alerts::{Folded, Standing, alerts, alerts_within, history, measures};
 use crate::caller::Roles;
 use crate::event::EventRow;
 use crate::rows::Time;
@@ -83,7 +83,16 @@ fn ada() -> Caller {
 }
 
 fn ask(act: Act) -> Ask {
-    Ask { alert_id: "a1".into(), act, note: None, disposition: None, decision: None, bulk: false, key: None }
+    Ask {
+        alert_id: "a1".into(),
+        act,
+        note: None,
+        tenant: None,
+        disposition: None,
+        decision: None,
+        bulk: false,
+        key: None,
+    }
 }
 
 fn status(result: Result<Planned, Refusal>) -> u16 {
@@ -259,7 +268,10 @@ fn bulk_and_automatic_closings_are_no_coverage_and_compete() {
     assert_eq!((row.ended, row.ended_otherwise, row.still_open, row.share_open), (1, 8, 1, 0.1));
     assert_eq!(row.p50_seconds, None, "nobody will ever have noticed half of them");
     let day = 86_400 * SECOND;
-    let at = |follow_up, now| measures::coverage_by(&folded, measures::By::All, Some(follow_up), None, now);
+    let at = |follow_up, now| {
+        let within = alerts_within(&case.snapshot(), follow_up).unwrap();
+        measures::coverage_by(&within, measures::By::All, Some(follow_up), None, now)
+    };
     assert!(at(day, now).is_empty(), "nothing was followed for a day yet");
     let early = &at(200 * SECOND, now)[0];
     assert_eq!((early.raised, early.closed), (10, 0), "the closing at 500 s is beyond 200 s");
@@ -316,7 +328,7 @@ fn a_superseded_alert_says_by_what_and_dwells_no_more() {
     assert_eq!((of("b").superseded_time, of("b").superseded_by.as_deref()), (Some(Time(20 * SECOND)), Some("b.2")));
     // One alert alone tells the same as all of them.
     for alert in folded.iter() {
-        let (one, _) = super::alert(&snapshot, &alert.alert_id, AsOf::Now).unwrap().unwrap();
+        let (one, _) = super::alert(&snapshot, (&alert.alert_id, None), AsOf::Now).unwrap().remove(0);
         assert_eq!((&one.state, &one.superseded_by), (&alert.state, &alert.superseded_by), "{}", alert.alert_id);
     }
     let steps = history(&snapshot, "b", AsOf::Now).unwrap();
@@ -335,4 +347,76 @@ fn a_superseded_alert_says_by_what_and_dwells_no_more() {
     let outcomes = measures::outcomes(&folded, now);
     let row = outcomes.iter().find(|r| r.rule.is_none() && r.outcome == "superseded").unwrap();
     assert_eq!((row.alerts, row.ended), (7, 2));
+}
+
+/// An alert of a SIEM, as one submitter of a tenant raises it.
+fn siem(case: &mut Case, submitter: &str, tenant: Option<&str>, (severity, title): (&str, &str)) {
+    let fields = [("security.alert.id", "S-1"), ("security.alert.severity", severity), ("security.alert.title", title)];
+    let at = case.0.len() as i64;
+    case.add(at, "alert", submitter, None, &fields);
+    case.0.last_mut().unwrap().tenant = tenant.map(Into::into);
+}
+
+#[test]
+fn whoever_is_quicker_with_an_id_makes_no_alert_harmless_or_go_away() {
+    let mut case = Case::default();
+    siem(&mut case, "agent", Some("acme"), ("informational", "harmless"));
+    siem(&mut case, "siem", Some("acme"), ("critical", "Exfiltration!"));
+    siem(&mut case, "agent", Some("acme"), ("low", "really"));
+    let row = case.one();
+    let told = (row.severity.as_deref(), row.title.as_deref(), row.raised_by.as_str());
+    assert_eq!(told, (Some("critical"), Some("Exfiltration!"), "siem"));
+    assert_eq!((row.also_raised_by, row.seq, row.raised_time), (vec!["agent".to_owned()], 1, Time(0)));
+    let mut take_back = |who: &str| {
+        case.add(9, "alert_superseded", who, None, &[("security.alert.id", "S-1")]);
+        case.0.last_mut().unwrap().tenant = Some("acme".into());
+        case.one().state
+    };
+    let states = ["agent", "another", "siem"].map(&mut take_back);
+    assert_eq!(states, ["open", "open", "superseded"], "all who raised it must say so");
+}
+
+#[test]
+fn the_same_id_in_two_tenants_is_two_alerts() {
+    let mut case = Case::default();
+    siem(&mut case, "agent", Some("globex"), ("critical", "noise"));
+    siem(&mut case, "siem", Some("acme"), ("high", "real"));
+    let ask = |act, tenant: Option<&str>| Ask { alert_id: "S-1".into(), tenant: tenant.map(Into::into), ..ask(act) };
+    let refused = plan(&case.snapshot(), &ada(), &ask(Act::Acknowledge, None)).unwrap_err();
+    assert!(refused.status == 409 && refused.message.contains("globex, acme"), "{refused:?}");
+    assert_eq!(plan(&case.snapshot(), &ada(), &ask(Act::Acknowledge, Some("initech"))).unwrap_err().status, 404);
+    let planned = plan(&case.snapshot(), &ada(), &ask(Act::Acknowledge, Some("acme"))).unwrap();
+    let Planned::Append(said) = planned else { panic!("{planned:?}") };
+    assert_eq!(said.last().unwrap().record.text("tenant.id"), Some("acme"));
+    let person = Some(("human", "jwt:idp#ada"));
+    case.add(5, "alert_acknowledged", "soc", person, &[("security.alert.id", "S-1")]);
+    let noticed = |case: &Case| {
+        let alerts = alerts(&case.snapshot(), AsOf::Now).unwrap();
+        alerts.iter().map(|a| (a.tenant.clone().unwrap(), a.acknowledged_time.is_some())).collect::<Vec<_>>()
+    };
+    let want = |acme| vec![("globex".to_owned(), false), ("acme".to_owned(), acme)];
+    assert_eq!(noticed(&case), want(false), "what names no tenant is about neither of two");
+    case.0.last_mut().unwrap().tenant = Some("acme".into());
+    assert_eq!(noticed(&case), want(true));
+    let found = alert(&case.snapshot(), ("S-1", Some("acme")), AsOf::Now).unwrap();
+    assert_eq!(found[0].1.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2], "no record of the other tenant");
+}
+
+#[test]
+fn what_is_done_after_the_follow_up_time_changes_nothing_within_it() {
+    let mut case = Case::default();
+    case.alert(0, "a1");
+    let close = Ask { disposition: Some("benign".into()), ..ask(Act::Close) };
+    case.act(10, &ada(), &ask(Act::Investigate)).unwrap();
+    case.act(20, &ada(), &close).unwrap();
+    let closed = |case: &Case, follow_up: i64| {
+        let within = alerts_within(&case.snapshot(), follow_up * SECOND).unwrap();
+        let now = Time(1_000_000 * SECOND);
+        measures::coverage_by(&within, measures::By::All, Some(follow_up * SECOND), None, now)[0].closed
+    };
+    assert_eq!([15, 3_600, 200_000].map(|s| closed(&case, s)), [0, 1, 1]);
+    case.act(100_000, &ada(), &ask(Act::Investigate)).unwrap();
+    assert_eq!([15, 3_600, 200_000].map(|s| closed(&case, s)), [0, 1, 0], "it was closed in time, then");
+    case.act(150_000, &ada(), &close).unwrap();
+    assert_eq!([15, 3_600, 200_000].map(|s| closed(&case, s)), [0, 1, 1]);
 }
