@@ -261,7 +261,7 @@ fn a_chain_of_ten_thousand_is_walked_both_ways() {
     let grants = Grants::near(&snapshot, [leaf.as_str()], AsOf::Now, Time(0)).unwrap();
     let chain = grants.chain(&leaf);
     assert_eq!((chain.len() as u64, chain[0].grant_id.as_str()), (deep, "g0"));
-    assert_eq!(grants.get(&leaf).map(|g| (g.uses, g.depth as u64)), Some((1, deep - 1)));
+    assert_eq!(grants.get(None, &leaf).map(|g| (g.uses, g.depth as u64)), Some((1, deep - 1)));
     // From the root down to the one use.
     let steps = case.replay("g0");
     assert_eq!(steps.iter().filter(|s| s.kind.starts_with("grant_")).count() as u64, deep);
@@ -289,7 +289,7 @@ fn a_revocation_holds_from_when_it_says() {
         Grants::near(&snapshot, ["g1"], AsOf::Now, Time(i64::MAX)).unwrap(),
         Grants::of(&snapshot, AsOf::Now, Time(i64::MAX)).unwrap(),
     ] {
-        let row = grants.get("g1").unwrap();
+        let row = grants.get(None, "g1").unwrap();
         assert_eq!(row.revoked_time, Some(Time(((START + 20) * 1_000_000_000) as i64)));
         assert_eq!(row.state, "revoked");
     }

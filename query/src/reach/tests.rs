@@ -114,3 +114,30 @@ fn a_call_is_covered_by_a_grant_that_was_valid_for_it() {
     let none = authority_coverage(&snapshot(vec![]), at(0)).unwrap();
     assert_eq!((none.len(), none[0].coverage), (1, None));
 }
+
+#[test]
+fn what_was_refused_or_is_anothers_covers_nothing() {
+    let until = "1970-01-01T01:00:00Z";
+    let derived = |id: &str, parent: &str| EventRow {
+        kind: "grant_derived".into(),
+        parent_grant_id: Some(parent.into()),
+        ..grant(10, id, "file:*", until)
+    };
+    let of = |tenant: &str, event: EventRow| EventRow { tenant: Some(tenant.into()), ..event };
+    let refused = EventRow { kind: "grant_denied".into(), ..grant(5, "refused", "file:*", until) };
+    let events = vec![
+        refused,
+        derived("child", "refused"),
+        call(20, "file:a", Some("child")),
+        of("acme", grant(10, "g", "file:*", until)),
+        of("acme", call(20, "file:a", Some("g"))),
+        of("globex", call(20, "file:a", Some("g"))),
+        call(20, "file:a", Some("g")),
+    ];
+    let rows = authority_coverage(&snapshot(events.clone()), at(1000)).unwrap();
+    let all = rows.iter().find(|r| r.by == "all").unwrap();
+    assert_eq!((all.tool_calls, all.with_grant, all.known, all.valid), (4, 4, 2, 1));
+    let reached = blast_radius(&snapshot(events), at(1000)).unwrap();
+    let last = reached.iter().rfind(|r| r.subject_type == "agent" && r.subject == "a").unwrap();
+    assert_eq!(last.live_grants, 1, "what was derived from a refusal is held by nobody");
+}
