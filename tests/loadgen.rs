@@ -339,3 +339,36 @@ fn a_reader_who_is_not_told_all_is_found_out() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert_eq!(json["steps"][0]["readers"]["wrong"], 3, "{json}");
 }
+
+/// What cannot work is said before anything is sent, and costs no old result.
+#[test]
+fn what_cannot_be_checked_is_said_before_the_run() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let old = dir.path().join("result.json");
+    std::fs::write(&old, "{}").unwrap();
+    let grpc = url(&server.grpc);
+    for (check, why) in [(server.http.clone(), "give a URL"), (url("127.0.0.1:1"), "does not answer")] {
+        let program = std::path::Path::new(CUSTODY).with_file_name("custody-loadgen");
+        let args = ["--target", &grpc, "--count", "512", "--check", &check, "--json", old.to_str().unwrap()];
+        let output = Command::new(program).args(args).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains("--check") && told.contains(why), "{told}");
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "{}");
+    }
+    assert_eq!(server.sql("SELECT count(*) AS n FROM spans")[0]["n"], 0);
+}
+
+/// A server that stands still is not fast: what was given up counts with the time that it took.
+#[test]
+fn what_is_given_up_counts_in_the_quantiles() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", silent.local_addr().unwrap());
+    let args = ["--target", &target, "--protocol", "http", "--rate", "1000", "--batch", "100", "--count", "500"];
+    let output = loadgen(&[&args[..], &["--timeout", "200ms", "--retry-for", "100ms"]].concat()).output().unwrap();
+    let (json, told) = result(&output);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let step = &json["steps"][0];
+    assert_eq!((&step["failed_requests"], &step["requests"]), (&5.into(), &0.into()), "{json}");
+    assert!(step["latency_us"]["p50"].as_u64() >= Some(200_000), "{json}");
+}

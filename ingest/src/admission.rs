@@ -234,6 +234,13 @@ impl Held {
         Ok(())
     }
 
+    /// Holds less: some of it is gone already.
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.client.give_back(bytes);
+    }
+
     /// Counts bytes as they came.
     pub(crate) fn received(&self, bytes: u64) {
         self.client.admission.stats.received_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -293,6 +300,11 @@ mod tests {
         own.add(15).unwrap();
         held.absorb(own);
         assert!(one.hold().add(1).is_err());
+        held.give_back(5);
+        one.hold().add(5).unwrap();
+        held.give_back(1000);
+        assert_eq!((held.bytes(), admission.stats.in_flight_bytes.load(Ordering::Relaxed)), (0, 0));
+        held.add(70).unwrap();
         drop(held);
         assert_eq!(admission.stats.in_flight_bytes.load(Ordering::Relaxed), 0);
         one.hold().add(500).unwrap();

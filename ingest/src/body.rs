@@ -79,13 +79,16 @@ pub(crate) async fn discard(body: &mut Incoming) {
     }
 }
 
+/// Room that is made for a body because it says how long it is.
+const AHEAD_BYTES_MAX: usize = 64 << 20;
+
 /// Reads a body of at most `max` bytes. A body in one piece is not copied.
 pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > max as u64 {
         return Err(Refusal::TooLarge(max));
     }
     held.could_add(body.size_hint().lower())?;
-    let expected = (body.size_hint().lower() as usize).min(max);
+    let expected = (body.size_hint().lower() as usize).min(max).min(AHEAD_BYTES_MAX);
     let mut pace = Pace::of(held);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
@@ -139,15 +142,21 @@ impl Compression {
 /// thousand times as much.
 const INLINE_BYTES_MAX: usize = 4 << 10;
 
-/// Decompresses to at most `max` bytes; what would be more is never made.
+/// Decompresses to at most `max` bytes; what would be more is never made. What came is then given back.
 pub(crate) async fn decompressed(
     body: Bytes,
     compression: Compression,
     max: usize,
     held: &mut Held,
 ) -> Result<Bytes, Refusal> {
-    if compression == Compression::None || body.len() <= INLINE_BYTES_MAX {
-        return decompress(body, compression, max, held);
+    if compression == Compression::None {
+        return Ok(body);
+    }
+    let came = body.len() as u64;
+    if came <= INLINE_BYTES_MAX as u64 {
+        let body = decompress(body, compression, max, held)?;
+        held.give_back(came);
+        return Ok(body);
     }
     let client = std::sync::Arc::clone(held.client());
     let turn = client.work().await;
@@ -160,6 +169,7 @@ pub(crate) async fn decompressed(
     let done = tokio::task::spawn_blocking(work).await;
     let (body, own) = done.map_err(|_| Refusal::unavailable("the server is stopping", 1))??;
     held.absorb(own);
+    held.give_back(came);
     Ok(body)
 }
 

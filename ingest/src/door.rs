@@ -122,6 +122,8 @@ pub struct Door {
     closing: watch::Sender<bool>,
     /// What its connections begin with, if they are encrypted.
     tls: Option<Arc<Tls>>,
+    /// Whether who has sent all and says so (shuts down his side) is still answered.
+    answers_half_closed: bool,
 }
 
 #[derive(Default)]
@@ -136,6 +138,16 @@ struct Open {
 impl Door {
     /// A door that nobody has come through yet.
     pub fn new(limits: ConnectionLimits, tls: Option<Arc<Tls>>) -> Arc<Self> {
+        Self::made(limits, tls, false)
+    }
+
+    /// The same for those who send: who shuts down his side behind a request is still told what became of it. (Who
+    /// asks and goes has his question ended, which is known by just that.)
+    pub(crate) fn of_receivers(limits: ConnectionLimits, tls: Option<Arc<Tls>>) -> Arc<Self> {
+        Self::made(limits, tls, true)
+    }
+
+    fn made(limits: ConnectionLimits, tls: Option<Arc<Tls>>, answers_half_closed: bool) -> Arc<Self> {
         let closing = watch::channel(false).0;
         Arc::new(Self {
             limits,
@@ -144,6 +156,7 @@ impl Door {
             farewells: AtomicUsize::new(0),
             closing,
             tls,
+            answers_half_closed,
         })
     }
 
@@ -364,7 +377,7 @@ impl Door {
             .keep_alive_timeout(limits.keep_alive_timeout);
         // The timer of the connection is ours: it tells silence from headers that trickle.
         let mut http1 = builder.http1();
-        http1.timer(TokioTimer::new()).header_read_timeout(None);
+        http1.timer(TokioTimer::new()).header_read_timeout(None).half_close(self.answers_half_closed);
         http1.max_buf_size((limits.header_bytes_max as usize).max(8 << 10));
         if limits.headers_max != HEADERS_DEFAULT {
             http1.max_headers(limits.headers_max);

@@ -40,14 +40,17 @@ pub(crate) fn signal_of(path: &str) -> Option<Signal> {
 
 /// Answers one call.
 pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<Incoming>) -> Response<Body> {
-    if let Some(response) = not_grpc(&request) {
+    if let Some((response, why)) = not_grpc(&request) {
+        core.refused(Transport::Grpc, &Refusal::Unsupported(why));
         return response;
     }
     let Some(signal) = signal_of(request.uri().path()) else {
         let path = request.uri().path();
-        return error(&tonic::Status::unimplemented(format!(
+        let why = format!(
             "{path} is not a method of this server; it serves Export of OTLP's TraceService, LogsService and MetricsService"
-        )));
+        );
+        core.refused(Transport::Grpc, &Refusal::Unsupported(why.clone()));
+        return error(&tonic::Status::unimplemented(why));
     };
     match export(core, signal, client, request).await {
         Ok(outcome) => {
@@ -60,8 +63,8 @@ pub(crate) async fn handle(core: &Core, client: &Arc<Client>, request: Request<I
 }
 
 /// What speaks no gRPC is told so in HTTP: most often an OTLP/HTTP exporter that was given
-/// the wrong port. HTTP/1.1 has no trailers that count, and is what a browser would speak.
-fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
+/// the wrong port. HTTP/1.1 has no trailers that count, and is what a browser would speak. Gives the answer, and why.
+fn not_grpc(request: &Request<Incoming>) -> Option<(Response<Body>, String)> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let (status, what) = match content_type.as_str() {
@@ -73,7 +76,8 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
         }
         "application/grpc" | "application/grpc+proto" => return None,
         other if other.starts_with("application/grpc+") => {
-            return Some(error(&tonic::Status::unimplemented(format!("{other} is not spoken here; use protobuf"))));
+            let why = format!("{other} is not spoken here; use protobuf");
+            return Some((error(&tonic::Status::unimplemented(&why)), why));
         }
         _ => {
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks OTLP/gRPC; OTLP/HTTP has another (4318 by default)")
@@ -85,7 +89,7 @@ fn not_grpc(request: &Request<Incoming>) -> Option<Response<Body>> {
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
-    Some(response)
+    Some((response, what.to_owned()))
 }
 
 /// Counts a refusal, and tells it.

@@ -213,9 +213,12 @@ impl Rules {
             Encoding::Protobuf => body,
             Encoding::Json => {
                 // While it is transcoded both are there, and what is nested twice.
-                held.add(body.len() as u64)?;
+                let came = body.len() as u64;
+                held.add(came)?;
                 let payload = json::transcode_within(signal, &body, self.limits.body_bytes_max).map_err(invalid)?;
                 held.add(payload.len() as u64)?;
+                drop(body);
+                held.give_back(2 * came);
                 payload.into()
             }
         };
@@ -226,6 +229,7 @@ impl Rules {
         {
             // Both are counted: the one that came goes only now.
             held.add(redacted.len() as u64)?;
+            held.give_back(payload.len() as u64);
             payload = redacted.into();
             scanned = scan(signal, &payload, &self.limits).map_err(invalid)?;
         }

@@ -112,7 +112,7 @@ impl Receivers {
         let rules = Rules { limits: config.limits, redactor: config.redactor, gate: config.gate };
         let core = Arc::new(Core::new(rules, config.in_flight, sequencer, stats).with_cors(config.cors));
         let sampler = Arc::new(Sampler::new(config.trace_ratio));
-        let door = Door::new(config.connections, config.tls);
+        let door = Door::of_receivers(config.connections, config.tls);
         Ok(Self { core, grpc, http, drain_timeout: config.drain_timeout, door, sampler, guard: config.guard })
     }
 

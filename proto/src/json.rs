@@ -112,6 +112,15 @@ fn is_snake(camel: &str, name: &str) -> bool {
     rest.next().is_none()
 }
 
+/// Below this each whole number is a double of its own: 2^53, which 2^53 + 1 is read as, too.
+const EXACT_END: f64 = 9_007_199_254_740_992.0;
+
+/// Whether a list of this field is written as one run of bytes, as all encoders of proto3 write numbers: the
+/// same request is then the same record, whichever way it comes.
+fn is_packed(field: &Field) -> bool {
+    field.repeated && !matches!(field.kind, Kind::Text | Kind::Bytes | Kind::Id | Kind::Message(_))
+}
+
 /// Base64 in either alphabet, with or without padding, as protobuf's mapping takes it.
 fn base64(text: &str) -> Option<Vec<u8>> {
     const ANY: GeneralPurposeConfig =
@@ -139,8 +148,11 @@ impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
 }
 
 impl FieldSeed<'_> {
+    /// Elements of a packed list have no key each.
     fn put_key(&mut self, wire: u8) {
-        put_varint(self.out, u64::from(self.field.number) << 3 | u64::from(wire));
+        if !(self.in_list && is_packed(self.field)) {
+            put_varint(self.out, u64::from(self.field.number) << 3 | u64::from(wire));
+        }
     }
 
     fn put_bytes(&mut self, bytes: &[u8]) {
@@ -205,11 +217,17 @@ impl FieldSeed<'_> {
             self.out.extend_from_slice(&value.to_le_bytes());
             return Ok(true);
         }
-        if value.fract() == 0.0 {
-            // Beyond what an i128 holds the cast saturates, which no field's range contains.
-            return self.put_int(value as i128);
+        let name = self.field.name;
+        if value.fract() != 0.0 {
+            return Err(E::custom(format!("{name} must be a whole number")));
         }
-        Err(E::custom(format!("{} must be a whole number", self.field.name)))
+        // Which number was written cannot be told from its nearest double any more.
+        if value.abs() >= EXACT_END {
+            return Err(E::custom(format!(
+                "{name} is out of range, or too large for a point or an exponent; write all its digits, as a string"
+            )));
+        }
+        self.put_int(value as i128)
     }
 }
 
@@ -291,13 +309,18 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
         Ok(true)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<bool, A::Error> {
         if !self.field.repeated || self.in_list {
             return Err(serde::de::Error::custom(format!("{} must not be a list", self.field.name)));
         }
         let (field, max) = (self.field, self.max);
-        while seq.next_element_seed(FieldSeed { field, in_list: true, out: self.out, max })?.is_some() {
-            within(self.out, max)?;
+        let mut packed = Vec::new();
+        let out = if is_packed(field) { &mut packed } else { &mut *self.out };
+        while seq.next_element_seed(FieldSeed { field, in_list: true, out, max })?.is_some() {
+            within(out, max)?;
+        }
+        if !packed.is_empty() {
+            self.put_bytes(&packed);
         }
         Ok(true)
     }
@@ -323,147 +346,4 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::otlp::collector_logs::ExportLogsServiceRequest;
-    use crate::otlp::collector_metrics::ExportMetricsServiceRequest;
-    use crate::otlp::collector_trace::ExportTraceServiceRequest;
-    use crate::otlp::common::any_value::Value;
-    use crate::otlp::metrics::metric::Data;
-    use prost::Message as _;
-
-    fn traces(json: &str) -> Result<ExportTraceServiceRequest, String> {
-        let bytes = transcode(Signal::Traces, json.as_bytes()).map_err(|e| e.message().to_owned())?;
-        Ok(ExportTraceServiceRequest::decode(&bytes[..]).unwrap())
-    }
-
-    fn span_json(fields: &str) -> String {
-        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{fields}}}]}}]}}]}}"#)
-    }
-
-    #[test]
-    fn takes_ids_in_either_case_and_numbers_in_both_forms() {
-        let json = span_json(
-            r#""traceId":"5B8EFFF798038103d269b633813fc60c","spanId":"EEE19B7EC3C1B174",
-               "start_time_unix_nano":"1544712660000000000","endTimeUnixNano":1544712661000000000,
-               "kind":2,"flags":257,"name":"n","unknown":{"deep":[1,{}]},"parentSpanId":null,
-               "attributes":[{"key":"i","value":{"intValue":"-7"}},{"key":"b","value":{"bytesValue":"AQI="}},
-                             {"key":"d","value":{"doubleValue":1}},{"key":"t","value":{"boolValue":true}},
-                             {"key":"a","value":{"arrayValue":{"values":[{"stringValue":""}]}}}]"#,
-        );
-        let got = traces(&json).unwrap();
-        let span = &got.resource_spans[0].scope_spans[0].spans[0];
-        assert_eq!(const_hex::encode(&span.trace_id), "5b8efff798038103d269b633813fc60c");
-        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1544712660000000000, 1544712661000000000));
-        assert_eq!((span.kind, span.flags), (2, 257));
-        let value = |i: usize| span.attributes[i].value.clone().unwrap().value.unwrap();
-        assert_eq!(value(0), Value::IntValue(-7));
-        assert_eq!(value(1), Value::BytesValue(vec![1, 2]));
-        assert_eq!(value(2), Value::DoubleValue(1.0));
-        assert_eq!(value(3), Value::BoolValue(true));
-        let Value::ArrayValue(list) = value(4) else { panic!("not a list") };
-        assert_eq!(list.values[0].value, Some(Value::StringValue(String::new())));
-    }
-
-    #[test]
-    fn says_which_field_is_wrong() {
-        for (fields, want) in [
-            (r#""traceId":"xyz""#, "traceId must be hexadecimal"),
-            (r#""kind":"SPAN_KIND_SERVER""#, "kind must be the enum's integer"),
-            (r#""startTimeUnixNano":-1"#, "startTimeUnixNano is out of range"),
-            (r#""attributes":{}"#, "attributes must be a list"),
-            (r#""name":[]"#, "name must not be a list"),
-            (r#""name":7"#, "name must be a string"),
-        ] {
-            let error = traces(&span_json(fields)).unwrap_err();
-            assert!(error.contains(want), "{error}");
-        }
-        assert!(traces("{").unwrap_err().contains("line 1"));
-        assert!(traces("[]").unwrap_err().contains("an object"));
-        assert!(traces("{} x").unwrap_err().contains("trailing"));
-    }
-
-    #[test]
-    fn what_protobufs_mapping_excludes_is_refused() {
-        let id = r#""traceId":"5b8efff798038103d269b633813fc60c""#;
-        for (fields, want) in [
-            (format!("{id},{id}"), "Span has traceId more than once"),
-            (format!(r#"{id},"trace_id":"00""#), "Span has traceId more than once"),
-            (attribute(r#""stringValue":"a","intValue":1"#), "AnyValue has intValue more than once, or beside"),
-            (attribute(r#""arrayValue":{"values":[null]}"#), "null is no element of values"),
-            (attribute(r#""doubleValue":"inf""#), "doubleValue must be a number"),
-            (attribute(r#""doubleValue":"1e999""#), "doubleValue must be a number"),
-            (attribute(r#""intValue":"9223372036854775808""#), "intValue is out of range"),
-            (attribute(r#""intValue":9223372036854775808"#), "intValue is out of range"),
-            (attribute(r#""intValue":1e30"#), "intValue is out of range"),
-            (attribute(r#""intValue":"+1""#), "intValue must be an integer"),
-            (attribute(r#""intValue":1.5"#), "intValue must be a whole number"),
-            (attribute(r#""boolValue":"true""#), "boolValue must be"),
-            (attribute(r#""bytesValue":"*""#), "bytesValue must be base64"),
-            (r#""traceId":"0x5b8efff798038103d269b633813fc60c""#.into(), "traceId must be hexadecimal"),
-            (r#""startTimeUnixNano":18446744073709551616"#.into(), "startTimeUnixNano is out of range"),
-        ] {
-            let error = traces(&span_json(&fields)).unwrap_err();
-            assert!(error.contains(want), "{fields}: {error}");
-        }
-        let wrong = [&b"{\"unknown\":\""[..], b"\xff", b"\"}"].concat();
-        assert!(transcode(Signal::Traces, &wrong).unwrap_err().message().contains("not UTF-8 from byte 12"));
-        assert!(traces("\u{feff}{}").is_err(), "a byte order mark is no JSON");
-        assert!(traces("").is_err());
-    }
-
-    fn attribute(value: &str) -> String {
-        format!(r#""attributes":[{{"key":"k","value":{{{value}}}}}]"#)
-    }
-
-    #[test]
-    fn values_at_their_edges() {
-        for (json, want) in [
-            (r#""intValue":"-9223372036854775808""#, Some(Value::IntValue(i64::MIN))),
-            (r#""intValue":9223372036854775807"#, Some(Value::IntValue(i64::MAX))),
-            (r#""intValue":1e3"#, Some(Value::IntValue(1000))),
-            (r#""intValue":null,"stringValue":"s""#, Some(Value::StringValue("s".into()))),
-            (r#""doubleValue":"-Infinity""#, Some(Value::DoubleValue(f64::NEG_INFINITY))),
-            (r#""doubleValue":"1.5""#, Some(Value::DoubleValue(1.5))),
-            (r#""bytesValue":"_-8""#, Some(Value::BytesValue(vec![0xff, 0xef]))),
-            (r#""bytesValue":"/+8=""#, Some(Value::BytesValue(vec![0xff, 0xef]))),
-            (r#""string_value":"snake""#, Some(Value::StringValue("snake".into()))),
-            (r#""string_value_":"s","StringValue":"s","stringvalue":"s""#, None),
-        ] {
-            let got = traces(&span_json(&attribute(json))).unwrap();
-            let value = got.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
-            assert_eq!(value.unwrap().value, want, "{json}");
-        }
-        // What a browser sends that cut a text within an emoji.
-        let cut = traces(&span_json(r#""name":"cut \ud83d""#)).unwrap();
-        assert_eq!(cut.resource_spans[0].scope_spans[0].spans[0].name, "cut \u{fffd}");
-        let nan = traces(&span_json(&attribute(r#""doubleValue":"NaN""#))).unwrap();
-        let nan = nan.resource_spans[0].scope_spans[0].spans[0].attributes[0].value.clone();
-        assert!(matches!(nan.unwrap().value, Some(Value::DoubleValue(nan)) if nan.is_nan()));
-    }
-
-    #[test]
-    fn what_would_be_too_large_is_not_made() {
-        let bounds = format!(
-            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{{"dataPoints":[{{"explicitBounds":[1{}]}}]}}}}]}}]}}]}}"#,
-            ",1".repeat(5000)
-        );
-        assert!(transcode_within(Signal::Metrics, bounds.as_bytes(), 50_000).is_ok());
-        let error = transcode_within(Signal::Metrics, bounds.as_bytes(), bounds.len()).unwrap_err();
-        assert!(error.message().contains("--request-bytes-max"), "{error}");
-    }
-
-    #[test]
-    fn the_examples_of_opentelemetry_transcode() {
-        let logs = transcode(Signal::Logs, include_bytes!("../testdata/logs.json")).unwrap();
-        let logs = ExportLogsServiceRequest::decode(&logs[..]).unwrap();
-        assert_eq!(logs.resource_logs[0].scope_logs[0].log_records[0].severity_text, "Information");
-        let metrics = transcode(Signal::Metrics, include_bytes!("../testdata/metrics.json")).unwrap();
-        let metrics = ExportMetricsServiceRequest::decode(&metrics[..]).unwrap();
-        let kinds = &metrics.resource_metrics[0].scope_metrics[0].metrics;
-        assert!(matches!(kinds[0].data, Some(Data::Sum(_))));
-        let trace = transcode(Signal::Traces, include_bytes!("../testdata/trace.json")).unwrap();
-        let trace = ExportTraceServiceRequest::decode(&trace[..]).unwrap();
-        assert_eq!(trace.resource_spans[0].scope_spans[0].spans[0].name, "I'm a server span");
-    }
-}
+mod tests;

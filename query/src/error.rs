@@ -92,6 +92,12 @@ impl Error {
         }
         let kind = match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => ErrorKind::Resources,
+            // It is the question's, and no fault within.
+            DataFusionError::Internal(said) if said.contains(TOO_LARGE) => {
+                let at = said.find(TOO_LARGE).unwrap_or_default();
+                let said = said[at..].lines().next().unwrap_or(TOO_LARGE);
+                return Self::invalid(format!("{said} Write a shorter one"));
+            }
             DataFusionError::Internal(_) => ErrorKind::Internal,
             _ if message.contains("not supported: ") && message.contains("Statement") => ErrorKind::ReadOnly,
             _ => ErrorKind::Invalid,
@@ -101,6 +107,9 @@ impl Error {
         Self { kind, message: tidy(&message), position }
     }
 }
+
+/// How DataFusion calls a pattern that it was given, and that the regex crate refuses, a fault of its own.
+const TOO_LARGE: &str = "Regular expression did not compile";
 
 /// Takes what DataFusion and the parser say about themselves off a message.
 fn tidy(message: &str) -> String {

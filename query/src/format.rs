@@ -41,6 +41,40 @@ pub fn bytes(answer: &Answer, format: Format) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Refuses times that no calendar here has: as texts they would be the words of an error, among the values.
+pub(crate) fn times_can_be_told(batch: &RecordBatch) -> Result<(), Error> {
+    use datafusion::arrow::array::AsArray as _;
+    use datafusion::arrow::compute::{max, min};
+    use datafusion::arrow::datatypes::{
+        DataType, TimeUnit, TimestampMicrosecondType as Micros, TimestampMillisecondType as Millis,
+        TimestampSecondType as Seconds,
+    };
+    /// Seconds from 1970 to the end of the year 262,142, and to the beginning of -262,143.
+    const SECONDS: std::ops::RangeInclusive<i64> = -8_334_601_228_800..=8_210_266_876_799;
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let (range, scale) = match field.data_type() {
+            DataType::Timestamp(TimeUnit::Second, _) => {
+                let times = column.as_primitive::<Seconds>();
+                ((min(times), max(times)), 1)
+            }
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                let times = column.as_primitive::<Millis>();
+                ((min(times), max(times)), 1_000)
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                let times = column.as_primitive::<Micros>();
+                ((min(times), max(times)), 1_000_000)
+            }
+            _ => continue,
+        };
+        if [range.0, range.1].into_iter().flatten().any(|time| !SECONDS.contains(&time.div_euclid(scale))) {
+            let message = format!("the column {} has a time beyond the year 262142", field.name());
+            return Err(Error::invalid(message + "; is the number in milli-, micro- or nanoseconds?"));
+        }
+    }
+    Ok(())
+}
+
 /// CSV has no lists: each is written as it would be shown.
 pub(crate) fn lists_as_text(batch: &RecordBatch) -> Result<RecordBatch, Error> {
     use datafusion::arrow::array::{Array as _, ArrayRef, StringArray};

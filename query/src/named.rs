@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, TableFactor, Value as Literal, ValueWithSpan, Visit, VisitMut, Visitor,
-    VisitorMut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, TableFactor, Value as Literal,
+    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
@@ -130,8 +130,9 @@ impl VisitorMut for Numbered<'_> {
     }
 }
 
-/// Puts values into the arguments of table functions. Without values, as when only the columns are
-/// asked for, an empty text stands there: the columns do not depend on it.
+/// Puts values where the planner wants to know them or their type: into the arguments of table functions, and behind
+/// what looks into JSON. Without values, as when only the columns are asked for, something stands there that does:
+/// the columns do not depend on it.
 pub(crate) fn bind_arguments(statement: &mut Statement, values: Option<&[ScalarValue]>) {
     let statement = match statement {
         Statement::Statement(statement) => statement,
@@ -151,7 +152,8 @@ impl VisitorMut for Arguments {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { args: Some(called), .. } = factor {
+        if let TableFactor::Table { name, args: Some(called), .. } = factor {
+            let is_as_of = name.to_string().to_lowercase().ends_with("_as_of");
             for (place, argument) in called.args.iter_mut().enumerate() {
                 let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else { continue };
                 let Literal::Placeholder(name) = &value.value else { continue };
@@ -161,12 +163,43 @@ impl VisitorMut for Arguments {
                             value.value = literal.clone();
                         }
                     }
+                    None if place == 0 && is_as_of => value.value = Literal::Number("0".into(), false),
                     None if place == 0 => value.value = Literal::SingleQuotedString(String::new()),
                     None => value.value = Literal::Null,
                 }
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::BinaryOp { op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right, .. } => self.key(right),
+            Expr::Function(called) if called.name.to_string().to_lowercase().starts_with("json_") => {
+                let FunctionArguments::List(list) = &mut called.args else { return ControlFlow::Continue(()) };
+                for argument in list.args.iter_mut().skip(1) {
+                    if let FunctionArg::Unnamed(FunctionArgExpr::Expr(key)) = argument {
+                        self.key(key);
+                    }
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Arguments {
+    /// A key or a place in JSON.
+    fn key(&self, key: &mut Expr) {
+        let Expr::Value(ValueWithSpan { value: Literal::Placeholder(name), span }) = key else { return };
+        let literal = match &self.0 {
+            Some(known) => known.get(name).cloned(),
+            None => Some(Literal::SingleQuotedString(String::new())),
+        };
+        if let Some(value) = literal {
+            *key = Expr::Value(ValueWithSpan { value, span: *span });
+        }
     }
 }
 

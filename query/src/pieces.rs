@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::Error;
-use crate::format::{failed, lists_as_text};
+use crate::format::{failed, lists_as_text, times_can_be_told};
 
 /// Bytes of a Parquet row group in the making, about.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -113,6 +113,9 @@ impl Pieces {
     pub fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, Error> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
+        }
+        if matches!(self.writing, Writing::Json | Writing::Ndjson | Writing::Csv) {
+            times_can_be_told(batch)?;
         }
         let is_first = !std::mem::replace(&mut self.begun, true);
         match &mut self.writing {

@@ -109,9 +109,6 @@ impl Visitor for PassedOver {
             Expr::SimilarTo { .. } => refused(
                 "SIMILAR TO is not there: its % and _ would be taken for letters; use LIKE, or ~ with a regular expression",
             ),
-            Expr::Function(call) if call.over.is_some() && call.name.to_string().eq_ignore_ascii_case("array_agg") => {
-                refused("array_agg OVER is not there: it would give each row a list of all others; use GROUP BY")
-            }
             _ => ControlFlow::Continue(()),
         }
     }

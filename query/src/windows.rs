@@ -3,7 +3,7 @@
 //! rows, is a terabyte. Both are counted here against the memory of the query, before the window makes anything of them.
 //!
 //! What is refused by the look of it: a `lag` or `lead` over more rows than are to be held, and a median of a frame that
-//! moves, which sorts the frame anew at each row, in which nobody can interrupt it.
+//! moves, which sorts the frame anew at each row, in which nobody can interrupt it; and a list of a frame for each row.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -256,6 +256,11 @@ pub(crate) fn are_within_bounds(plan: &LogicalPlan) -> std::result::Result<(), E
 fn out_of_bounds(expr: &Expr) -> Option<Error> {
     let Expr::WindowFunction(called) = expr else { return None };
     let (name, params) = (called.fun.name(), &called.params);
+    // By the function's own name: in a query it may be written in quotes.
+    if name == "array_agg" {
+        let message = "array_agg OVER is not there: it would give each row a list of all others; use GROUP BY";
+        return Some(Error::invalid(message));
+    }
     if SHIFTING.contains(&name) {
         let reach = match params.args.get(1) {
             None => return None,

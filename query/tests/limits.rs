@@ -238,6 +238,7 @@ async fn joins_give_way_to_deadlines_and_to_other_queries() {
 async fn what_would_take_minutes_for_a_batch_is_refused() {
     let (engine, _dir) = engine();
     let million = million();
+    let list = format!("(SELECT array_agg(concat(n, '-', m)) AS a FROM {million} WHERE m < 50)");
     let start = Instant::now();
     for (sql, kind) in [
         ("SELECT levenshtein(repeat('a', 100000), repeat('b', 100000))".to_owned(), ErrorKind::Resources),
@@ -275,17 +276,25 @@ async fn what_would_take_minutes_for_a_batch_is_refused() {
             ),
             ErrorKind::Invalid,
         ),
+        (format!("SELECT array_has_all(a, array_reverse(a)) FROM {list}"), ErrorKind::Resources),
+        (format!("SELECT arrays_overlap(a, array_reverse(a)) FROM {list}"), ErrorKind::Resources),
+        (format!("SELECT a @> array_reverse(a) AS x, array_reverse(a) <@ a AS y FROM {list}"), ErrorKind::Resources),
+        (format!("SELECT \"array_agg\"(n) OVER () FROM {million}"), ErrorKind::Invalid),
+        (format!("SELECT array_agg(n) OVER (ORDER BY m) FROM {million}"), ErrorKind::Invalid),
     ] {
         let error = engine.sql(&Caller::local(None), &sql, vec![], limits(300_000)).await.expect_err(&sql);
         assert_eq!(error.kind, kind, "{sql:.100}: {error}");
     }
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     let params = vec![datafusion::scalar::ScalarValue::from("^b.*")];
-    let sql =
-        "SELECT levenshtein('kitten', 'sitting') AS d, regexp_like('abc', $1) AS l, 'abc' ~ concat('b', '$') AS m";
+    let sql = "SELECT levenshtein('kitten', 'sitting') AS d, regexp_like('abc', $1) AS l, 'abc' ~ concat('b', '$') AS m, \
+         array_has_all([1, 2], [2]) AS a, [1, 2] @> [3] AS b, [2] <@ [1, 2] AS c, array_has_any(['x'], ['y', 'x']) AS e";
     let answer = engine.sql(&Caller::local(None), sql, params, limits(60_000)).await.unwrap();
     let rows = custody_query::format::rows(&answer.batches).unwrap();
-    assert_eq!(serde_json::Value::Object(rows[0].clone()), serde_json::json!({"d": 3, "l": false, "m": false}));
+    assert_eq!(
+        serde_json::Value::Object(rows[0].clone()),
+        serde_json::json!({"d": 3, "l": false, "m": false, "a": true, "b": false, "c": true, "e": true})
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

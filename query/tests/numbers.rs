@@ -1,8 +1,10 @@
 //! Numbers that leave their type are an error, and never another number; all others are what DataFusion gives.
 
+use custody_query::pieces::Format;
 use custody_query::{Answer, Caller, Engine, Error, ErrorKind, Projection, QueryLimits, format};
 use custody_store::{Options, open};
 use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
 
 /// An engine over a log with only its first records.
 fn engine() -> (Engine, tempfile::TempDir) {
@@ -169,4 +171,64 @@ async fn no_time_that_a_sender_claims_breaks_a_view() {
     let rows = format::rows(&ask(&engine, &sql).await.unwrap().batches).unwrap();
     let told: Vec<_> = rows.iter().map(|row| row.get("duration_ns").and_then(|ns| ns.as_i64())).collect();
     assert_eq!(told, [None, Some(2), None]);
+}
+
+/// Keys of JSON and places in the past can be parameters, whether their values are known yet or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_can_be_a_key_of_json_and_a_place_in_the_past() {
+    let (engine, _dir) = engine();
+    let sql = "SELECT attributes->>$1 AS a, json_get_str(attributes, $1) AS b FROM events_as_of($2)";
+    let (columns, parameters) =
+        engine.prepare(&Caller::local(None), sql, QueryLimits::default()).await.expect("it is prepared");
+    assert_eq!((columns.fields().len(), parameters.fields().len()), (2, 2));
+    let values = vec![ScalarValue::from("k"), ScalarValue::from(0_i64)];
+    engine.sql(&Caller::local(None), sql, values, QueryLimits::default()).await.expect("it answers");
+    let found = "SELECT ('{\"k\": \"v\"}')->>$1 AS a, json_get_int('[5, 7]', $2) AS b";
+    let values = vec![ScalarValue::from("k"), ScalarValue::from(1_i64)];
+    let found = engine.sql(&Caller::local(None), found, values, QueryLimits::default()).await.unwrap();
+    let rows = format::rows(&found.batches).unwrap();
+    assert_eq!(serde_json::Value::Object(rows[0].clone()), serde_json::json!({"a": "v", "b": 7}));
+}
+
+/// Nothing among the values is the text of an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_no_calendar_has_is_an_error_and_no_value() {
+    let (engine, _dir) = engine();
+    for time in ["from_unixtime(9223372036854775807)", "to_timestamp_millis(-9223372036854775807)"] {
+        let answer = ask(&engine, &format!("SELECT {time} AS t")).await.unwrap();
+        for format in [Format::Json, Format::Ndjson, Format::Csv] {
+            let error = format::bytes(&answer, format).unwrap_err();
+            assert!(error.kind == ErrorKind::Invalid && error.message.contains("column t"), "{error}");
+        }
+        format::bytes(&answer, Format::Arrow).expect("as a number it can be told");
+    }
+    for (time, text) in [
+        ("from_unixtime(8210266876799)", "+262142-12-31T23:59:59"),
+        ("from_unixtime(-8334601228800)", "-262143-01-01T00:00:00"),
+    ] {
+        let answer = ask(&engine, &format!("SELECT {time} AS t")).await.unwrap();
+        let json = String::from_utf8(format::bytes(&answer, Format::Json).unwrap()).unwrap();
+        assert!(json.contains(text), "{json}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_that_is_too_large_is_the_questions_fault() {
+    let (engine, _dir) = engine();
+    let pattern = "'((((a{1,100}){1,100}){1,100}){1,100})'";
+    for sql in [
+        format!("SELECT 'a' ~ {pattern}"),
+        format!("SELECT regexp_like('a', {pattern})"),
+        format!("SELECT count(*) FROM spans WHERE name ~ {pattern}"),
+        format!("SELECT count(*) FROM ledger WHERE regexp_like(record_hash, {pattern})"),
+        format!("SELECT count(*) FROM ledger WHERE regexp_count(record_hash, {pattern}) > 0"),
+        format!(
+            "SELECT count(*) FROM ledger WHERE record_hash NOT IN (SELECT record_hash FROM ledger WHERE record_hash ~ {pattern})"
+        ),
+    ] {
+        match ask(&engine, &sql).await {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind, ErrorKind::Invalid, "{sql}: {error}"),
+        }
+    }
 }

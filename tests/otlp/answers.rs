@@ -168,6 +168,14 @@ fn what_is_no_unary_grpc_call_is_refused() {
         assert_eq!(told.grpc_status(), Code::InvalidArgument, "{why}");
         assert!(told.grpc_details().message.contains(why), "{why}: {told:?}");
     }
+    let refused = |server: &Server| {
+        let is_counter = |line: &&str| line.starts_with("custody_ingest_refused_requests_total{");
+        let is_ours = |line: &&str| line.contains("\"grpc\"") && line.contains("\"unsupported\"");
+        let metrics = server.get("/metrics").1;
+        let line = metrics.lines().filter(is_counter).find(is_ours);
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).expect("it is counted")
+    };
+    let before = refused(&server);
     for path in ["/", "/opentelemetry.proto.collector.trace.v1.TraceService/Import", "/grpc.health.v1.Health/Check"] {
         assert_eq!(grpc.call(path, "", &message).grpc_status(), Code::Unimplemented, "{path}");
     }
@@ -184,6 +192,8 @@ fn what_is_no_unary_grpc_call_is_refused() {
     // A browser speaks no HTTP/2 in the clear: no page, of any origin, can call.
     let told = Client::http1(&server.grpc).post(method, "application/grpc", &[], frame(false, &message));
     assert_eq!(told.status, 505);
+    // An exporter that was given the wrong port shows.
+    assert_eq!(refused(&server) - before, 8.0, "three methods, JSON, and four that were no gRPC");
     assert_eq!(server.stop_and_verify()["records"], 1);
 }
 

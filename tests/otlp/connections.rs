@@ -77,6 +77,28 @@ fn a_connection_is_kept_alive_over_successes_and_refusals() {
     assert_eq!(server.stop_and_verify()["records"], 151);
 }
 
+/// RFC 9112, section 9.6: who has sent a request and shuts down his side still reads the answer.
+#[test]
+fn a_client_that_shuts_down_its_side_behind_a_request_is_answered() {
+    let mut server = Server::start();
+    for n in 0..5 {
+        let body = Signal::Traces.protobuf(n);
+        let mut stream = TcpStream::connect(&server.otlp_http).unwrap();
+        stream.write_all(&[head("/v1/traces", body.len()), body].concat()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let told = read_head(&mut stream);
+        assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    }
+    // Half of a request is none.
+    let mut stream = TcpStream::connect(&server.otlp_http).unwrap();
+    stream.write_all(&[head("/v1/traces", 100), vec![0; 50]].concat()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut told = String::new();
+    let _ = stream.read_to_string(&mut told);
+    assert!(told.is_empty() || told.starts_with("HTTP/1.1 4") || told.starts_with("HTTP/1.1 5"), "{told}");
+    assert_eq!(server.stop_and_verify()["records"], 6);
+}
+
 /// RFC 9112, section 10.1 (and curl above a mebibyte): a client that asks before it sends is
 /// told to go on, or is refused without the body.
 #[test]

@@ -1,5 +1,6 @@
 //! Sent again, sent late, and sent wrong.
 
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::Link};
 use prost::Message as _;
@@ -43,6 +44,41 @@ fn a_retry_is_acknowledged_again_and_recorded_once() {
     );
     let row = |name, conflicting| json!({"name": name, "conflicting": conflicting});
     assert_eq!(spans, [row("span 1", false), row("span 2", false), row("changed", true)]);
+    server.stop_and_verify();
+}
+
+/// ProtoJSON: a number is the same in both encodings, to its last bit, and so is a list of numbers: a retry in the
+/// other encoding is no other version.
+#[test]
+fn numbers_are_the_same_in_both_encodings() {
+    let mut server = Server::start();
+    let value = 0.9452706955539223;
+    let json = format!(
+        r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174",
+           "attributes":[{{"key":"v","value":{{"doubleValue":{value}}}}}]}}]}}]}}]}}"#
+    );
+    let attribute = KeyValue {
+        key: "v".into(),
+        value: Some(AnyValue { value: Some(Value::DoubleValue(value)) }),
+        ..KeyValue::default()
+    };
+    let same = Span {
+        trace_id: 0x5b8e_fff7_9803_8103_d269_b633_813f_c60c_u128.to_be_bytes().to_vec(),
+        span_id: 0xeee1_9b7e_c3c1_b174_u64.to_be_bytes().to_vec(),
+        attributes: vec![attribute],
+        ..Span::default()
+    };
+    let mut http = Client::http1(&server.otlp_http);
+    assert_eq!(http.post("/v1/traces", JSON, &[], json).status, 200);
+    assert_eq!(http.post("/v1/traces", PROTOBUF, &[], traces(vec![same]).encode_to_vec()).status, 200);
+    let rows =
+        server.sql("SELECT json_get_float(s.attributes, 'v') AS v, l.flags FROM spans s JOIN ledger l USING (seq)");
+    assert_eq!(rows, [json!({"v": value, "flags": ["json"]})]);
+    let asked =
+        json!({"sql": "SELECT count(*) AS n FROM spans WHERE json_get_float(attributes, 'v') = $1", "params": [value]});
+    let told = Client::http1(&server.http).post("/api/v1/sql", JSON, &[], asked.to_string());
+    let told: serde_json::Value = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!(told["rows"][0]["n"], 1, "{told}");
     server.stop_and_verify();
 }
 

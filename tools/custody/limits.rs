@@ -164,6 +164,7 @@ impl LimitFlags {
         set("--streams-max", self.streams_max, &mut limits.streams_max)?;
         set("--header-bytes-max", self.header_bytes_max, &mut limits.header_bytes_max)?;
         set("--headers-max", self.headers_max, &mut limits.headers_max)?;
+        at_most("--headers-max", limits.headers_max, HEADERS_MAX)?;
         set_time("--header-timeout", self.header_timeout, &mut limits.header_timeout)?;
         set_time("--idle-timeout", self.idle_timeout, &mut limits.idle_timeout)?;
         set_time("--write-timeout", self.write_timeout, &mut limits.write_timeout)?;
@@ -186,7 +187,27 @@ impl LimitFlags {
     }
 }
 
-fn set<T: Copy + PartialOrd + From<u8>>(flag: &str, value: Option<T>, place: &mut T) -> Result<(), Failure> {
+/// More header fields than this cannot be kept (the `http` crate's own bound is 24,576).
+const HEADERS_MAX: usize = 24_000;
+
+/// A message of gRPC, and a place in a request, has 32 bits for its length.
+const REQUEST_BYTES_MAX: usize = u32::MAX as usize - 16;
+
+/// The size of a request, within what its formats can tell.
+pub fn set_request_bytes(value: Option<usize>, place: &mut usize) -> Result<(), Failure> {
+    set("--request-bytes-max", value, place)?;
+    at_most("--request-bytes-max", *place, REQUEST_BYTES_MAX)
+}
+
+fn at_most(flag: &str, value: usize, max: usize) -> Result<(), Failure> {
+    if value > max {
+        return Err(Failure::unable(format!("{flag} {value} is more than {max}, which is the most there can be")));
+    }
+    Ok(())
+}
+
+/// Sets what is given.
+pub fn set<T: Copy + PartialOrd + From<u8>>(flag: &str, value: Option<T>, place: &mut T) -> Result<(), Failure> {
     let Some(value) = value else { return Ok(()) };
     if value < T::from(1) {
         return Err(Failure::unable(format!("{flag} 0 would let nothing in; give at least 1")));
@@ -221,5 +242,19 @@ mod tests {
         assert_eq!(taken(Some(1024)), Some(256));
         assert_eq!(taken(Some(1 << 20)), Some(4096));
         assert_eq!(taken(None), Some(4096));
+    }
+
+    #[test]
+    fn what_no_request_could_have_is_refused() {
+        for (size, mend) in [(0, "give at least 1"), (usize::MAX, "is more than 4294967279")] {
+            let refused = set_request_bytes(Some(size), &mut 0).err().expect("it is refused");
+            assert!(refused.message.contains(mend) && refused.message.contains("--request-bytes-max"));
+        }
+        let mut taken = 7;
+        set_request_bytes(Some(1 << 30), &mut taken).ok().expect("it is taken");
+        set_request_bytes(None, &mut taken).ok().expect("it stays");
+        assert_eq!(taken, 1 << 30);
+        let many = LimitFlags { headers_max: Some(30_000), ..LimitFlags::default() };
+        assert!(many.connections(None).err().expect("it is refused").message.contains("--headers-max 30000"));
     }
 }

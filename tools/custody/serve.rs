@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::auth::layer;
 use crate::event_flags::EventFlags;
-use crate::limits::LimitFlags;
+use crate::limits::{LimitFlags, set, set_request_bytes};
 use crate::observe::Watch;
 use crate::observe::log::{self, LogFormat};
 use crate::process::{address, listen, stop_signal};
@@ -444,8 +444,8 @@ impl Serve {
         config.http = self.otlp_http.unwrap_or(config.http);
         self.security.admits("--otlp-grpc", config.grpc)?;
         self.security.admits("--otlp-http", config.http)?;
-        config.limits.body_bytes_max = self.request_bytes_max.unwrap_or(config.limits.body_bytes_max);
-        config.in_flight.bytes_max = self.in_flight_bytes_max.unwrap_or(config.in_flight.bytes_max);
+        set_request_bytes(self.request_bytes_max, &mut config.limits.body_bytes_max)?;
+        set("--in-flight-bytes-max", self.in_flight_bytes_max, &mut config.in_flight.bytes_max)?;
         self.limits.apply(&mut config)?;
         config.cors = Cors::new(&self.cors_origins).map_err(|e| Failure::unable(format!("--cors-origin: {e}")))?;
         Ok(config)

@@ -126,6 +126,34 @@ fn secrets_that_are_known_by_their_place_are_replaced() {
         ("used bearer q1w2e3r4t5y6u7i8o9p0aa today", "used bearer [redacted: bearer-token] today"),
         ("postgres://app:hunter2@db:5432/x?y=1", "postgres://app:[redacted: url-password]@db:5432/x?y=1"),
         ("https://h:8080/a@b", "https://h:8080/a@b"),
+        ("postgres://app:p@ssw0rd-Rest@db:5432/x@y", "postgres://app:[redacted: url-password]@db:5432/x@y"),
+        (
+            r"postgres:\/\/u:pw@h and https:\/\/h:80\/a@b",
+            r"postgres:\/\/u:[redacted: url-password]@h and https:\/\/h:80\/a@b",
+        ),
+        (
+            r"https://x/y?a=1\u0026access_token=abcd1234",
+            r"https://x/y?a=1\u0026access_token=[redacted: url-query-secret]",
+        ),
+        ("client_secret=abcd1234&grant_type=x", "client_secret=[redacted: form-secret]&grant_type=x"),
+        (
+            "GET / HTTP/1.1\r\nCookie: a=b; c=d\r\nHost: h",
+            "GET / HTTP/1.1\r\nCookie: [redacted: header-line]\r\nHost: h",
+        ),
+        ("curl -H 'X-Api-Key: abc' https://h", "curl -H 'X-Api-Key: [redacted: header-line]' https://h"),
+        ("tell me which cookie: this one", "tell me which cookie: this one"),
+        (
+            r#"{"Authorization":["Basic dTpw"],"Cookie":["a=b","c=d"],"Host":["h"]}"#,
+            r#"{"Authorization":["[redacted: secret-in-json-list]"],"Cookie":["[redacted: secret-in-json-list]"],"Host":["h"]}"#,
+        ),
+        (
+            r#"{"dbPassword":"hunter2","openaiApiKey": "k","keyword":"w","monkey":"m"}"#,
+            r#"{"dbPassword":"[redacted: secret-in-json]","openaiApiKey": "[redacted: secret-in-json]","keyword":"w","monkey":"m"}"#,
+        ),
+        (
+            r#"{'password': "it's", 'user': "o'neil"}"#,
+            r#"{'password': "[redacted: secret-in-quoted-dict]", 'user': "o'neil"}"#,
+        ),
         ("GET /f?id=7&sig=abcd1234&x=1", "GET /f?id=7&sig=[redacted: url-query-secret]&x=1"),
         (
             r#"{"user":"emma","password":"hunt\"er2","n":1}"#,
@@ -170,14 +198,24 @@ fn attributes_that_are_credentials_are_replaced_whatever_their_type() {
         "user_password",
         "client_secret",
         "aws.secret_access_key",
+        "dbPassword",
+        "openaiApiKey",
+        "app.githubAccessToken",
     ] {
         for value_of in [Any::StringValue("x".into()), list(), Any::IntValue(7), Any::BytesValue(vec![1])] {
             assert_eq!(value(&redactor, key, value_of), want, "{key}");
         }
     }
-    for key in
-        ["gen_ai.usage.input_tokens", "author", "authorization.ok", "cookies_count", "http.route", "key", "keyword"]
-    {
+    for key in [
+        "gen_ai.usage.input_tokens",
+        "author",
+        "authorization.ok",
+        "cookies_count",
+        "http.route",
+        "key",
+        "keyword",
+        "monKey",
+    ] {
         assert_eq!(value(&redactor, key, Any::StringValue("x".into())), Any::StringValue("x".into()), "{key}");
     }
     // In a nested list the keys are joined, in a structured body they stand alone.

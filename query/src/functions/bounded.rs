@@ -19,6 +19,9 @@ const CONSTANT_BYTES_MAX: u64 = 1 << 20;
 /// Pairs of letters that are compared in about the time that a byte of a result takes.
 const PAIRS_A_BYTE: u64 = 8;
 
+/// What comparing two elements of lists costs, in bytes of a result.
+const ELEMENT_PAIR_BYTES: u64 = 1;
+
 /// Bytes that a byte of a format becomes at most: `%+` is 35 long.
 const FORMATTED_BYTES: u64 = 18;
 
@@ -49,6 +52,8 @@ pub(super) enum Growth {
     /// A number, for which each letter of one is compared with each of the other: not room, but time, in which nobody can
     /// interrupt it.
     Pairs,
+    /// The same for each element of one list with each of the other.
+    ElementPairs,
 }
 
 /// A function that is asked how much it will give before it is called.
@@ -96,6 +101,17 @@ impl Argument {
     /// The bytes of its longest text.
     fn longest(&self) -> u64 {
         self.texts().map_or(8, |texts| (0..texts.len()).map(|i| texts.value(i).len() as u64).max().unwrap_or(0))
+    }
+
+    /// How many elements the list of a row has.
+    fn length(&self, i: usize) -> u64 {
+        let i = self.row(i);
+        match self.0.data_type() {
+            DataType::List(_) => u64::from(self.0.as_list::<i32>().value_length(i).unsigned_abs()),
+            DataType::LargeList(_) => self.0.as_list::<i64>().value_length(i).unsigned_abs(),
+            DataType::FixedSizeList(_, length) => u64::from(length.unsigned_abs()),
+            _ => 1,
+        }
     }
 
     /// How many elements its lists have, in all rows.
@@ -169,6 +185,10 @@ impl Growth {
                 });
                 pairs / PAIRS_A_BYTE
             }
+            Self::ElementPairs => {
+                let (a, b) = (args.first()?, args.get(1)?);
+                each(&|i| a.length(i).saturating_mul(b.length(i)).saturating_mul(ELEMENT_PAIR_BYTES))
+            }
             Self::Product => {
                 let first = args.first()?.bytes(rows).saturating_add(rows as u64);
                 first.saturating_mul(args.get(2)?.longest().saturating_add(1))
@@ -188,6 +208,12 @@ impl Bounded {
         let allowed = if is_constant { CONSTANT_BYTES_MAX } else { BATCH_BYTES_MAX };
         match most {
             Some(most) if most <= allowed => Ok(()),
+            _ if self.growth == Growth::ElementPairs => Err(DataFusionError::ResourcesExhausted(format!(
+                "{}() would compare more than {} million pairs of elements at once; unnest one list and join, or ask for \
+                 shorter ones",
+                self.inner.name(),
+                (allowed / ELEMENT_PAIR_BYTES) >> 20
+            ))),
             _ if matches!(self.growth, Growth::Pairs | Growth::Trim) => {
                 Err(DataFusionError::ResourcesExhausted(format!(
                     "{}() would compare more than {} million pairs of letters at once; ask for fewer or shorter values",

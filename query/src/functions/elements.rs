@@ -15,6 +15,9 @@ use datafusion::logical_expr::{
 /// The functions that are made so.
 pub(super) const NAMES: [&str; 4] = ["array_has", "array_has_all", "array_has_any", "array_position"];
 
+/// Those that compare each element of a list with each of another.
+pub(super) const OF_TWO_LISTS: [&str; 2] = ["array_has_all", "array_has_any"];
+
 /// A function whose list and element may be numbers of either kind.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct OfElements {

@@ -161,7 +161,11 @@ pub(crate) fn for_questions() -> SessionStateBuilder {
 /// A function as a session has it: as it is, bounded, or not at all.
 fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
     if elements::NAMES.contains(&inner.name()) {
-        return Some(Arc::new(ScalarUDF::from(elements::OfElements::new(inner))));
+        let inner = Arc::new(ScalarUDF::from(elements::OfElements::new(inner)));
+        return Some(match elements::OF_TWO_LISTS.contains(&inner.name()) {
+            true => Arc::new(ScalarUDF::from(Bounded { inner, growth: Growth::ElementPairs })),
+            false => inner,
+        });
     }
     if inner.name() == "date_trunc" {
         return Some(Arc::new(ScalarUDF::from(Truncated { inner })));

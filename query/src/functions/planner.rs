@@ -7,7 +7,7 @@ use datafusion::arrow::array::{AsArray as _, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::utils::list_ndims;
 use datafusion::common::{DFSchema, DataFusionError, Result, not_impl_err};
-use datafusion::functions_nested::{concat, make_array};
+use datafusion::functions_nested::{array_has, concat, make_array};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawDictionaryExpr};
 use datafusion::logical_expr::{
@@ -82,7 +82,7 @@ impl ScalarUDFImpl for Concat {
 }
 
 /// Has what the parser makes of operators and brackets planned as bounded functions: `||` of texts
-/// and of lists, `[a, b]`, `OVERLAY`, map literals.
+/// and of lists, `@>` and `<@`, `[a, b]`, `OVERLAY`, map literals.
 #[derive(Debug)]
 pub(super) struct BoundedPlanner;
 
@@ -93,11 +93,21 @@ fn call(function: Arc<ScalarUDF>, args: Vec<Expr>) -> Result<Expr> {
 
 impl ExprPlanner for BoundedPlanner {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        if expr.op != BinaryOperator::StringConcat {
+        if !matches!(expr.op, BinaryOperator::StringConcat | BinaryOperator::AtArrow | BinaryOperator::ArrowAt) {
             return Ok(PlannerResult::Original(expr));
         }
         let dimensions = |expr: &Expr| expr.get_type(schema).map(|kind| list_ndims(&kind));
         let (left, right) = (dimensions(&expr.left)?, dimensions(&expr.right)?);
+        if expr.op != BinaryOperator::StringConcat {
+            if left == 0 || right == 0 {
+                return Ok(PlannerResult::Original(expr));
+            }
+            let args = match expr.op {
+                BinaryOperator::AtArrow => vec![expr.left, expr.right],
+                _ => vec![expr.right, expr.left],
+            };
+            return call(array_has::array_has_all_udf(), args).map(PlannerResult::Planned);
+        }
         let args = vec![expr.left, expr.right];
         let planned = match left.cmp(&right) {
             Ordering::Equal if left == 0 => {

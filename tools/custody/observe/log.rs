@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -32,12 +33,12 @@ pub enum LogFormat {
 /// Log lines go to standard error. `level` is a filter of `tracing`; without one,
 /// CUSTODY_LOG or RUST_LOG is.
 pub fn start(format: LogFormat, level: Option<&str>) -> Result<(), Failure> {
-    let filter = match level {
-        Some(level) => EnvFilter::try_new(level).map_err(|e| Failure::unable(format!("--log-level {level}: {e}")))?,
-        None => ["CUSTODY_LOG", "RUST_LOG"]
-            .into_iter()
-            .find_map(|name| EnvFilter::try_from_env(name).ok())
-            .unwrap_or_else(|| "info".into()),
+    let own = std::env::var("CUSTODY_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = match (level, own) {
+        (Some(level), _) => filter("--log-level", level)?,
+        (None, Some(level)) => filter("CUSTODY_LOG", &level)?,
+        // Other programs read it, too, and take it as they do.
+        (None, None) => EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| "info".into()),
     };
     let lines =
         tracing_subscriber::fmt().with_writer(|| Escaped(io::stderr())).with_env_filter(filter).with_ansi(false);
@@ -46,6 +47,18 @@ pub fn start(format: LogFormat, level: Option<&str>) -> Result<(), Failure> {
         LogFormat::Json => lines.event_format(Json).init(),
     }
     Ok(())
+}
+
+/// A filter as it is meant: a word alone is a level. `tracing` takes any other for the name of a target, and a
+/// mistyped level would silence all that there is to say.
+fn filter(place: &str, text: &str) -> Result<EnvFilter, Failure> {
+    let is_wrong = |part: &&str| !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = text.split(',').map(str::trim).find(is_wrong) {
+        return Err(Failure::unable(format!(
+            "{place} {text}: {word:?} is no level; give off, error, warn, info, debug, trace, or TARGET=LEVEL"
+        )));
+    }
+    EnvFilter::try_new(text).map_err(|e| Failure::unable(format!("{place} {text}: {e}")))
 }
 
 /// Escapes what is no text. Each write is one line, its end included.
@@ -144,6 +157,22 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for text in ["wrn", "zzz", "info,custdy", "Info, wrn"] {
+            let refused = filter("--log-level", text).err().expect("it is refused");
+            assert!(refused.message.contains("is no level; give off, error"), "{}", refused.message);
+        }
+        for text in ["warn", "WARN", "off", "info,custody_ingest=debug", "custody=trace , error"] {
+            assert!(filter("--log-level", text).is_ok(), "{text}");
+        }
+        assert!(
+            filter("CUSTODY_LOG", "custody=loud")
+                .err()
+                .is_some_and(|e| e.message.starts_with("CUSTODY_LOG custody=loud"))
+        );
+    }
 
     #[test]
     fn a_line_stays_a_line_and_tells_no_terminal_what_to_do() {

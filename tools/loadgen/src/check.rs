@@ -126,14 +126,26 @@ pub struct Api {
     url: String,
     agent: ureq::Agent,
     bearer: Option<HeaderValue>,
+    patience: Duration,
 }
 
+/// Between two tries to reach it.
+const PAUSE: Duration = Duration::from_millis(200);
+
 impl Api {
-    /// At this URL, with this value of `Authorization`.
-    pub fn new(url: &str, bearer: Option<HeaderValue>) -> Self {
+    /// At this URL, with this value of `Authorization`. It may be away for as long as `patience`.
+    pub fn new(url: &str, bearer: Option<HeaderValue>, patience: Duration) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(660))).build().new_agent();
-        Self { url: url.trim_end_matches('/').to_owned(), agent, bearer }
+        Self { url: url.trim_end_matches('/').to_owned(), agent, bearer, patience }
+    }
+
+    /// Whether it is there and can be asked: better known before a run than after it.
+    pub fn answers(&self) -> Result<(), String> {
+        match self.url.starts_with("http://") || self.url.starts_with("https://") {
+            true => self.sizes(None).map(drop).map_err(|e| format!("--check: {e}")),
+            false => Err(format!("--check {}: give a URL, such as http://127.0.0.1:4680", self.url)),
+        }
     }
 
     /// Waits until queries see all that is in the log now; gives its size.
@@ -208,7 +220,14 @@ impl Api {
     }
 
     fn rows(&self, sql: &str) -> Result<Vec<Vec<u64>>, String> {
-        let (text, _) = self.sql(sql)?;
+        // A server that is started again meanwhile has lost nothing.
+        let until = Instant::now() + self.patience;
+        let text = loop {
+            match self.sql(sql) {
+                Err(_) if Instant::now() < until && self.sizes(None).is_err() => std::thread::sleep(PAUSE),
+                answer => break answer?.0,
+            }
+        };
         let number = |cell: &str| cell.parse::<u64>().map_err(|_| format!("the answer has {cell} for a number"));
         text.lines().skip(1).map(|line| line.split(',').map(number).collect()).collect()
     }

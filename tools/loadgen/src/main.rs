@@ -39,6 +39,9 @@ use crate::traffic::Traffic;
 /// It could not be told.
 const UNKNOWN: u8 = 2;
 
+/// As a shell tells of who was interrupted.
+const INTERRUPTED: i32 = 130;
+
 fn main() -> ExitCode {
     let options = Options::parse();
     match if options.dry_run { dry_run(&options) } else { measure(options) } {
@@ -95,7 +98,11 @@ fn dry_run(options: &Options) -> Result<u8, String> {
 fn measure(options: Options) -> Result<u8, String> {
     // A place that cannot be written should not cost a run.
     if let Some(path) = options.json.as_ref().filter(|path| path.as_os_str() != "-") {
-        std::fs::write(path, "").map_err(|e| format!("--json {}: {e}", path.display()))?;
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|e| format!("--json {}: {e}", path.display()))?;
+    }
+    if let Some(api) = api(&options)? {
+        api.answers()?;
     }
     let target = Arc::new(Target::new(&options)?);
     let watch = options.server_pid.map(Watch::start).transpose()?;
@@ -114,6 +121,10 @@ fn measure(options: Options) -> Result<u8, String> {
     runtime.spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
             interrupted.stop();
+        }
+        // Who asks twice does not want to wait for what is under way.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(INTERRUPTED);
         }
     });
     let progress = Arc::clone(&run);
@@ -158,13 +169,15 @@ fn step(
     Ok(Line { step, server, own, reader_count: readers, readers: told })
 }
 
+/// Where the ledger can be asked, if it is to be.
+fn api(options: &Options) -> Result<Option<check::Api>, String> {
+    let api = |url: &String| Ok(check::Api::new(url, options.bearer()?, options.check_wait));
+    options.check.as_ref().map(api).transpose()
+}
+
 /// Checks, writes the result, and gives the exit status.
 fn conclude(options: &Options, traffic: &Traffic, run: &Run, lines: &[Line]) -> Result<u8, String> {
-    let check = |url: &String| {
-        let api = check::Api::new(url, options.bearer()?);
-        check::check(&api, traffic, run.sent(), &run.acked(), options.check_wait)
-    };
-    let found = options.check.as_ref().map(check);
+    let found = api(options)?.map(|api| check::check(&api, traffic, run.sent(), &run.acked(), options.check_wait));
     let misread = lines.iter().filter_map(|line| line.readers.as_ref()).any(|told| told.wrong + told.behind > 0);
     let status = match &found {
         Some(Ok(found)) => {

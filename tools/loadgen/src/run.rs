@@ -292,7 +292,13 @@ impl Run {
                 step.rejected += rejected.unsigned_abs();
                 *step.errors.entry("partial success".into()).or_default() += 1;
             }
-            Answer::Retry(why, _) | Answer::Refused(why) => {
+            Answer::Retry(why, _) => {
+                // It would have taken longer still: without it a server that stands still would look fast.
+                step.latency.saturating_record(micros(now.saturating_duration_since(due)));
+                drop(step);
+                self.failed(why);
+            }
+            Answer::Refused(why) => {
                 drop(step);
                 self.failed(why);
             }

@@ -77,7 +77,7 @@ impl Readers {
     /// Starts them at the end of the log; each has had an answer when this returns.
     pub fn start(options: &Options, count: u16) -> Result<Self, String> {
         let url = options.events_url();
-        let api = Api::new(&url, options.bearer()?);
+        let api = Api::new(&url, options.bearer()?, options.check_wait);
         let begin = api.wait(Instant::now() + options.check_wait)?;
         let place = Arc::new(place(options, &url, begin)?);
         let (end, ending) = watch::channel(None);
