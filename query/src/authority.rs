@@ -6,6 +6,7 @@
 //! matches that text. What is not decidable (a regex in a regex, a missing field)
 //! is `Undecidable`, and never reads as narrowed.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
@@ -105,9 +106,9 @@ fn names(parent: Option<&str>, child: Option<&str>, differ: Verdict) -> Verdict 
 
 fn ordered<T: Ord>(high: &T, low: &T) -> Verdict {
     match low.cmp(high) {
-        std::cmp::Ordering::Less => Verdict::Inside,
-        std::cmp::Ordering::Equal => Verdict::Equal,
-        std::cmp::Ordering::Greater => Verdict::Widened,
+        Ordering::Less => Verdict::Inside,
+        Ordering::Equal => Verdict::Equal,
+        Ordering::Greater => Verdict::Widened,
     }
 }
 
@@ -148,19 +149,23 @@ fn rank(verdict: Verdict) -> u8 {
 }
 
 fn constraint(parent: &Json, child: &Json) -> Verdict {
-    if parent == child {
+    if same(parent, child) {
         return Verdict::Equal;
     }
+    let has = |of: &[Json], one: &Json| of.iter().any(|own| same(own, one));
     match (parent, child) {
         (Json::Array(parent), Json::Array(child)) => {
-            if child.iter().all(|c| parent.contains(c)) {
-                Verdict::Inside
-            } else {
+            let (inside, whole) = (child.iter().all(|c| has(parent, c)), parent.iter().all(|p| has(child, p)));
+            if !inside {
                 Verdict::Widened
+            } else if whole {
+                Verdict::Equal
+            } else {
+                Verdict::Inside
             }
         }
         (Json::Array(parent), one) if !one.is_object() => {
-            if parent.contains(one) {
+            if has(parent, one) {
                 Verdict::Inside
             } else {
                 Verdict::Widened
@@ -176,19 +181,48 @@ fn is_range(of: &serde_json::Map<String, Json>) -> bool {
     !of.is_empty() && of.iter().all(|(name, bound)| (name == "min" || name == "max") && bound.is_number())
 }
 
+/// As the calls' arguments are held against them: what passes as narrowed must not allow a number more.
 fn range(parent: &serde_json::Map<String, Json>, child: &serde_json::Map<String, Json>) -> Verdict {
-    let bound = |of: &serde_json::Map<String, Json>, name| of.get(name).and_then(Json::as_f64);
-    let below = match (bound(parent, "min"), bound(child, "min")) {
-        (Some(p), Some(c)) => c >= p,
-        (Some(_), None) => false,
-        (None, _) => true,
+    let bound = |name: &str, inside: Ordering| match (parent.get(name), child.get(name)) {
+        (None, None) => Verdict::Equal,
+        (None, Some(_)) => Verdict::Inside,
+        (Some(_), None) => Verdict::Widened,
+        (Some(own), Some(other)) => match compare(own, other) {
+            Some(Ordering::Equal) => Verdict::Equal,
+            Some(how) if how == inside => Verdict::Inside,
+            Some(_) => Verdict::Widened,
+            None => Verdict::Undecidable,
+        },
     };
-    let above = match (bound(parent, "max"), bound(child, "max")) {
-        (Some(p), Some(c)) => c <= p,
-        (Some(_), None) => false,
-        (None, _) => true,
+    let (min, max) = (bound("min", Ordering::Less), bound("max", Ordering::Greater));
+    if rank(min) < rank(max) { max } else { min }
+}
+
+/// A number, whole ones exactly; a text that is one counts: callers write amounts either way, and a limit
+/// that held for the one only would be none.
+fn numeric(value: &Json) -> Option<(Option<i128>, f64)> {
+    let written = match value {
+        Json::Number(number) => number.to_string(),
+        Json::String(text) => text.trim().to_owned(),
+        _ => return None,
     };
-    if below && above { Verdict::Inside } else { Verdict::Widened }
+    let number: f64 = written.parse().ok().filter(|number: &f64| number.is_finite())?;
+    let whole =
+        written.parse().ok().or_else(|| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i128));
+    Some((whole, number))
+}
+
+/// How a limit stands to a value; `None` if one of them is no number.
+pub(crate) fn compare(limit: &Json, value: &Json) -> Option<Ordering> {
+    match (numeric(limit)?, numeric(value)?) {
+        ((Some(limit), _), (Some(value), _)) => Some(limit.cmp(&value)),
+        ((_, limit), (_, value)) => limit.partial_cmp(&value),
+    }
+}
+
+/// Whether two values are the same; 100 and 100.0 are.
+pub(crate) fn same(one: &Json, other: &Json) -> bool {
+    one == other || (one.is_number() && other.is_number() && compare(one, other) == Some(Ordering::Equal))
 }
 
 #[cfg(test)]
@@ -267,6 +301,22 @@ mod tests {
             }),
         );
         assert_eq!(dimensions(&text, Verdict::Undecidable), ["constraints"]);
+        let of = |constraints: &str| grant(|g| g.constraints = Some(constraints.into()));
+        let told = |parent: &str, child: &str| {
+            let all = narrowing(&of(parent), &of(child));
+            all.iter().find(|(name, _)| *name == "constraints").map(|(_, verdict)| *verdict).unwrap()
+        };
+        let most = r#"{"n":{"max":9007199254740992}}"#;
+        assert_eq!(
+            told(most, r#"{"n":{"max":9007199254740993}}"#),
+            Verdict::Widened,
+            "floating point sees no difference"
+        );
+        assert_eq!(told(most, r#"{"n":{"max":9007199254740992.0}}"#), Verdict::Equal);
+        assert_eq!(told(most, r#"{"n":{"max":9007199254740991,"min":1}}"#), Verdict::Inside);
+        assert_eq!(told(r#"{"n":{"min":2}}"#, r#"{"n":{"min":1.5}}"#), Verdict::Widened);
+        assert_eq!(told(r#"{"n":[100]}"#, r#"{"n":[100.0]}"#), Verdict::Equal, "the same number");
+        assert_eq!(told(r#"{"n":[100,200]}"#, r#"{"n":100.0}"#), Verdict::Inside);
         assert!(!pattern_inside("*", "\u{10FFFF}") && pattern_inside("\u{10FFFF}", "\u{10FFFF}"));
     }
 }

@@ -67,6 +67,7 @@ checks!(
     "widened_delegation",
     "too_deep",
     "broken_lineage",
+    "conflicting_grant",
     "denied_then_executed",
     "approval_missing",
     "self_approved",

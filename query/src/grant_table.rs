@@ -92,7 +92,8 @@ impl TableProvider for GrantTable {
                 let near = move |snapshot: &Snapshot, now: Time| {
                     let ids: std::collections::BTreeSet<String> = ids.into_iter().collect();
                     let grants = Grants::near(snapshot, ids.iter().cloned(), AsOf::Now, now)?;
-                    let rows: Vec<GrantRow> = ids.iter().filter_map(|id| grants.get(id).cloned()).collect();
+                    let rows = grants.rows().iter().filter(|row| ids.contains(&row.grant_id));
+                    let rows: Vec<GrantRow> = rows.cloned().collect();
                     Ok(GrantRow::batch(&rows))
                 };
                 self.make(near).await?

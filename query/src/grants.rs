@@ -1,5 +1,7 @@
 //! Grants: from their events to their present state, and the chains they form.
 
+mod chain;
+mod conflict;
 mod fields;
 
 use std::collections::HashMap;
@@ -59,7 +61,7 @@ table! {
         purpose: Option<String>,
         /// Workspace.
         workspace: Option<String>,
-        /// Tool calls that named it.
+        /// Tool calls that named its id, in whichever tenant.
         uses: u64,
         /// active, expired, revoked, denied or invalid (its record breaks the model's rules).
         state: String,
@@ -74,7 +76,8 @@ table! {
         /// Whether its token is its issuer's: verified, invalid, or unverified (no keys of that issuer are
         /// configured); null without a token.
         signature: Option<String>,
-        /// ok, missing (a parent was never received) or cycle.
+        /// ok, missing (a parent was never received), cycle, or refused or invalid (a grant above it was denied, or its
+        /// record breaks the model's rules: it passes nothing on).
         lineage: String,
         /// Dimensions in which it exceeds its parent.
         widened_by: Vec<String>,
@@ -84,6 +87,11 @@ table! {
         reasons: Vec<String>,
         /// Commitment of the record that issued it, hex.
         record_hash: String,
+        /// Whose it is, as the record that issued it says. The same id in two tenants is two grants.
+        tenant: Option<String>,
+        /// The first two records that give this id and differ; empty if all that give it say the same. The row is that
+        /// of the narrower, where one lies inside the other, else of the first.
+        conflicting_seqs: Vec<u64>,
     }
 }
 
@@ -110,7 +118,8 @@ table! {
         not_before: Option<Time>,
         /// End of validity.
         expires_at: Option<Time>,
-        /// Whether every dimension is equal to or inside its parent's; null where no parent is known.
+        /// Whether every dimension is equal to or inside its parent's; null where no parent is known, false below
+        /// one that was denied or is invalid.
         narrowed: Option<bool>,
         /// Dimensions that exceed the parent's.
         widened_by: Vec<String>,
@@ -128,6 +137,8 @@ table! {
         record_hash: Option<String>,
         /// What else is to be said.
         note: Option<String>,
+        /// Whose it is. An id that two tenants use has a chain in each, one after the other.
+        tenant: Option<String>,
     }
 }
 
@@ -153,14 +164,35 @@ table! {
     }
 }
 
-/// When each grant was revoked, at the earliest, and the record that did so.
-pub(crate) type Revoked = HashMap<String, (Time, u64)>;
+/// What a grant goes by: the tenant whose it is, and its id. Who may speak for one tenant can neither give, nor pass on,
+/// nor take back what is another's.
+type Key = (Option<String>, String);
 
-/// All grants that the ledger knows of, by id.
+/// When each grant was revoked, at the earliest, and the record that did so.
+pub(crate) type Revoked = HashMap<Key, (Time, u64)>;
+
+impl GrantRow {
+    fn key(&self) -> Key {
+        (self.tenant.clone(), self.grant_id.clone())
+    }
+
+    /// Whether it was given, and so was all above it that is known: what was refused, or breaks the model's rules,
+    /// authorises nothing and passes nothing on.
+    pub(crate) fn is_given(&self) -> bool {
+        !matches!(self.state.as_str(), "denied" | "invalid") && !self.is_below_nothing()
+    }
+
+    /// Whether a grant above it gave nothing.
+    fn is_below_nothing(&self) -> bool {
+        matches!(self.lineage.as_str(), "refused" | "invalid")
+    }
+}
+
+/// All grants that the ledger knows of.
 #[derive(Debug, Default)]
 pub struct Grants {
     rows: Vec<GrantRow>,
-    by_id: HashMap<String, usize>,
+    by_key: HashMap<Key, usize>,
     /// Id of the next grant up, by place.
     parents: Vec<Option<usize>>,
 }
@@ -189,7 +221,8 @@ impl Grants {
         let Some(id) = &event.grant_id else { return };
         if event.kind == "grant_revoked" {
             let ended = (effective(event), event.seq);
-            revoked.entry(id.clone()).and_modify(|known| *known = ended.min(*known)).or_insert(ended);
+            let key = (event.tenant.clone(), id.clone());
+            revoked.entry(key).and_modify(|known| *known = ended.min(*known)).or_insert(ended);
         } else {
             self.insert(grant_row(event));
         }
@@ -206,20 +239,26 @@ impl Grants {
         &mut self.rows
     }
 
-    /// A grant that was given wins over a refusal under the same id; the first over later ones.
+    /// A grant that was given wins over a refusal under the same id, and over a record that breaks the rules. Of two
+    /// that were given `conflict` tells.
     fn insert(&mut self, row: GrantRow) {
-        match self.by_id.get(&row.grant_id) {
-            Some(&at) if self.rows[at].state != "active" && row.state == "active" => self.rows[at] = row,
+        let key = row.key();
+        match self.by_key.get(&key).map(|&at| &mut self.rows[at]) {
+            Some(known) if row.state == "active" && known.state != "active" => *known = row,
+            Some(known) if row.state == "active" => conflict::meet(known, row),
             Some(_) => {}
             None => {
-                self.by_id.insert(row.grant_id.clone(), self.rows.len());
+                self.by_key.insert(key, self.rows.len());
                 self.rows.push(row);
             }
         }
     }
 
     fn link(&mut self) {
-        let parent = |row: &GrantRow| row.parent_grant_id.as_ref().and_then(|id| self.by_id.get(id).copied());
+        let parent = |row: &GrantRow| {
+            let key = (row.tenant.clone(), row.parent_grant_id.clone()?);
+            self.by_key.get(&key).copied()
+        };
         self.parents = self.rows.iter().map(parent).collect();
     }
 
@@ -239,7 +278,7 @@ impl Grants {
             let first = at.filter(|&i| !settled[i]).and_then(|i| path.iter().position(|&on| on == i));
             let turn = path.split_off(first.unwrap_or(path.len()));
             // Each grant of a loop is above all others: where one ends, all do.
-            let ended = turn.iter().filter_map(|&i| revoked.get(&self.rows[i].grant_id).copied()).min();
+            let ended = turn.iter().filter_map(|&i| revoked.get(&self.rows[i].key()).copied()).min();
             let above = path.into_iter().rev().map(|i| (i, false));
             for (i, is_loop) in turn.into_iter().map(|i| (i, true)).chain(above) {
                 self.settle_one(i, is_loop.then_some(ended), revoked, now);
@@ -252,7 +291,7 @@ impl Grants {
     fn settle_one(&mut self, i: usize, cycle: Option<Option<(Time, u64)>>, revoked: &Revoked, now: Time) {
         let parent = self.parents[i].map(|p| self.rows[p].clone());
         let row = &mut self.rows[i];
-        let own = revoked.get(&row.grant_id).copied();
+        let own = revoked.get(&row.key()).copied();
         let mut above = None;
         match (&parent, &row.parent_grant_id) {
             _ if cycle.is_some() => {
@@ -260,7 +299,7 @@ impl Grants {
                 above = cycle.flatten();
             }
             (Some(parent), _) => {
-                row.lineage.clone_from(&parent.lineage);
+                row.lineage = passed_on(parent).into();
                 row.depth = parent.depth + 1;
                 row.root_grant_id.clone_from(&parent.root_grant_id);
                 above = parent.revoked_time.zip(parent.revoked_seq);
@@ -300,17 +339,22 @@ impl Grants {
         }
         let columns = ["seq", "ingest_time", "grant_id"];
         let calls = Wanted::all(Table::Events).columns(&columns).known_by(as_of).only("kind", ["tool_call"]);
+        let mut uses: HashMap<String, u64> = self.rows.iter().map(|row| (row.grant_id.clone(), 0)).collect();
         snapshot.read(&calls, |batch| {
             let [seq, ingest_time, grant_id] = batch.columns() else { return Ok(true) };
             for i in 0..batch.num_rows() {
                 let known = as_of.holds(<u64 as Cell>::read(seq, i), <Time as Cell>::read(ingest_time, i));
                 let id = <Option<String> as Cell>::read(grant_id, i).filter(|_| known);
-                if let Some(&at) = id.and_then(|id| self.by_id.get(&id)) {
-                    self.rows[at].uses += 1;
+                if let Some(uses) = id.and_then(|id| uses.get_mut(&id)) {
+                    *uses += 1;
                 }
             }
             Ok(true)
-        })
+        })?;
+        for row in &mut self.rows {
+            row.uses = uses.get(&row.grant_id).copied().unwrap_or(0);
+        }
+        Ok(())
     }
 
     /// All grants, in the order they were issued.
@@ -318,88 +362,24 @@ impl Grants {
         &self.rows
     }
 
-    /// One grant.
-    pub fn get(&self, id: &str) -> Option<&GrantRow> {
-        self.by_id.get(id).map(|&at| &self.rows[at])
+    /// The grant of a tenant that has an id.
+    pub fn get(&self, tenant: Option<&str>, id: &str) -> Option<&GrantRow> {
+        let key = (tenant.map(str::to_owned), id.to_owned());
+        self.by_key.get(&key).map(|&at| &self.rows[at])
     }
 
-    /// The grant and those above it, from it up; ends at a cycle.
-    pub fn ancestry(&self, id: &str) -> Vec<&GrantRow> {
-        let mut out = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        let mut at = self.by_id.get(id).copied();
-        while let Some(i) = at.filter(|&i| seen.insert(i)) {
-            out.push(&self.rows[i]);
-            at = self.parents[i];
-        }
-        out
-    }
-
-    /// The delegation chain of a grant, from the first grant that is known down.
-    pub fn chain(&self, id: &str) -> Vec<ChainRow> {
-        let mut up = self.ancestry(id);
-        up.reverse();
-        let mut out = Vec::with_capacity(up.len() + 1);
-        let Some(first) = up.first() else {
-            return vec![missing(id, 0, "this grant was never received")];
-        };
-        if let Some(parent) = &first.parent_grant_id {
-            let cycle = self.by_id.contains_key(parent);
-            out.push(match cycle {
-                true => missing(parent, 0, "cycle: this grant is also further down its own chain"),
-                false => missing(parent, 0, "the parent grant was never received"),
-            });
-        }
-        for row in up {
-            let depth = out.len() as u32;
-            let has_parent = row.parent_grant_id.as_ref().is_some_and(|id| self.by_id.contains_key(id));
-            out.push(chain_row(row, depth, has_parent));
-        }
-        out
+    /// The grants that have an id, one of each tenant that uses it.
+    fn of_id(&self, id: &str) -> impl Iterator<Item = usize> {
+        self.rows.iter().enumerate().filter(move |(_, row)| row.grant_id == id).map(|(at, _)| at)
     }
 }
 
-fn missing(id: &str, depth: u32, note: &str) -> ChainRow {
-    ChainRow {
-        depth,
-        grant_id: id.to_owned(),
-        state: "missing".into(),
-        note: Some(note.to_owned()),
-        ..ChainRow::default()
-    }
-}
-
-fn chain_row(row: &GrantRow, depth: u32, has_parent: bool) -> ChainRow {
-    let mut notes = Vec::new();
-    if row.state == "denied" {
-        notes.push(format!("refused: {}", row.reasons.join("; ")));
-    }
-    if row.state == "invalid" {
-        notes.push(format!("invalid: {}", row.reasons.join("; ")));
-    }
-    if !row.widened_by.is_empty() {
-        notes.push(format!("exceeds its parent in {}", row.widened_by.join(", ")));
-    }
-    ChainRow {
-        depth,
-        grant_id: row.grant_id.clone(),
-        parent_grant_id: row.parent_grant_id.clone(),
-        issuer: row.issuer.clone(),
-        subject: row.subject.clone(),
-        actions: row.actions.clone(),
-        resources: row.resources.clone(),
-        constraints: row.constraints.clone(),
-        not_before: row.not_before,
-        expires_at: row.expires_at,
-        narrowed: has_parent.then_some(row.widened_by.is_empty() && row.undecidable.is_empty()),
-        widened_by: row.widened_by.clone(),
-        undecidable: row.undecidable.clone(),
-        uses: row.uses,
-        state: row.state.clone(),
-        revoked_seq: row.revoked_seq,
-        seq: Some(row.issued_seq),
-        record_hash: Some(row.record_hash.clone()),
-        note: (!notes.is_empty()).then(|| notes.join("; ")),
+/// The lineage of what is derived from a grant.
+fn passed_on(parent: &GrantRow) -> &str {
+    match parent.state.as_str() {
+        "denied" => "refused",
+        "invalid" => "invalid",
+        _ => &parent.lineage,
     }
 }
 
@@ -410,9 +390,13 @@ fn effective(event: &EventRow) -> Time {
 
 pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
     let fields = Fields::of(event);
+    let (constraints, unread) = match fields.constraints() {
+        Ok(constraints) => (constraints, None),
+        Err(why) => (fields.text("authz.grant.constraints"), Some(why.to_owned())),
+    };
     let state = match event.kind.as_str() {
         "grant_denied" => "denied",
-        _ if event.invalid_reasons.is_empty() => "active",
+        _ if event.invalid_reasons.is_empty() && unread.is_none() => "active",
         _ => "invalid",
     };
     GrantRow {
@@ -425,7 +409,7 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
         initiator_type: event.initiator_type.clone(),
         actions: fields.list("authz.grant.actions").unwrap_or_default(),
         resources: fields.list("authz.grant.resources"),
-        constraints: fields.text("authz.grant.constraints"),
+        constraints,
         not_before: fields.time("authz.grant.not_before"),
         expires_at: fields.time("authz.grant.expires_at"),
         max_uses: fields.number("authz.grant.max_uses"),
@@ -436,8 +420,9 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
         issued_time: event.event_time,
         issued_seq: event.seq,
         signature: fields.text(crate::issuers::STATE),
-        reasons: event.reasons.iter().chain(&event.invalid_reasons).cloned().collect(),
+        reasons: event.reasons.iter().chain(&event.invalid_reasons).cloned().chain(unread).collect(),
         record_hash: event.record_hash.clone(),
+        tenant: event.tenant.clone(),
         ..GrantRow::default()
     }
 }

@@ -32,7 +32,7 @@ fn a_chain_runs_from_the_root_down() {
     assert_eq!(chain.iter().map(|r| r.grant_id.as_str()).collect::<Vec<_>>(), ["root", "mid", "leaf"]);
     assert_eq!(chain.iter().map(|r| r.narrowed).collect::<Vec<_>>(), [None, Some(true), Some(true)]);
     assert!(chain.iter().all(|r| r.state == "revoked" && r.revoked_seq == Some(3)), "revocation cascades");
-    assert_eq!(grants.get("leaf").map(|g| (g.depth, g.root_grant_id.as_deref())), Some((2, Some("root"))));
+    assert_eq!(grants.get(None, "leaf").map(|g| (g.depth, g.root_grant_id.as_deref())), Some((2, Some("root"))));
 }
 
 #[test]
@@ -40,14 +40,14 @@ fn orphans_and_cycles_give_an_answer() {
     let orphan = grants(&[event("grant_derived", "leaf", Some("gone"))]);
     let chain = orphan.chain("leaf");
     assert_eq!((chain[0].grant_id.as_str(), chain[0].state.as_str()), ("gone", "missing"));
-    assert_eq!(orphan.get("leaf").map(|g| g.lineage.as_str()), Some("missing"));
+    assert_eq!(orphan.get(None, "leaf").map(|g| g.lineage.as_str()), Some("missing"));
     let cycle = grants(&[
         event("grant_derived", "a", Some("c")),
         event("grant_derived", "b", Some("a")),
         event("grant_derived", "c", Some("b")),
         event("grant_derived", "d", Some("c")),
     ]);
-    assert!(["a", "b", "c", "d"].iter().all(|id| cycle.get(id).is_some_and(|g| g.lineage == "cycle")));
+    assert!(["a", "b", "c", "d"].iter().all(|id| cycle.get(None, id).is_some_and(|g| g.lineage == "cycle")));
     assert!(cycle.chain("d")[0].note.as_deref().is_some_and(|n| n.starts_with("cycle")));
     assert_eq!(grants(&[]).chain("x")[0].state, "missing");
 }
@@ -60,7 +60,7 @@ fn ten_thousand_derivations_are_no_trouble() {
     events.reverse();
     let grants = grants(&events);
     assert_eq!(grants.chain("g9999").len(), 10_000);
-    assert_eq!(grants.get("g9999").map(|g| g.depth), Some(9_999));
+    assert_eq!(grants.get(None, "g9999").map(|g| g.depth), Some(9_999));
 }
 
 #[test]
@@ -77,10 +77,115 @@ fn a_revocation_reaches_all_of_a_loop_and_below_in_whatever_order_they_came() {
         events.rotate_left(turn);
         events.push(event("grant_revoked", "b", None));
         let grants = grants(&events);
-        let told = |id: &str| grants.get(id).map(|g| (g.lineage.clone(), g.state.clone(), g.depth)).unwrap();
+        let told = |id: &str| grants.get(None, id).map(|g| (g.lineage.clone(), g.state.clone(), g.depth)).unwrap();
         for (id, depth) in [("a", 0), ("b", 0), ("c", 0), ("d", 1), ("e", 2)] {
             assert_eq!(told(id), ("cycle".into(), "revoked".into(), depth), "{id}, turned by {turn}");
         }
         assert!(grants.chain("e").iter().skip(1).all(|row| row.narrowed.is_some()), "all have a parent that is known");
+    }
+}
+
+fn given(kind: &str, id: &str, parent: Option<&str>, attributes: &str) -> EventRow {
+    EventRow { attributes: attributes.into(), ..event(kind, id, parent) }
+}
+
+#[test]
+fn nothing_comes_from_what_was_refused_or_breaks_the_rules_in_whatever_order_they_came() {
+    let broken = EventRow { invalid_reasons: vec!["broken".into()], ..event("grant_issued", "broken", None) };
+    let events = [
+        event("grant_denied", "refused", None),
+        event("grant_derived", "child", Some("refused")),
+        event("grant_derived", "grandchild", Some("child")),
+        broken,
+        event("grant_derived", "heir", Some("broken")),
+        event("grant_issued", "root", None),
+        event("grant_derived", "leaf", Some("root")),
+    ];
+    for turn in 0..events.len() {
+        let mut events = events.to_vec();
+        events.rotate_left(turn);
+        let grants = grants(&events);
+        let told = |id: &str| grants.get(None, id).map(|g| (g.lineage.as_str(), g.is_given())).unwrap();
+        for (id, lineage) in [("child", "refused"), ("grandchild", "refused"), ("heir", "invalid")] {
+            assert_eq!(told(id), (lineage, false), "{id}, turned by {turn}");
+            let chain = grants.chain(id);
+            let last = &chain[chain.len() - 1];
+            assert_eq!(last.narrowed, Some(false), "{id} lies inside nothing");
+            assert!(last.note.as_deref().is_some_and(|note| note.starts_with("a grant above it")), "{last:?}");
+        }
+        assert_eq!((told("leaf"), grants.chain("leaf")[1].narrowed), (("ok", true), Some(true)));
+    }
+    let mut later = events.to_vec();
+    later.push(event("grant_issued", "refused", None));
+    let later = grants(&later);
+    assert_eq!(later.get(None, "grandchild").map(|g| g.lineage.as_str()), Some("ok"), "it was given after all");
+}
+
+#[test]
+fn tenants_do_not_meet_in_a_grant() {
+    let of = |tenant: Option<&str>, event: EventRow| EventRow { tenant: tenant.map(str::to_owned), ..event };
+    let wide = r#"{"authz.grant.actions":["*"]}"#;
+    let grants = grants(&[
+        of(Some("globex"), given("grant_issued", "g", None, wide)),
+        of(Some("acme"), event("grant_issued", "g", None)),
+        of(Some("acme"), event("grant_derived", "leaf", Some("g"))),
+        of(Some("globex"), event("grant_revoked", "g", None)),
+        of(Some("globex"), event("grant_derived", "theirs", Some("leaf"))),
+        of(None, event("grant_derived", "nobodys", Some("g"))),
+    ]);
+    let told = |tenant, id: &str| {
+        let grant = grants.get(tenant, id)?;
+        Some((grant.actions.join(","), grant.state.as_str(), grant.lineage.as_str()))
+    };
+    assert_eq!(told(Some("acme"), "g"), Some(("read".into(), "active", "ok")));
+    assert_eq!(told(Some("globex"), "g"), Some(("*".into(), "revoked", "ok")));
+    assert_eq!(told(Some("acme"), "leaf"), Some(("read".into(), "active", "ok")));
+    assert_eq!(told(Some("globex"), "theirs").map(|(.., lineage)| lineage), Some("missing"));
+    assert_eq!(told(None, "nobodys").map(|(.., lineage)| lineage), Some("missing"));
+    assert_eq!((told(None, "g"), told(Some("globex"), "leaf")), (None, None));
+    assert!(grants.rows().iter().all(|grant| grant.conflicting_seqs.is_empty()));
+    let chains = grants.chain("g");
+    let chains: Vec<_> = chains.iter().map(|row| (row.depth, row.tenant.as_deref(), row.state.as_str())).collect();
+    assert_eq!(chains, [(0, Some("globex"), "revoked"), (0, Some("acme"), "active")]);
+}
+
+#[test]
+fn of_two_records_for_one_id_the_narrower_counts_and_the_difference_is_told() {
+    let wide = given("grant_issued", "g", None, r#"{"authz.grant.actions":["*"],"authz.grant.issuer":"x"}"#);
+    let narrow = given("grant_issued", "g", None, r#"{"authz.grant.actions":["read"],"authz.grant.issuer":"ta"}"#);
+    let other = given("grant_issued", "g", None, r#"{"authz.grant.actions":["pay"],"authz.grant.issuer":"x"}"#);
+    let elsewhere = EventRow { agent_id: Some("another".into()), ..narrow.clone() };
+    let told = |events: &[EventRow]| {
+        let grants = grants(events);
+        let grant = grants.get(None, "g").cloned().unwrap();
+        let note = grants.chain("g")[0].note.clone();
+        assert_eq!(note.is_some(), !grant.conflicting_seqs.is_empty(), "{note:?}");
+        (grant.actions.join(","), grant.issued_seq, grant.conflicting_seqs)
+    };
+    let (none, both) = (vec![], vec![0, 1]);
+    assert_eq!(told(&[wide.clone(), wide.clone()]), ("*".into(), 0, none), "sent again");
+    assert_eq!(told(&[wide.clone(), narrow.clone()]), ("read".into(), 1, both.clone()));
+    assert_eq!(told(&[narrow.clone(), wide.clone()]), ("read".into(), 0, both.clone()));
+    assert_eq!(told(&[wide.clone(), narrow.clone(), wide.clone(), narrow.clone()]), ("read".into(), 1, both.clone()));
+    assert_eq!(told(&[narrow.clone(), other.clone()]), ("read".into(), 0, both.clone()), "neither lies in the other");
+    assert_eq!(told(&[wide.clone(), elsewhere]), ("*".into(), 0, both.clone()), "for another agent");
+    let renamed = EventRow { attributes: narrow.attributes.replace("ta", "x"), ..narrow.clone() };
+    assert_eq!(told(&[narrow.clone(), renamed]), ("read".into(), 0, both), "another issuer");
+    let refused = event("grant_denied", "g", None);
+    assert_eq!(told(&[refused, narrow]), ("read".into(), 1, vec![]), "given after it had been refused");
+}
+
+#[test]
+fn constraints_that_cannot_be_read_are_not_none() {
+    let of = |constraints: &str| {
+        let attributes = format!(r#"{{"authz.grant.actions":["read"],"authz.grant.constraints":{constraints}}}"#);
+        let grants = grants(&[given("grant_issued", "g", None, &attributes)]);
+        grants.get(None, "g").map(|g| (g.state.clone(), g.reasons.len())).unwrap()
+    };
+    for unread in [r#""not json""#, r#""7""#, "true", "7"] {
+        assert_eq!(of(unread), ("invalid".into(), 1), "{unread}");
+    }
+    for read in [r#""{}""#, r#""[1]""#, "[1]", r#"{"n":1}"#, r#""""#, "null", r#"{"n":{"maximum":1}}"#] {
+        assert_eq!(of(read), ("active".into(), 0), "{read}");
     }
 }

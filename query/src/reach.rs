@@ -124,13 +124,14 @@ struct Step {
     decision: Option<String>,
     classification: Option<String>,
     trace_id: Option<String>,
+    tenant: Option<String>,
     failed: bool,
     is_valid: bool,
 }
 
 /// Reads events of some kinds, one by one.
 fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Result<(), Error> {
-    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status", "invalid_reasons"]).collect();
+    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status", "invalid_reasons", "tenant"]).collect();
     let wanted = Wanted::all(Table::Events).columns(&columns).only("kind", kinds.iter().copied());
     snapshot.read(&wanted, |batch: &RecordBatch| {
         let text = |column: usize, row| <Option<String> as Cell>::read(batch.column(column).as_ref(), row);
@@ -153,6 +154,7 @@ fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Res
                 classification: text(14, i),
                 failed: text(15, i).as_deref() == Some("error"),
                 is_valid: <Vec<String> as Cell>::read(batch.column(16).as_ref(), i).is_empty(),
+                tenant: text(17, i),
             });
         }
         Ok(true)
@@ -227,7 +229,7 @@ pub fn blast_radius(snapshot: &Snapshot, now: Time) -> Result<Vec<BlastRow>, Err
     }
     let grants = Grants::of(snapshot, AsOf::Now, now)?;
     let mut held: HashMap<Subject, Vec<&GrantRow>> = HashMap::new();
-    for grant in grants.rows().iter().filter(|g| g.state != "denied" && g.state != "invalid") {
+    for grant in grants.rows().iter().filter(|g| g.is_given()) {
         let agent = grant.subject.clone().map(|id| ("agent", id));
         let identity = grant.initiator_id.clone().map(|id| ("identity", id));
         agent.into_iter().chain(identity).for_each(|subject| held.entry(subject).or_default().push(grant));
@@ -290,7 +292,7 @@ pub fn authority_coverage(snapshot: &Snapshot, now: Time) -> Result<Vec<Authorit
     let mut rows: BTreeMap<(&'static str, Option<String>), AuthorityRow> = BTreeMap::new();
     rows.entry(("all", None)).or_default();
     steps(snapshot, &["tool_call"], |call| {
-        let grant = call.grant_id.as_ref().and_then(|id| grants.get(id));
+        let grant = call.grant_id.as_ref().and_then(|id| grants.get(call.tenant.as_deref(), id));
         let known = grant.is_some_and(|g| g.state != "denied");
         let valid = grant.is_some_and(|g| is_valid(g, &call));
         let verified = valid && grant.is_some_and(|g| g.signature.as_deref() == Some("verified"));
@@ -322,7 +324,6 @@ pub fn authority_coverage(snapshot: &Snapshot, now: Time) -> Result<Vec<Authorit
 
 /// Whether a grant covered a call, as the checks see it.
 fn is_valid(grant: &GrantRow, call: &Step) -> bool {
-    let is_given = !matches!(grant.state.as_str(), "denied" | "invalid");
     let is_sound = grant.lineage == "ok" && grant.widened_by.is_empty();
     let in_time = grant.not_before.is_none_or(|t| t <= call.time) && grant.expires_at.is_none_or(|t| call.time <= t);
     let is_kept = grant.revoked_time.is_none_or(|t| call.time <= t);
@@ -332,7 +333,7 @@ fn is_valid(grant: &GrantRow, call: &Step) -> bool {
         (Some(patterns), Some(resource)) => covers(patterns, resource),
         _ => true,
     };
-    is_given && is_sound && in_time && is_kept && own && acts && reaches
+    grant.is_given() && is_sound && in_time && is_kept && own && acts && reaches
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 SELECT seq, record_hash, event_time, end_time,
        CASE WHEN CAST(event_time AS BIGINT) >= 0 AND CAST(end_time AS BIGINT) >= 0
             THEN CAST(end_time AS BIGINT) - CAST(event_time AS BIGINT) END AS duration_ns,
-       trace_id, span_id, parent_span_id, service, agent_id, agent_name, initiator_id, grant_id, workspace,
+       trace_id, span_id, parent_span_id, service, agent_id, agent_name, initiator_id, grant_id, tenant, workspace,
        tool, tool_call_id, action, resource,
        CASE source
            WHEN 'openinference' THEN json_get_str(attributes, 'input.value')

@@ -8,7 +8,7 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat('grant ', g.grant_id, ' needs an approval, and none was given before the call') AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM tool_calls c
-JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant IS NOT DISTINCT FROM c.tenant) AND g.state <> 'denied'
 JOIN events i ON i.seq = g.issued_seq
 LEFT JOIN (
     SELECT a.grant_id, min(a.event_time) AS since FROM events a

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf}
 use serde_json::Value as Json;
 
 use super::tuning::Tuning;
+use crate::authority::{compare, same};
 
 /// Rewrites `setting('name', workspace)` so that it names the check, too.
 pub(crate) fn bind(check: &str, sql: &str) -> String {
@@ -101,33 +102,6 @@ fn allows(bound: &Json, value: &Json) -> Option<bool> {
         }
         one => Some(same(one, value)),
     }
-}
-
-/// A number, whole ones exactly; a text that is one counts: callers write amounts either way, and a limit
-/// that held for the one only would be none.
-fn numeric(value: &Json) -> Option<(Option<i128>, f64)> {
-    let written = match value {
-        Json::Number(number) => number.to_string(),
-        Json::String(text) => text.trim().to_owned(),
-        _ => return None,
-    };
-    let number: f64 = written.parse().ok().filter(|number: &f64| number.is_finite())?;
-    let whole =
-        written.parse().ok().or_else(|| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i128));
-    Some((whole, number))
-}
-
-/// How a limit stands to a value; `None` if one of them is no number.
-fn compare(limit: &Json, value: &Json) -> Option<Ordering> {
-    match (numeric(limit)?, numeric(value)?) {
-        ((Some(limit), _), (Some(value), _)) => Some(limit.cmp(&value)),
-        ((_, limit), (_, value)) => limit.partial_cmp(&value),
-    }
-}
-
-/// Whether two values are the same; 100 and 100.0 are.
-fn same(one: &Json, other: &Json) -> bool {
-    one == other || (one.is_number() && other.is_number() && compare(one, other) == Some(Ordering::Equal))
 }
 
 /// Whether a pattern matches all of a text. The pattern comes from a sender: its size is bounded.

@@ -11,7 +11,7 @@ use super::relations::{By, Key, end_of, gives, is_aside, keys, keys_of_attribute
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::EventRow;
-use crate::grants::KINDS as GRANTS;
+use crate::grants::{KINDS as GRANTS, REVOKED};
 use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
 
@@ -436,14 +436,19 @@ impl State {
         take(By::Agent, &event.agent_id, &mut out);
         take(By::Conversation, &event.conversation_id, &mut out);
         let (mut below, mut walked) = (Vec::from_iter(event.grant_id.clone()), HashSet::new());
+        let mut agents = HashSet::new();
         while let Some(id) = below.pop().filter(|_| walked.len() < AGAIN_MAX) {
             let id = Some(id);
             take(By::Use, &id, &mut out);
             take(By::Grant, &id, &mut out);
             for child in id.iter().flat_map(|id| self.of(By::Child, id)) {
                 out.insert(child);
-                let grant = self.get(child).and_then(|e| e.grant_id.clone());
-                below.extend(grant.filter(|g| walked.insert(g.clone())));
+                let Some(child) = self.get(child) else { continue };
+                // What was given above a grant decides whether it overrules a refusal, whatever the calls name.
+                if event.kind != REVOKED && agents.insert(&child.agent_id) {
+                    take(By::Agent, &child.agent_id, &mut out);
+                }
+                below.extend(child.grant_id.clone().filter(|g| walked.insert(g.clone())));
             }
         }
         out.retain(|seq| !self.back.contains(seq));

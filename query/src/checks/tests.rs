@@ -77,7 +77,7 @@ fn record(numbers: &mut Numbers, i: u64) -> Json {
         2 => (
             "authz.grant.denied",
             json!({"authz.grant.subject": agent, "authz.grant.actions": [action],
-            "authz.grant.resources": [resource]}),
+            "authz.grant.resources": [resource], "authz.grant.id": if i.is_multiple_of(2) { &grant } else { "" }}),
         ),
         3 => ("authz.grant.revoked", json!({"authz.grant.id": grant, "authz.revoked_by": "x"})),
         4 => (
@@ -100,6 +100,9 @@ fn record(numbers: &mut Numbers, i: u64) -> Json {
     // All of it comes within two seconds, in whatever order.
     let received = 60.0 + i as f64 * 0.02;
     let mut out = json!({"at": at, "received": received, "trace": trace.to_string(), "attributes": attributes.1});
+    if numbers.below(6) == 0 {
+        out["attributes"]["tenant.id"] = json!("globex");
+    }
     match attributes.0 {
         "" => out["span"] = json!(format!("{:x}", i + 1)),
         name => out["log"] = json!(name),

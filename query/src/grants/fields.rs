@@ -39,6 +39,20 @@ impl Fields {
         self.text(name)?.parse().ok()
     }
 
+    /// What parameters may be, JSON: an object, or a list, which no comparison decides. An error if it is neither, which
+    /// must not read as "not limited".
+    pub(super) fn constraints(&self) -> Result<Option<String>, &'static str> {
+        const NAME: &str = "authz.grant.constraints";
+        let is_read = |text: &str| matches!(serde_json::from_str(text), Ok(Json::Object(_) | Json::Array(_)));
+        match self.0.get(NAME) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::String(text)) if text.is_empty() => Ok(None),
+            Some(Json::String(text)) if is_read(text) => Ok(Some(text.clone())),
+            Some(own @ (Json::Object(_) | Json::Array(_))) => Ok(Some(own.to_string())),
+            Some(_) => Err("authz.grant.constraints cannot be read as JSON"),
+        }
+    }
+
     pub(super) fn time(&self, name: &str) -> Option<Time> {
         parse_time(&self.text(name)?)
     }

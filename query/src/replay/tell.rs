@@ -117,7 +117,7 @@ impl Teller<'_> {
     fn missing_before(&self, event: &EventRow, is_span: bool) -> Vec<String> {
         let trace = event.trace_id.as_deref().unwrap_or_default();
         let lacks_span = |id: &&String| !self.keys.has_span(trace, id);
-        let lacks_grant = |id: &&String| self.keys.grants.get(id).is_none();
+        let lacks_grant = |id: &&String| self.keys.grants.get(event.tenant.as_deref(), id).is_none();
         let acts = matches!(event.kind.as_str(), "tool_call" | "executor_decision" | "grant_revoked");
         let above = event.parent_span_id.as_ref().filter(lacks_span);
         let own = event.span_id.as_ref().filter(|id| !is_span && !trace.is_empty() && lacks_span(id));
@@ -138,7 +138,7 @@ impl Teller<'_> {
         if event.kind == "tool_call" {
             notes.extend(self.refusals.of(event, self.keys));
         }
-        let grant = event.grant_id.as_ref().and_then(|id| self.keys.grants.get(id));
+        let grant = event.grant_id.as_ref().and_then(|id| self.keys.grants.get(event.tenant.as_deref(), id));
         if let (Some(grant), "grant_derived") = (grant, event.kind.as_str())
             && !grant.widened_by.is_empty()
         {
@@ -263,7 +263,9 @@ fn granted_since(keys: &Keys, refusal: &DenialRow, call: &EventRow) -> bool {
     keys.grants.rows().iter().any(|grant| {
         grant.subject.is_some()
             && grant.subject == call.agent_id
-            && !matches!(grant.state.as_str(), "denied" | "invalid")
+            && grant.tenant == call.tenant
+            && grant.is_given()
+            && grant.lineage == "ok"
             && grant.issued_time > refusal.event_time
             && grant.issued_time <= call.event_time
             && covers(&grant.actions, action)

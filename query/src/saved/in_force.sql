@@ -1,5 +1,5 @@
 -- title: Which authority is in force?
--- shows: Grants that were given by a time, had not expired and were not revoked then; now, if no time is given.
+-- shows: Grants that were given by a time, had not expired and were not revoked then; now, if no time is given. What was derived from a grant that was refused, or breaks the model's rules, is not in force.
 -- param at time = null | At this time.
 -- column grant_id | The grant.
 -- column root_grant_id | The first grant of its chain.
@@ -16,6 +16,6 @@
 SELECT grant_id, root_grant_id, depth, issuer, subject, initiator_id, actions, resources, expires_at, uses,
        issued_seq AS seq, record_hash
 FROM (SELECT *, coalesce(CAST($at AS TIMESTAMP), now()) AS at FROM grants)
-WHERE state NOT IN ('denied', 'invalid') AND issued_time <= at AND (not_before IS NULL OR not_before <= at)
+WHERE state NOT IN ('denied', 'invalid') AND lineage NOT IN ('refused', 'invalid') AND issued_time <= at AND (not_before IS NULL OR not_before <= at)
   AND (expires_at IS NULL OR expires_at > at) AND (revoked_time IS NULL OR revoked_time > at)
 ORDER BY expires_at NULLS FIRST, grant_id

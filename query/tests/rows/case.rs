@@ -74,6 +74,8 @@ impl Made {
                 json!({"security.alert.id": format!("alert{i}"), "security.alert.rule": word, "security.alert.title": word,
                 "security.alert.severity": "high", "security.alert.evidence": [0, 1, 2, 3, 4, 5]})
             }
+            // The refusal of a call: `grant` says which record it is.
+            9 => json!({"authz.decision": "deny", "gen_ai.tool.call.id": format!("t{}", self.grant)}),
             8 => json!({"gen_ai.operation.name": "chat", "gen_ai.request.model": word, "gen_ai.response.model": word,
                 "gen_ai.response.id": word, "gen_ai.usage.input_tokens": 5, "gen_ai.input.messages": word}),
             _ => json!({}),
@@ -100,6 +102,7 @@ impl Made {
             4 => (Signal::Logs, log("authz.grant.denied")),
             5 => (Signal::Logs, log("security.alert")),
             6 => (Signal::Logs, log("something.else")),
+            9 => (Signal::Logs, log("authz.executor.decision")),
             _ => {
                 let points = json!([{"timeUnixNano": time, "asInt": "1", "attributes": attributes(&own)}]);
                 let metric = json!({"name": word, "unit": word, "gauge": {"dataPoints": points}});

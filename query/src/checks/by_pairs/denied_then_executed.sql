@@ -1,5 +1,5 @@
 -- Authority was refused for this agent, action and resource, or for this very call, or for another call of the
--- agent that did the same; nothing was granted or allowed afterwards that covers it, and yet the call was made.
+-- agent that did the same; nothing was granted (by a chain that leads to a root) or allowed afterwards that covers it, and yet the call was made.
 -- severity: critical
 -- tags: OWASP ASI01, OWASP ASI02, ATLAS AML.T0051.001, ATLAS AML.T0053
 -- on: tool_call
@@ -9,14 +9,14 @@ SELECT 'proven' AS verdict, h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id
               ' was executed although refused: ', min(h.reason)) AS detail,
        array_append(array_agg(h.denial_seq), h.seq) AS evidence
 FROM (
-    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
+    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.tenant, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason
     FROM tool_calls c
     JOIN denials d ON d.tool_call_id = c.tool_call_id
                   AND (d.trace_id = c.trace_id OR (d.trace_id IS NULL AND d.agent_id = c.agent_id))
     WHERE d.event_time <= c.event_time
     UNION ALL
-    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
+    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.tenant, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason
     FROM tool_calls c
     JOIN denials d ON d.agent_id = c.agent_id
@@ -24,7 +24,7 @@ FROM (
       AND authority_covers(d.actions, c.action)
       AND (d.resources IS NULL OR (c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)))
     UNION ALL
-    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.event_time,
+    SELECT c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool, c.action, c.resource, c.tenant, c.event_time,
            d.seq AS denial_seq, d.event_time AS denied_time, d.reason
     FROM tool_calls c
     JOIN denials d ON d.agent_id = c.agent_id AND d.tool_call_id <> c.tool_call_id
@@ -34,7 +34,8 @@ FROM (
       AND d.resources IS NOT NULL AND c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)
 ) h
 LEFT ANTI JOIN grants g
-    ON g.subject = h.agent_id AND g.state NOT IN ('denied', 'invalid')
+    ON g.subject = h.agent_id AND (g.tenant IS NOT DISTINCT FROM h.tenant)
+   AND g.state NOT IN ('denied', 'invalid') AND g.lineage = 'ok'
    AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time
    AND authority_covers(g.actions, h.action)
    AND (g.resources IS NULL OR h.resource IS NULL OR authority_covers(g.resources, h.resource))
