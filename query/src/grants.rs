@@ -1,6 +1,7 @@
 //! Grants: from their events to their present state, and the chains they form.
 
 mod fields;
+mod inherited;
 
 use std::collections::HashMap;
 
@@ -80,6 +81,12 @@ table! {
         widened_by: Vec<String>,
         /// Dimensions that cannot be compared with its parent's.
         undecidable: Vec<String>,
+        /// The deepest that a grant may be here, by the max_depth of those above; null if none of them limits it.
+        deepest: Option<u32>,
+        /// The grant above that says so.
+        deepest_by: Option<String>,
+        /// Grants of its chain that need a person's approval, itself among them: the first 15 from the root, and the last.
+        awaits: Vec<String>,
         /// Why it was denied, or how the record breaks the model.
         reasons: Vec<String>,
         /// Commitment of the record that issued it, hex.
@@ -260,6 +267,7 @@ impl Grants {
                 above = cycle.flatten();
             }
             (Some(parent), _) => {
+                inherited::pass_down(parent, row);
                 row.lineage.clone_from(&parent.lineage);
                 row.depth = parent.depth + 1;
                 row.root_grant_id.clone_from(&parent.root_grant_id);
@@ -432,6 +440,7 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
         max_depth: fields.number("authz.grant.max_depth"),
         purpose: fields.text("authz.grant.purpose"),
         workspace: event.workspace.clone(),
+        awaits: inherited::own_awaits(event, &fields),
         state: state.into(),
         issued_time: event.event_time,
         issued_seq: event.seq,

@@ -84,3 +84,33 @@ fn a_revocation_reaches_all_of_a_loop_and_below_in_whatever_order_they_came() {
         assert!(grants.chain("e").iter().skip(1).all(|row| row.narrowed.is_some()), "all have a parent that is known");
     }
 }
+
+#[test]
+fn what_a_chain_waits_for_and_how_deep_it_may_go_is_passed_down() {
+    let says = |event: EventRow, attributes: &str| EventRow { attributes: attributes.into(), ..event };
+    let pending = r#"{"authz.grant.approval.state":"PENDING","authz.grant.max_depth":2}"#;
+    let grants = grants(&[
+        says(event("grant_issued", "root", None), pending),
+        says(event("grant_derived", "mid", Some("root")), r#"{"authz.grant.max_depth":7}"#),
+        says(event("grant_derived", "leaf", Some("mid")), r#"{"authz.grant.approval.state":false}"#),
+        says(event("grant_denied", "no", Some("leaf")), r#"{"authz.grant.approval.state":"pending"}"#),
+    ]);
+    let of = |id: &str| grants.get(id).map(|g| (g.awaits.clone(), g.deepest, g.deepest_by.clone()));
+    let [root, leaf] = ["root", "leaf"].map(str::to_owned);
+    assert_eq!(of("root"), Some((vec![root.clone()], None, None)));
+    assert_eq!(of("mid"), Some((vec![root.clone()], Some(2), Some(root.clone()))));
+    assert_eq!(of("leaf"), Some((vec![root.clone(), leaf.clone()], Some(2), Some(root.clone()))));
+    assert_eq!(of("no"), Some((vec![root.clone(), leaf], Some(2), Some(root))));
+}
+
+#[test]
+fn a_chain_that_waits_everywhere_costs_no_more() {
+    let ids: Vec<String> = (0..100).map(|i| format!("g{i:02}")).collect();
+    let waits = |i: usize| EventRow {
+        attributes: r#"{"authz.grant.approval.state":"pending"}"#.into(),
+        ..event("grant_derived", &ids[i], i.checked_sub(1).map(|above| ids[above].as_str()))
+    };
+    let grants = grants(&(0..100).map(waits).collect::<Vec<_>>());
+    let last = grants.get("g99").map(|g| g.awaits.clone()).unwrap();
+    assert_eq!((last.len(), last[0].as_str(), last[14].as_str(), last[15].as_str()), (16, "g00", "g14", "g99"));
+}
