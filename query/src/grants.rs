@@ -3,6 +3,8 @@
 mod chain;
 mod conflict;
 mod fields;
+mod inherited;
+mod whose;
 
 use std::collections::HashMap;
 
@@ -15,6 +17,9 @@ use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
 
 use fields::Fields;
+use whose::Key;
+
+pub(crate) use whose::{Revoked, meet};
 
 /// Kinds of events that change what is known of a grant.
 pub(crate) const KINDS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", REVOKED];
@@ -83,6 +88,12 @@ table! {
         widened_by: Vec<String>,
         /// Dimensions that cannot be compared with its parent's.
         undecidable: Vec<String>,
+        /// The deepest that a grant may be here, by the max_depth of those above; null if none of them limits it.
+        deepest: Option<u32>,
+        /// The grant above that says so.
+        deepest_by: Option<String>,
+        /// Grants of its chain that need a person's approval, itself among them: the first 15 from the root, and the last.
+        awaits: Vec<String>,
         /// Why it was denied, or how the record breaks the model.
         reasons: Vec<String>,
         /// Commitment of the record that issued it, hex.
@@ -164,13 +175,6 @@ table! {
     }
 }
 
-/// What a grant goes by: the tenant whose it is, and its id. Who may speak for one tenant can neither give, nor pass on,
-/// nor take back what is another's.
-type Key = (Option<String>, String);
-
-/// When each grant was revoked, at the earliest, and the record that did so.
-pub(crate) type Revoked = HashMap<Key, (Time, u64)>;
-
 impl GrantRow {
     fn key(&self) -> Key {
         (self.tenant.clone(), self.grant_id.clone())
@@ -193,6 +197,8 @@ impl GrantRow {
 pub struct Grants {
     rows: Vec<GrantRow>,
     by_key: HashMap<Key, usize>,
+    /// All that have an id: one of each tenant that uses it.
+    by_id: HashMap<String, Vec<usize>>,
     /// Id of the next grant up, by place.
     parents: Vec<Option<usize>>,
 }
@@ -208,7 +214,7 @@ impl Grants {
     /// As [`Self::of`], but how often each was used is not counted.
     pub(crate) fn without_uses(snapshot: &Snapshot, as_of: AsOf, now: Time) -> Result<Self, Error> {
         let mut grants = Self::default();
-        let mut revoked = Revoked::new();
+        let mut revoked = Revoked::default();
         for event in &snapshot.events_of(&KINDS, as_of)? {
             grants.take(event, &mut revoked);
         }
@@ -221,8 +227,7 @@ impl Grants {
         let Some(id) = &event.grant_id else { return };
         if event.kind == "grant_revoked" {
             let ended = (effective(event), event.seq);
-            let key = (event.tenant.clone(), id.clone());
-            revoked.entry(key).and_modify(|known| *known = ended.min(*known)).or_insert(ended);
+            revoked.take(event.tenant.as_deref(), id, ended);
         } else {
             self.insert(grant_row(event));
         }
@@ -248,6 +253,7 @@ impl Grants {
             Some(known) if row.state == "active" => conflict::meet(known, row),
             Some(_) => {}
             None => {
+                self.by_id.entry(row.grant_id.clone()).or_default().push(self.rows.len());
                 self.by_key.insert(key, self.rows.len());
                 self.rows.push(row);
             }
@@ -255,10 +261,7 @@ impl Grants {
     }
 
     fn link(&mut self) {
-        let parent = |row: &GrantRow| {
-            let key = (row.tenant.clone(), row.parent_grant_id.clone()?);
-            self.by_key.get(&key).copied()
-        };
+        let parent = |row: &GrantRow| self.meant(row.tenant.as_deref(), row.parent_grant_id.as_ref()?);
         self.parents = self.rows.iter().map(parent).collect();
     }
 
@@ -278,7 +281,7 @@ impl Grants {
             let first = at.filter(|&i| !settled[i]).and_then(|i| path.iter().position(|&on| on == i));
             let turn = path.split_off(first.unwrap_or(path.len()));
             // Each grant of a loop is above all others: where one ends, all do.
-            let ended = turn.iter().filter_map(|&i| revoked.get(&self.rows[i].key()).copied()).min();
+            let ended = turn.iter().filter_map(|&i| revoked.of(&self.rows[i])).min();
             let above = path.into_iter().rev().map(|i| (i, false));
             for (i, is_loop) in turn.into_iter().map(|i| (i, true)).chain(above) {
                 self.settle_one(i, is_loop.then_some(ended), revoked, now);
@@ -291,7 +294,7 @@ impl Grants {
     fn settle_one(&mut self, i: usize, cycle: Option<Option<(Time, u64)>>, revoked: &Revoked, now: Time) {
         let parent = self.parents[i].map(|p| self.rows[p].clone());
         let row = &mut self.rows[i];
-        let own = revoked.get(&row.key()).copied();
+        let own = revoked.of(row);
         let mut above = None;
         match (&parent, &row.parent_grant_id) {
             _ if cycle.is_some() => {
@@ -299,6 +302,7 @@ impl Grants {
                 above = cycle.flatten();
             }
             (Some(parent), _) => {
+                inherited::pass_down(parent, row);
                 row.lineage = passed_on(parent).into();
                 row.depth = parent.depth + 1;
                 row.root_grant_id.clone_from(&parent.root_grant_id);
@@ -361,17 +365,6 @@ impl Grants {
     pub fn rows(&self) -> &[GrantRow] {
         &self.rows
     }
-
-    /// The grant of a tenant that has an id.
-    pub fn get(&self, tenant: Option<&str>, id: &str) -> Option<&GrantRow> {
-        let key = (tenant.map(str::to_owned), id.to_owned());
-        self.by_key.get(&key).map(|&at| &self.rows[at])
-    }
-
-    /// The grants that have an id, one of each tenant that uses it.
-    fn of_id(&self, id: &str) -> impl Iterator<Item = usize> {
-        self.rows.iter().enumerate().filter(move |(_, row)| row.grant_id == id).map(|(at, _)| at)
-    }
 }
 
 /// The lineage of what is derived from a grant.
@@ -416,6 +409,7 @@ pub(crate) fn grant_row(event: &EventRow) -> GrantRow {
         max_depth: fields.number("authz.grant.max_depth"),
         purpose: fields.text("authz.grant.purpose"),
         workspace: event.workspace.clone(),
+        awaits: inherited::own_awaits(event, &fields),
         state: state.into(),
         issued_time: event.event_time,
         issued_seq: event.seq,

@@ -149,6 +149,29 @@ fn tenants_do_not_meet_in_a_grant() {
     assert_eq!(chains, [(0, Some("globex"), "revoked"), (0, Some("acme"), "active")]);
 }
 
+/// An authority that serves all tenants names none, and its word holds for each; so does a revocation of that kind.
+#[test]
+fn who_names_no_tenant_meets_all() {
+    let of = |tenant: Option<&str>, event: EventRow| EventRow { tenant: tenant.map(str::to_owned), ..event };
+    let grants = grants(&[
+        of(None, event("grant_issued", "all", None)),
+        of(Some("acme"), event("grant_derived", "acmes", Some("all"))),
+        of(Some("globex"), event("grant_derived", "globexs", Some("all"))),
+        of(None, event("grant_derived", "below", Some("acmes"))),
+        of(None, event("grant_revoked", "globexs", None)),
+        of(Some("acme"), event("grant_issued", "own", None)),
+        of(None, given("grant_issued", "own", None, r#"{"authz.grant.actions":["*"]}"#)),
+        of(Some("globex"), event("grant_revoked", "own", None)),
+    ]);
+    let told = |tenant, id: &str| grants.get(tenant, id).map(|g| (g.state.as_str(), g.lineage.as_str()));
+    assert_eq!(told(Some("acme"), "all"), Some(("active", "ok")));
+    assert_eq!((told(Some("acme"), "acmes"), told(None, "below")), (Some(("active", "ok")), Some(("active", "ok"))));
+    assert_eq!(told(Some("globex"), "globexs"), Some(("revoked", "ok")));
+    assert_eq!(told(Some("acme"), "own"), Some(("active", "ok")), "another's revocation is none of its");
+    assert_eq!(told(Some("globex"), "own"), Some(("revoked", "ok")), "the one that is nobody's, for who took it back");
+    assert_eq!(grants.get(Some("acme"), "own").map(|g| g.actions.len()), Some(1));
+}
+
 #[test]
 fn of_two_records_for_one_id_the_narrower_counts_and_the_difference_is_told() {
     let wide = given("grant_issued", "g", None, r#"{"authz.grant.actions":["*"],"authz.grant.issuer":"x"}"#);
@@ -188,4 +211,34 @@ fn constraints_that_cannot_be_read_are_not_none() {
     for read in [r#""{}""#, r#""[1]""#, "[1]", r#"{"n":1}"#, r#""""#, "null", r#"{"n":{"maximum":1}}"#] {
         assert_eq!(of(read), ("active".into(), 0), "{read}");
     }
+}
+
+#[test]
+fn what_a_chain_waits_for_and_how_deep_it_may_go_is_passed_down() {
+    let says = |event: EventRow, attributes: &str| EventRow { attributes: attributes.into(), ..event };
+    let pending = r#"{"authz.grant.approval.state":"PENDING","authz.grant.max_depth":2}"#;
+    let grants = grants(&[
+        says(event("grant_issued", "root", None), pending),
+        says(event("grant_derived", "mid", Some("root")), r#"{"authz.grant.max_depth":7}"#),
+        says(event("grant_derived", "leaf", Some("mid")), r#"{"authz.grant.approval.state":false}"#),
+        says(event("grant_denied", "no", Some("leaf")), r#"{"authz.grant.approval.state":"pending"}"#),
+    ]);
+    let of = |id: &str| grants.get(None, id).map(|g| (g.awaits.clone(), g.deepest, g.deepest_by.clone()));
+    let [root, leaf] = ["root", "leaf"].map(str::to_owned);
+    assert_eq!(of("root"), Some((vec![root.clone()], None, None)));
+    assert_eq!(of("mid"), Some((vec![root.clone()], Some(2), Some(root.clone()))));
+    assert_eq!(of("leaf"), Some((vec![root.clone(), leaf.clone()], Some(2), Some(root.clone()))));
+    assert_eq!(of("no"), Some((vec![root.clone(), leaf], Some(2), Some(root))));
+}
+
+#[test]
+fn a_chain_that_waits_everywhere_costs_no_more() {
+    let ids: Vec<String> = (0..100).map(|i| format!("g{i:02}")).collect();
+    let waits = |i: usize| EventRow {
+        attributes: r#"{"authz.grant.approval.state":"pending"}"#.into(),
+        ..event("grant_derived", &ids[i], i.checked_sub(1).map(|above| ids[above].as_str()))
+    };
+    let grants = grants(&(0..100).map(waits).collect::<Vec<_>>());
+    let last = grants.get(None, "g99").map(|g| g.awaits.clone()).unwrap();
+    assert_eq!((last.len(), last[0].as_str(), last[14].as_str(), last[15].as_str()), (16, "g00", "g14", "g99"));
 }

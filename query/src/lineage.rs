@@ -29,7 +29,7 @@ impl Grants {
         mut wanted: Vec<String>,
         now: Time,
     ) -> Result<Self, Error> {
-        let (mut grants, mut revoked, mut blocks) = (Self::default(), Revoked::new(), snapshot.blocks());
+        let (mut grants, mut revoked, mut blocks) = (Self::default(), Revoked::default(), snapshot.blocks());
         let mut uses: HashMap<String, u64> = HashMap::new();
         while !wanted.is_empty() {
             let mut seqs = BTreeSet::new();

@@ -43,7 +43,7 @@ SELECT 'proven' AS verdict, h.seq, h.trace_id, h.span_id, h.grant_id, h.agent_id
        make_array(min(h.denial_seq), h.seq) AS evidence
 FROM latest h
 LEFT ANTI JOIN grants g
-    ON g.subject = h.agent_id AND (g.tenant IS NOT DISTINCT FROM h.tenant)
+    ON g.subject = h.agent_id AND (g.tenant = h.tenant OR g.tenant IS NULL OR h.tenant IS NULL)
    AND g.state NOT IN ('denied', 'invalid') AND g.lineage = 'ok'
    AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time
    AND authority_covers(g.actions, h.action)

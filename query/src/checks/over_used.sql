@@ -8,6 +8,6 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat('use ', CAST(u.nth AS VARCHAR), ' of a grant that is good for ', CAST(g.max_uses AS VARCHAR)) AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM tool_calls c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant IS NOT DISTINCT FROM c.tenant) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
 JOIN call_uses u ON u.seq = c.seq
 WHERE u.nth > g.max_uses

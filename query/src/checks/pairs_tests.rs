@@ -46,15 +46,20 @@ fn act(numbers: &mut Numbers, i: u64, in_order: bool) -> Json {
     let (agent, grant, call, trace) = (one("a", 2), one("g", 3), one("c", 5), one("", 3));
     let (action, resource, service, person) = (one("act", 3), one("r", 2), one("s", 3), one("p", 2));
     let (memory, session, digest, process) = (one("m", 2), one("session", 2), one("d", 2), one("p", 3));
+    let parent = one("g", 4);
     let attributes = match numbers.below(16) {
         0 => json!({"log": "authz.policy.evaluation", "authz.decision": "allow", "authz.policy.id": "p"}),
         1 => json!({"log": "authz.policy.evaluation", "authz.decision": "deny", "authz.policy.id": "p"}),
         2 => json!({"log": "authz.executor.decision", "authz.decision": "allow"}),
         3 => json!({"log": "authz.executor.decision", "authz.decision": "deny"}),
-        4 => json!({"log": "authz.approval", "authz.approval.state": "approved", "authz.approval.by": person}),
-        5 => json!({"log": "authz.approval", "authz.approval.state": "pending", "authz.approval.by": person}),
+        4 => json!({"log": "authz.approval", "authz.approval.state": "approved", "authz.approval.by": person,
+                    "authz.approval.by_type": if i.is_multiple_of(3) { "automation" } else { "human" }}),
+        5 => {
+            json!({"log": "authz.approval", "authz.approval.state": if i.is_multiple_of(2) { "pending" } else { "rejected" },
+                    "authz.approval.by": person})
+        }
         6 => json!({"log": "authz.grant.issued", "authz.grant.subject": agent, "authz.grant.actions": [action],
-                    "authz.grant.approval.state": "required"}),
+                    "authz.grant.parent_id": parent, "authz.grant.approval.state": "required"}),
         7 => json!({"log": "authz.grant.denied", "authz.grant.subject": agent, "authz.grant.actions": [action],
                     "authz.grant.resources": [resource]}),
         8 => json!({"log": "authz.context.retrieval", "authz.context.trust": "untrusted"}),

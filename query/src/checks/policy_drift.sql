@@ -54,6 +54,6 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        make_array(g.issued_seq, min(l.refused_seq), c.seq) AS evidence
 FROM tool_calls c
 JOIN latest l ON l.seq = c.seq
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant IS NOT DISTINCT FROM c.tenant) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
 WHERE l.refused_at > CAST(g.issued_time AS BIGINT) AND (l.allowed_at IS NULL OR l.allowed_at <= l.refused_at)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, g.issued_seq

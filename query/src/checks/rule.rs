@@ -105,6 +105,9 @@ impl Rule {
                 let parsed: toml::Table =
                     format!("v = {default}").parse().map_err(|_| format!("{default} is no value"))?;
                 let value = parsed.get("v").cloned().ok_or("a setting needs a default")?;
+                if value.as_float().is_some_and(|number| !number.is_finite()) {
+                    return Err(format!("{default} is no number that anything can be compared with"));
+                }
                 self.settings.insert(key["setting ".len()..].to_owned(), Setting { value, about: about.to_owned() });
             }
             _ => {

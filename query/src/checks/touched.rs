@@ -25,7 +25,7 @@ pub(super) struct Counted {
 
 /// The grants that some events tell of, as they are at a time.
 pub(super) fn grants(held: &[&Held], now: Time) -> Grants {
-    let (mut grants, mut revoked) = (Grants::default(), Revoked::new());
+    let (mut grants, mut revoked) = (Grants::default(), Revoked::default());
     for event in held.iter().map(|held| &held.row).filter(|event| GRANTS.contains(&event.kind.as_str())) {
         grants.take(event, &mut revoked);
     }

@@ -96,6 +96,12 @@ impl Tuning {
                         shown(default)
                     )));
                 }
+                if number(value).is_some_and(|number| !number.is_finite()) {
+                    return Err(wrong(format!(
+                        "{place}.{check}.{name} is no number that anything can be compared with; write one such as {}",
+                        shown(default)
+                    )));
+                }
                 if name == "severity" && !value.as_str().is_some_and(|s| SEVERITIES.contains(&s)) {
                     return Err(wrong(format!("{place}.{check}.severity is none of {}", SEVERITIES.join(", "))));
                 }
@@ -201,6 +207,11 @@ mod tests {
         );
         assert!(say("[checks.expired_grant]\nenabled = 1").contains("must be of type boolean"));
         assert!(say("[checks.expired_grant]\nseverity = \"bad\"").contains("none of informational"));
+        for value in ["nan", "-nan", "inf", "-inf"] {
+            let said = say(&format!("[workspace.bank.no_grant]\ncalls_min = {value}"));
+            assert!(said.contains("workspace.bank.no_grant.calls_min is no number that anything can be compared with; write one such as 20"), "{said}");
+            assert!(say(&format!("grace_seconds = {value}")).contains("grace_seconds must be a number of seconds"));
+        }
         assert!(say("memory_bytes = 5").contains("memory_bytes must be a number of bytes, 1048576 at least"));
         assert!(say("graze_seconds = 1").contains("graze_seconds is none of"));
     }

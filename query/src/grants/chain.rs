@@ -20,7 +20,7 @@ impl Grants {
     pub fn chain(&self, id: &str) -> Vec<ChainRow> {
         let mut out = Vec::new();
         for at in self.of_id(id) {
-            self.chain_of(at, &mut out);
+            self.chain_of(*at, &mut out);
         }
         if out.is_empty() {
             out.push(missing(id, "this grant was never received"));

@@ -23,6 +23,15 @@ impl Fields {
         }
     }
 
+    /// Whatever stands there, as it is written; nothing of null and of an empty text.
+    pub(super) fn written(&self, name: &str) -> Option<String> {
+        match self.0.get(name)? {
+            Json::Null => None,
+            Json::String(s) => Some(s.clone()).filter(|s| !s.is_empty()),
+            other => Some(other.to_string()),
+        }
+    }
+
     pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
         match self.0.get(name)? {
             Json::Array(items) => {

@@ -12,7 +12,7 @@ use super::{StepBuilder, StepRow};
 use crate::Error;
 use crate::authority::covers;
 use crate::event::EventRow;
-use crate::grants::{DenialRow, denial_row};
+use crate::grants::{DenialRow, denial_row, meet};
 use crate::lookup::RECORDS_MAX;
 use crate::mapping::call_attributes;
 use crate::projection::Snapshot;
@@ -263,7 +263,7 @@ fn granted_since(keys: &Keys, refusal: &DenialRow, call: &EventRow) -> bool {
     keys.grants.rows().iter().any(|grant| {
         grant.subject.is_some()
             && grant.subject == call.agent_id
-            && grant.tenant == call.tenant
+            && meet(grant.tenant.as_deref(), call.tenant.as_deref())
             && grant.is_given()
             && grant.lineage == "ok"
             && grant.issued_time > refusal.event_time

@@ -26,6 +26,10 @@ impl Projection {
     /// many those were.
     pub(crate) fn look_over(&self) -> Result<usize, Error> {
         let segments = Arc::clone(&self.snapshot().segments);
+        // An object store keeps checksums of its own, and lets itself be paid for what is read.
+        if !segments.iter().flat_map(|segment| &segment.files).all(|file| file.place.is_local()) {
+            return Ok(0);
+        }
         let ranges: Vec<_> = segments.iter().map(|segment| segment.from..segment.to).collect();
         // Not held: files that are replaced meanwhile are deleted when nothing has them.
         drop(segments);

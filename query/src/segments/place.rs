@@ -66,6 +66,11 @@ pub(crate) fn failed(what: &str, error: impl fmt::Display) -> Error {
 }
 
 impl Place {
+    /// Whether it is a folder of this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.dir.is_some()
+    }
+
     /// The folder of a data directory; made if it is not there.
     pub(crate) fn folder(dir: &StdPath) -> Result<Arc<Self>, Error> {
         custody_store::make_dir(dir).map_err(|e| failed(&format!("{} cannot be made", dir.display()), e))?;

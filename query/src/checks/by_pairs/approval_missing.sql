@@ -1,15 +1,20 @@
--- The grant needs a person's approval, and the call began without one.
+-- The grant, or one above it, needs a person's approval, and the call began without one, or after the newest decision was a rejection.
 -- severity: high
 -- tags: OWASP ASI09, OWASP ASI03, ATLAS AML.T0053
 -- on: tool_call
 -- fires: after grace
 -- needs: authz.grant.approval.state
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
-       concat('grant ', g.grant_id, ' needs an approval, and none was given before the call') AS detail,
-       make_array(g.issued_seq, c.seq) AS evidence
+       concat('grant ', p.grant_id, ' needs an approval, and none was given before the call') AS detail,
+       make_array(p.issued_seq, c.seq) AS evidence
 FROM tool_calls c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant IS NOT DISTINCT FROM c.tenant) AND g.state <> 'denied'
-JOIN events i ON i.seq = g.issued_seq
-LEFT ANTI JOIN events a ON a.kind = 'approval' AND a.grant_id = c.grant_id AND a.decision = 'approved'
-                       AND coalesce(cardinality(a.invalid_reasons), 0) = 0 AND a.event_time <= c.event_time
-WHERE json_as_text(i.attributes, 'authz.grant.approval.state') IN ('pending', 'required', 'rejected')
+JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
+JOIN grants p ON array_has(g.awaits, p.grant_id)
+LEFT JOIN events a ON a.kind = 'approval' AND a.grant_id = p.grant_id AND a.event_time <= c.event_time AND lower(a.decision) = 'approved'
+                  AND coalesce(cardinality(a.invalid_reasons), 0) = 0
+                  AND (a.decision = 'approved' OR json_as_text(a.attributes, 'authz.approval.by') IS NOT NULL)
+                  AND lower(coalesce(json_as_text(a.attributes, 'authz.approval.by_type'), 'human')) = 'human'
+LEFT JOIN events r ON r.kind = 'approval' AND r.grant_id = p.grant_id AND r.event_time <= c.event_time
+                  AND lower(r.decision) NOT IN ('approved', 'pending', 'requested', 'required', 'not_required') AND (r.tool_call_id IS NULL OR r.tool_call_id = c.tool_call_id)
+GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, p.grant_id, p.issued_seq
+HAVING max(a.event_time) IS NULL OR max(r.event_time) >= max(a.event_time)

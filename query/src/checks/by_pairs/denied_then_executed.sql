@@ -34,7 +34,7 @@ FROM (
       AND d.resources IS NOT NULL AND c.resource IS NOT NULL AND authority_covers(d.resources, c.resource)
 ) h
 LEFT ANTI JOIN grants g
-    ON g.subject = h.agent_id AND (g.tenant IS NOT DISTINCT FROM h.tenant)
+    ON g.subject = h.agent_id AND (g.tenant = h.tenant OR g.tenant IS NULL OR h.tenant IS NULL)
    AND g.state NOT IN ('denied', 'invalid') AND g.lineage = 'ok'
    AND g.issued_time > h.denied_time AND g.issued_time <= h.event_time
    AND authority_covers(g.actions, h.action)
