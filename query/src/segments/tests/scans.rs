@@ -1,6 +1,7 @@
 //! What a query that groups rows shows is what it would show over texts as they are.
 
 use super::*;
+use crate::rows::Time;
 use crate::{Answer, Caller};
 
 /// Rows of it are looked up, pruned, joined, united, cut and counted.
@@ -169,4 +170,17 @@ async fn a_join_holds_the_kind_of_which_there_are_fewer() {
     let to = snapshot.segments.last().unwrap().to;
     let calls = ask(&format!("SELECT count(*) AS n FROM events WHERE kind = 'tool_call' AND seq < {to}")).await;
     assert_eq!(calls[0]["n"], counted, "as the manifest says");
+}
+
+/// What had expired as of a seq is what had expired as of the time at which its record was taken.
+#[test]
+fn the_clock_as_of_a_seq_is_when_its_record_was_taken() {
+    let log = Log::new(20);
+    let snapshot = sealed(&log.reader, limits(10, 0)).snapshot();
+    let taken = log.reader.commitments_at(5).unwrap().unwrap().ingest_time as i64;
+    let clock = |as_of, now| snapshot.clock(as_of, Time(now)).unwrap().0;
+    assert_eq!(clock(AsOf::Seq(5), i64::MAX), taken);
+    assert_eq!(clock(AsOf::Time(Time(taken)), i64::MAX), taken);
+    assert_eq!(clock(AsOf::Seq(5), taken - 1), taken - 1, "never later than now");
+    assert_eq!(clock(AsOf::Now, 7), 7);
 }
