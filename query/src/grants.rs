@@ -60,7 +60,7 @@ table! {
         purpose: Option<String>,
         /// Workspace.
         workspace: Option<String>,
-        /// Tool calls that named it.
+        /// Records of tool calls that named it.
         uses: u64,
         /// active, expired, revoked, denied or invalid (its record breaks the model's rules).
         state: String,
