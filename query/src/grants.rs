@@ -66,7 +66,7 @@ table! {
         purpose: Option<String>,
         /// Workspace.
         workspace: Option<String>,
-        /// Tool calls that named its id, in whichever tenant.
+        /// Records of tool calls that named its id, in whichever tenant.
         uses: u64,
         /// active, expired, revoked, denied or invalid (its record breaks the model's rules).
         state: String,

@@ -7,7 +7,7 @@
 WITH waits AS (
     SELECT c.seq, c.tool_call_id, CAST(c.event_time AS BIGINT) AS at, unnest(g.awaits) AS awaited
     FROM tool_calls c
-    JOIN grants g ON g.grant_id = c.grant_id AND g.state <> 'denied'
+    JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
 ), decided AS (
     -- A person approves, anybody rejects; a question decides nothing, and a rejection may be of one call.
     SELECT a.seq, a.grant_id, a.tool_call_id, CAST(a.event_time AS BIGINT) AS at, lower(a.decision) = 'approved' AS approves
@@ -47,7 +47,8 @@ WITH waits AS (
            first_value(g.issued_seq ORDER BY g.depth, g.issued_seq) AS awaited_seq,
            first_value(l.rejected_seq ORDER BY g.depth, g.issued_seq) AS rejected_seq
     FROM latest l
-    JOIN grants g ON g.grant_id = l.grant_id
+    JOIN tool_calls c ON c.seq = l.seq
+    JOIN grants g ON g.grant_id = l.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL)
     WHERE l.approved_at IS NULL OR l.rejected_at >= l.approved_at
     GROUP BY l.seq
 )

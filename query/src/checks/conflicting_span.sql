@@ -1,4 +1,4 @@
--- The same span id came again with other content.
+-- The same span id came again with other content, and not only because the span had ended since.
 -- severity: high
 -- tags: OWASP ASI07, ATLAS AML.T0053
 -- on: span
@@ -8,4 +8,5 @@ SELECT 'proven' AS verdict, s.seq, s.trace_id, s.span_id, CAST(NULL AS VARCHAR) 
        make_array(s.seq) AS evidence
 FROM ledger l
 JOIN spans s ON s.seq = l.seq
+LEFT ANTI JOIN finished_spans f ON f.seq = s.seq
 WHERE array_has(l.flags, 'conflicting_span')

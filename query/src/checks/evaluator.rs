@@ -1,7 +1,7 @@
 //! The evaluator: takes each new event once, judges what it touches, and tells what is new.
 //! It has no clock and writes nothing: `follow` gives it both.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use custody_store::system::SeqSet;
@@ -13,11 +13,12 @@ use super::here::Touched;
 use super::hit::{HitRow, withholds_details};
 use super::relations::{expiry, gives, is_aside};
 use super::run::{Checker, Entries, once};
+use super::running::Running;
 use super::sequences::{self, Sequences};
 use super::spared::Ran;
 use super::state::{DECISIONS_HELD, Held, State};
 use super::touched::{self, Counted};
-use super::uses::{SpanIdRow, UseRow};
+use super::uses::{SpanIdRow, UseRow, count_old};
 use crate::Error;
 use crate::event::EventRow;
 use crate::grants::KINDS as GRANTS;
@@ -52,6 +53,7 @@ pub(crate) struct Evaluator {
     entries: Entries,
     state: State,
     sequences: Sequences,
+    running: Running,
     /// The next seq to take.
     at: u64,
     newest: i64,
@@ -72,6 +74,7 @@ struct Wants {
     ends: bool,
     numbered: bool,
     span_ids: bool,
+    finished: bool,
 }
 
 /// The hits about one record.
@@ -87,13 +90,15 @@ impl Evaluator {
         let fields = (Arc::clone(checker.fields()), whole);
         let state = State::new(checker.tuning().window(), checker.tuning().memory_bytes, fields);
         let reads = |table: &str| checker.reads(table);
-        let wants = Wants { ends: reads("ended_grants"), numbered: reads("numbered"), span_ids: reads("span_ids") };
+        let (ends, numbered) = (reads("ended_grants"), reads("numbered"));
+        let wants = Wants { ends, numbered, span_ids: reads("span_ids"), finished: reads("finished_spans") };
         Self {
             wants,
             checker,
             entries,
             state,
             sequences: Sequences::default(),
+            running: Running::default(),
             at,
             newest: 0,
             due: VecDeque::new(),
@@ -107,10 +112,8 @@ impl Evaluator {
     /// With the past that a snapshot tells: the events of one window before, the records of grants,
     /// and what was raised already.
     pub(crate) fn recover(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let mut limited = HashSet::new();
-        let at = self.at;
+        let (at, window) = (self.at, self.window());
         for event in snapshot.events_of(&GRANTS, AsOf::Now)?.into_iter().filter(|e| e.seq < at && !is_aside(e)) {
-            limited.extend(event.grant_id.clone().filter(|_| event.attributes.contains("max_uses")));
             self.newest = self.newest.max(event.ingest_time.0);
             self.note_end(&event);
             self.state.insert(event);
@@ -118,11 +121,11 @@ impl Evaluator {
         let before = self.at.saturating_sub(1);
         let last = snapshot.events_at(&(before.saturating_sub(64)..self.at).collect())?;
         self.newest = last.iter().map(|e| e.ingest_time.0).fold(self.newest, i64::max);
-        let from = self.newest.saturating_sub(self.window());
-        let columns = ["seq", "ingest_time", "kind", "grant_id", "decision"];
-        let (mut recent, mut counts) = (BTreeSet::new(), HashMap::<String, u64>::new());
+        let from = self.newest.saturating_sub(window);
+        let columns = ["seq", "ingest_time", "kind", "decision"];
+        let mut recent = BTreeSet::new();
         snapshot.read(&Wanted::all(Table::Events).columns(&columns).seqs(0..self.at), |batch| {
-            let [seq, time, kind, grant, decision] = batch.columns() else { return Ok(true) };
+            let [seq, time, kind, decision] = batch.columns() else { return Ok(true) };
             for i in 0..batch.num_rows() {
                 let said = <Option<String>>::read(decision, i);
                 let held = State::is_held(&String::read(kind, i), said.as_deref());
@@ -130,18 +133,17 @@ impl Evaluator {
                     >= from.min(if held { self.newest.saturating_sub(DECISIONS_HELD) } else { from })
                 {
                     recent.insert(u64::read(seq, i));
-                } else if String::read(kind, i) == "tool_call"
-                    && let Some(id) = <Option<String>>::read(grant, i).filter(|id| limited.contains(id))
-                {
-                    *counts.entry(id).or_default() += 1;
                 }
             }
             Ok(true)
         })?;
-        counts.into_iter().for_each(|(grant, uses)| self.state.count(grant, uses));
         if let Some(first) = recent.first().filter(|_| self.wants.numbered) {
             sequences::read(snapshot, *first..self.at)?.into_iter().for_each(|record| self.sequences.take(record));
         }
+        if let Some(first) = recent.first().filter(|_| self.wants.finished) {
+            self.running.read(snapshot, *first..at, window)?;
+        }
+        count_old(snapshot, self.state.tally(), at, &recent, window)?;
         // A busy hour may be more than may be held: the newest stay.
         let recent = Vec::from_iter(recent);
         for some in recent.chunks(STEP_RECORDS as usize) {
@@ -297,6 +299,7 @@ impl Evaluator {
                     }
                 }
             }
+            self.running.take(batch);
             spans.push(batch.clone());
             Ok(true)
         })?;
@@ -334,6 +337,7 @@ impl Evaluator {
             span_ids: SpanIdRow::batch(&self.state.span_ids(judged)),
             numbered: self.sequences.rows(judged.iter()),
             ended: EndedRow::batch(ended),
+            finished: self.running.rows(),
         }
     }
 
@@ -467,6 +471,7 @@ impl Evaluator {
     fn let_go(&mut self, out: &mut Found) {
         let before = self.newest.saturating_sub(self.window());
         self.sequences.let_go(before);
+        self.running.next(before);
         for seq in self.state.let_go(before) {
             for key in keys_of(&self.pending, seq) {
                 if let Some(hit) = self.pending.remove(&key) {

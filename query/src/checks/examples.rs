@@ -66,6 +66,8 @@ pub(crate) struct Sent {
     submitter: Option<String>,
     /// The span failed.
     failed: bool,
+    /// The span had not ended when it was sent.
+    running: bool,
     trace_state: String,
     dropped_attributes: u32,
     /// What the ledger noted, such as conflicting_span.
@@ -224,7 +226,7 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
         parent_span_id: id(record.parent.as_deref(), 16),
         name: record.name.clone(),
         start_time_unix_nano: at,
-        end_time_unix_nano: at + 1_000_000,
+        end_time_unix_nano: if record.running { 0 } else { at + 1_000_000 },
         trace_state: record.trace_state.clone(),
         dropped_attributes_count: record.dropped_attributes,
         status: Some(Status { code: if record.failed { 2 } else { 0 }, ..Default::default() }),

@@ -59,7 +59,7 @@ fn act(numbers: &mut Numbers, i: u64, in_order: bool) -> Json {
                     "authz.approval.by": person})
         }
         6 => json!({"log": "authz.grant.issued", "authz.grant.subject": agent, "authz.grant.actions": [action],
-                    "authz.grant.parent_id": parent, "authz.grant.approval.state": "required"}),
+                    "authz.grant.approval.state": "required"}),
         7 => json!({"log": "authz.grant.denied", "authz.grant.subject": agent, "authz.grant.actions": [action],
                     "authz.grant.resources": [resource]}),
         8 => json!({"log": "authz.context.retrieval", "authz.context.trust": "untrusted"}),
@@ -73,6 +73,9 @@ fn act(numbers: &mut Numbers, i: u64, in_order: bool) -> Json {
     };
     let mut own = attributes.as_object().cloned().unwrap_or_default();
     let log = own.remove("log");
+    if own.contains_key("authz.grant.approval.state") && i.is_multiple_of(2) {
+        own.insert("authz.grant.parent_id".to_owned(), json!(parent));
+    }
     let some = |numbers: &mut Numbers| !numbers.below(5).is_multiple_of(4);
     for (name, value) in [
         ("gen_ai.agent.id", &agent),

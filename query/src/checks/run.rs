@@ -32,6 +32,7 @@ use super::here::{Here, Touched, Used};
 use super::hit::HitRow;
 use super::judged::Judged;
 use super::relations::{about, without_asides};
+use super::running::{self, FinishedRow};
 use super::sequences::{self, NumberedRow};
 use super::spared::Ran;
 use super::tuning::Tuning;
@@ -60,7 +61,7 @@ pub(super) const EVIDENCE_MAX: usize = 1000;
 const COLUMNS: [&str; 8] = ["verdict", "seq", "trace_id", "span_id", "grant_id", "agent_id", "detail", "evidence"];
 
 /// The tables that a rule may name.
-pub(crate) const RULE_TABLES: [&str; 11] = [
+pub(crate) const RULE_TABLES: [&str; 12] = [
     "events",
     "tool_calls",
     "grants",
@@ -72,6 +73,7 @@ pub(crate) const RULE_TABLES: [&str; 11] = [
     "span_ids",
     "numbered",
     "ended_grants",
+    "finished_spans",
 ];
 
 /// Where the ledger's entries are read.
@@ -122,10 +124,11 @@ impl Tables {
         };
         lazy("grants", GrantRow::schema(), |of, _, now| Ok(GrantRow::batch(Grants::of(of, AsOf::Now, now)?.rows())));
         lazy("denials", DenialRow::schema(), |of, _, _| Ok(DenialRow::batch(&denials(of, AsOf::Now)?)));
-        lazy("call_uses", UseRow::schema(), |of, _, _| all_uses(of));
+        lazy("call_uses", UseRow::schema(), |of, tuning, _| all_uses(of, tuning.window()));
         lazy("call_habits", HabitRow::schema(), |of, tuning, _| habits::of_all(of, tuning.window()));
         lazy("span_ids", SpanIdRow::schema(), |of, _, _| all_span_ids(of));
         lazy("numbered", NumberedRow::schema(), |of, _, _| sequences::of_all(of));
+        lazy("finished_spans", FinishedRow::schema(), |of, tuning, _| running::of_all(of, tuning.window()));
         lazy("ended_grants", EndedRow::schema(), |of, tuning, now| {
             let grants = Grants::without_uses(of, AsOf::Now, now)?;
             Ok(EndedRow::batch(&ends::of(of, grants.rows().iter(), now, tuning.grace())?))
@@ -216,6 +219,7 @@ impl Checker {
             ("span_ids", SpanIdRow::schema()),
             ("numbered", NumberedRow::schema()),
             ("ended_grants", EndedRow::schema()),
+            ("finished_spans", FinishedRow::schema()),
         ];
         let used = Used::default();
         for (name, schema) in schemas {

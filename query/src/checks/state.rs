@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::fields::{Fields, Found};
 use super::habits::{HabitRow, Habits};
 use super::relations::{By, Key, end_of, gives, is_aside, keys, keys_of_attributes, size};
+use super::tally::{Call, Tally};
 use super::uses::{SpanIdRow, UseRow};
 use crate::Error;
 use crate::event::EventRow;
@@ -81,8 +82,7 @@ pub(crate) struct State {
     /// Records of grants by the time of their end.
     lasting: BTreeSet<(i64, u64)>,
     lasting_bytes: usize,
-    uses: HashMap<String, u64>,
-    nth: HashMap<u64, u64>,
+    tally: Tally,
     habits: Habits,
     before: HashMap<u64, HabitRow>,
     /// Span ids by trace, and when the trace's newest came.
@@ -112,8 +112,7 @@ impl State {
             recent: VecDeque::new(),
             lasting: BTreeSet::new(),
             lasting_bytes: 0,
-            uses: HashMap::new(),
-            nth: HashMap::new(),
+            tally: Tally::default(),
             habits: Habits::new(window),
             before: HashMap::new(),
             spans: HashMap::new(),
@@ -156,11 +155,9 @@ impl State {
         }
         if event.kind == "tool_call" {
             self.before.insert(event.seq, self.habits.take_event(event));
-            if let Some(grant) = &event.grant_id {
-                let nth = self.uses.entry(grant.clone()).or_default();
-                *nth += 1;
-                self.nth.insert(event.seq, *nth);
-            }
+            Call::of(event).into_iter().for_each(|call| self.tally.take(call));
+        } else if GRANTS.contains(&event.kind.as_str()) {
+            self.tally.give(event);
         }
         for key in held.keys() {
             self.index.entry(key).or_default().insert(event.seq);
@@ -203,9 +200,9 @@ impl State {
         Held { row, found, more }
     }
 
-    /// Uses of a grant that were counted before.
-    pub(crate) fn count(&mut self, grant: String, uses: u64) {
-        *self.uses.entry(grant).or_default() += uses;
+    /// The counts of uses, to put in what came before.
+    pub(super) fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     /// Takes the id of a span in. What is no id of OTLP is no span's parent either.
@@ -248,6 +245,7 @@ impl State {
             }
         }
         self.let_spans_go(before);
+        self.tally.let_go(before);
         gone
     }
 
@@ -281,7 +279,7 @@ impl State {
 
     fn remove(&mut self, seq: u64) {
         let Some(event) = self.events.remove(&seq) else { return };
-        self.nth.remove(&seq);
+        self.tally.forget(seq);
         self.before.remove(&seq);
         self.back.remove(&seq);
         let more = self.more.remove(&seq).unwrap_or_default();
@@ -302,12 +300,11 @@ impl State {
                 }
             }
         }
-        // Of a grant of which nothing is at hand the index counts the uses when it is named again.
-        if let Some(grant) = &event.grant_id {
-            let named = |by: By| self.index.contains_key(&(by, grant.clone()));
-            if self.uses.contains_key(grant) && !named(By::Grant) && !named(By::Use) {
-                self.uses.remove(grant);
-            }
+        let Some(grant) = &event.grant_id else { return };
+        let is_named = |by: By| self.index.contains_key(&(by, grant.clone()));
+        if !is_named(By::Grant) {
+            let is_named = is_named(By::Use);
+            self.tally.forget_grant(grant, is_named);
         }
     }
 
@@ -391,14 +388,7 @@ impl State {
                 .filter(|s| *s <= newest)
                 .collect();
             uses.dedup();
-            for (nth, seq) in (1..).zip(&uses) {
-                if let Some(known) = self.nth.get_mut(seq) {
-                    *known = nth;
-                }
-            }
-            if !uses.is_empty() {
-                self.uses.insert(id.clone(), uses.len() as u64);
-            }
+            self.tally.recount(&id, &uses);
             let records = snapshot.few_events(&told, None)?;
             let is_one = |event: &EventRow| GRANTS.contains(&event.kind.as_str()) && !is_aside(event);
             for event in records.into_iter().filter(|event| event.grant_id.as_ref() == Some(&id) && is_one(event)) {
@@ -457,11 +447,7 @@ impl State {
 
     /// The count of each use among some events.
     pub(crate) fn uses(&self, seqs: &BTreeSet<u64>) -> Vec<UseRow> {
-        let one = |seq: &u64| {
-            let (nth, event) = (self.nth.get(seq)?, self.get(*seq)?);
-            Some(UseRow { seq: *seq, grant_id: event.grant_id.clone()?, nth: *nth })
-        };
-        seqs.iter().filter_map(one).collect()
+        self.tally.rows(seqs)
     }
 
     /// What the calls before each call among some events had.

@@ -44,7 +44,7 @@ fn a_record_can_be_several_events_and_leaves_nothing_behind() {
     let found = state.context(&BTreeSet::from([1]), &Snapshot::default()).unwrap();
     assert_eq!(found, BTreeSet::from([1]));
     assert_eq!(state.let_go(2), [1]);
-    assert!(state.index.is_empty() && state.more.is_empty() && state.uses.is_empty() && state.before.is_empty());
+    assert!(state.index.is_empty() && state.more.is_empty() && state.tally.is_empty() && state.before.is_empty());
     assert_eq!((state.bytes, state.lasting_bytes), (0, 0));
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Counted {
     pub(super) span_ids: RecordBatch,
     pub(super) numbered: RecordBatch,
     pub(super) ended: RecordBatch,
+    pub(super) finished: RecordBatch,
 }
 
 /// The grants that some events tell of, as they are at a time.
@@ -94,6 +95,7 @@ impl Touched {
         touched.put("span_ids", vec![counted.span_ids.into()]);
         touched.put("numbered", vec![counted.numbered.into()]);
         touched.put("ended_grants", vec![counted.ended.into()]);
+        touched.put("finished_spans", vec![counted.finished.into()]);
         touched
     }
 }

@@ -1,0 +1,94 @@
+//! What is one use and what are several; chains, late records, and what goes when time is over.
+
+use super::super::uses::count_old;
+use super::*;
+use crate::projection::Snapshot;
+use crate::rows::Time;
+
+fn grant(seq: u64, id: &str, parent: Option<&str>, max_uses: u32) -> EventRow {
+    EventRow {
+        seq,
+        kind: "grant_issued".into(),
+        grant_id: Some(id.into()),
+        parent_grant_id: parent.map(str::to_owned),
+        attributes: format!(r#"{{"authz.grant.max_uses":{max_uses}}}"#),
+        ..EventRow::default()
+    }
+}
+
+fn call(seq: u64, grant: &str, span: &str) -> EventRow {
+    EventRow {
+        seq,
+        kind: "tool_call".into(),
+        grant_id: Some(grant.into()),
+        trace_id: Some("1".into()),
+        span_id: Some(span.into()),
+        tool: Some("pay".into()),
+        ingest_time: Time(seq as i64),
+        ..EventRow::default()
+    }
+}
+
+fn take(tally: &mut Tally, event: &EventRow) -> (u64, Option<(String, u64)>) {
+    tally.take(Call::of(event).unwrap());
+    let row = tally.rows([&event.seq]).remove(0);
+    (row.nth, row.over_grant_id.zip(row.over_nth))
+}
+
+#[test]
+fn versions_of_a_span_are_one_use_and_only_by_who_sent_it() {
+    let mut tally = Tally::default();
+    tally.give(&grant(0, "g", None, 1));
+    assert_eq!(take(&mut tally, &call(1, "g", "a")), (1, None));
+    let ended = EventRow { resource: Some("r".into()), ..call(2, "g", "a") };
+    assert_eq!(take(&mut tally, &ended), (1, None), "what was not said before is added");
+    let over = |n| Some(("g".to_owned(), n));
+    assert_eq!(take(&mut tally, &EventRow { resource: Some("s".into()), ..call(3, "g", "a") }), (2, over(2)));
+    assert_eq!(take(&mut tally, &EventRow { submitter: "another".into(), ..ended.clone() }), (3, over(3)));
+    assert_eq!(take(&mut tally, &EventRow { event_time: Time(9), ..ended }), (4, over(4)), "another start");
+}
+
+#[test]
+fn spans_are_remembered_for_as_long_as_events_are() {
+    let mut tally = Tally::default();
+    let called = |seq, span: &str, parent: &str| EventRow {
+        parent_span_id: Some(parent.into()),
+        tool_call_id: Some("c".into()),
+        ..call(seq, "g", span)
+    };
+    assert_eq!(take(&mut tally, &called(1, "a", "0")).0, 1);
+    assert_eq!(take(&mut tally, &called(2, "b", "a")).0, 1);
+    tally.let_go(3);
+    assert_eq!(take(&mut tally, &called(4, "b", "a")).0, 2);
+    tally.let_go(5);
+    assert!(tally.spans.is_empty() && tally.below.is_empty() && tally.tellers.is_empty() && tally.order.is_empty());
+}
+
+#[test]
+fn uses_wait_for_the_records_of_their_chain_and_a_loop_ends() {
+    let mut tally = Tally::default();
+    tally.give(&grant(0, "root", None, 1));
+    assert_eq!(take(&mut tally, &call(1, "leaf", "a")).1, None);
+    assert_eq!(take(&mut tally, &call(2, "leaf", "b")).1, None);
+    tally.give(&grant(3, "leaf", Some("mid"), 9));
+    assert!(tally.rows([&2]).iter().all(|row| row.over_nth.is_none()));
+    tally.give(&grant(4, "mid", Some("root"), 9));
+    let over: Vec<_> = tally.rows([&1, &2]).into_iter().map(|row| row.over_grant_id.zip(row.over_nth)).collect();
+    assert_eq!(over, [None, Some(("root".into(), 2))]);
+    tally.give(&grant(5, "x", Some("y"), 1));
+    tally.give(&grant(6, "y", Some("x"), 1));
+    assert_eq!(take(&mut tally, &call(7, "x", "c")).1, None, "once each");
+    assert_eq!(take(&mut tally, &call(8, "y", "d")).1, Some(("y".into(), 2)));
+}
+
+#[test]
+fn a_start_counts_what_came_before_as_it_was_counted() {
+    let grants = [grant(0, "root", None, 2), grant(1, "leaf", Some("root"), 9)];
+    let calls = [call(2, "leaf", "a"), call(3, "leaf", "a"), call(4, "root", "b"), call(5, "leaf", "c")];
+    let events: Vec<EventRow> = grants.iter().chain(&calls).cloned().collect();
+    let snapshot = Snapshot::of_events(vec![EventRow::batch(&events)], 6);
+    let mut tally = Tally::default();
+    grants.iter().for_each(|grant| tally.give(grant));
+    count_old(&snapshot, &mut tally, 6, &[5].into(), 1000).unwrap();
+    assert_eq!(take(&mut tally, &calls[3]), (2, Some(("root".into(), 3))));
+}
