@@ -187,7 +187,14 @@ impl State {
         }
         // What was approved or refused counts for later calls.
         let decides = Self::is_held(&event.kind, event.decision.as_deref());
-        decides.then(|| event.ingest_time.0.saturating_add(DECISIONS_HELD))
+        decides.then(|| event.ingest_time.0.saturating_add(DECISIONS_HELD).max(self.end_of_approved(event)))
+    }
+
+    /// The end of the grant that an approval is about: it counts as long as that does.
+    fn end_of_approved(&self, event: &EventRow) -> i64 {
+        let id = event.grant_id.as_ref().filter(|_| event.kind == "approval");
+        let records = id.into_iter().flat_map(|id| self.of(By::Grant, id).rev().take(RELATED_MAX));
+        records.filter_map(|seq| self.get(seq)).filter(|event| gives(event)).map(end_of).max().unwrap_or(i64::MIN)
     }
 
     /// The event as it is kept. Of those that tell of a grant the attributes are read again.
@@ -363,7 +370,7 @@ impl State {
         Ok(())
     }
 
-    /// Reads the records of grants that were let go back, and how often those were used, by the index: each
+    /// Reads the records of grants that were let go back, what was decided of them, and how often those were used, by the index: each
     /// costs a lookup, however long the log is, and those that are not there cost one once.
     fn read_back(&mut self, grants: &[String], snapshot: &Snapshot) -> Result<(), Error> {
         if !self.let_go {
@@ -378,7 +385,8 @@ impl State {
         let newest = self.events.last_key_value().map_or(0, |(seq, _)| *seq);
         for id in missing {
             let found = finder.find(Kind::Grant, &id)?;
-            let told = found.iter().filter(|posting| matches!(posting.role(), Role::Given | Role::Revoked));
+            let tells = |role: Role| matches!(role, Role::Given | Role::Revoked | Role::Approval);
+            let told = found.iter().filter(|posting| tells(posting.role()));
             let mut told: Vec<u64> = told.map(|posting| posting.seq()).filter(|seq| *seq <= newest).collect();
             told.dedup();
             let mut uses: Vec<u64> = found
@@ -390,7 +398,8 @@ impl State {
             uses.dedup();
             self.tally.recount(&id, &uses);
             let records = snapshot.few_events(&told, None)?;
-            let is_one = |event: &EventRow| GRANTS.contains(&event.kind.as_str()) && !is_aside(event);
+            let is_told = |kind: &str| kind == "approval" || GRANTS.contains(&kind);
+            let is_one = |event: &EventRow| is_told(&event.kind) && !is_aside(event);
             for event in records.into_iter().filter(|event| event.grant_id.as_ref() == Some(&id) && is_one(event)) {
                 self.back.insert(event.seq);
                 self.insert(event);
