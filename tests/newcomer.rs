@@ -74,7 +74,7 @@ fn wrong_words(dir: &str) {
         (&["demo", "--keep", dir][..], 1, "is not empty"),
         (&["alerts", "list", "--state", "openn", "--data-dir", dir], 2, "acknowledged"),
         (&["replay", "--trace", "x", "--as-of", "yesterday", "--data-dir", dir], 1, "--as-of"),
-        (&["replay", "--trace", "x", "--as-of", "5", "--data-dir", dir], 1, "known by the id x as of 5"),
+        (&["replay", "--trace", "x", "--as-of", "5", "--data-dir", dir], 1, "known by the id x (as trace) as of 5"),
         (&["serve", "--http", "localhost:4680", "--data-dir", dir], 2, "such as 127.0.0.1:4317"),
         (&["serve", "--trace-ratio", "2", "--data-dir", dir], 2, "--trace-ratio 2 is not between 0 and 1"),
     ] {

@@ -89,11 +89,12 @@ table! {
 const LISTED_MAX: usize = 100;
 
 /// What is read of an event, in the table's order.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "seq",
     "event_time",
     "kind",
     "trace_id",
+    "tenant",
     "service",
     "initiator_id",
     "agent_id",
@@ -131,7 +132,7 @@ struct Step {
 
 /// Reads events of some kinds, one by one.
 fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Result<(), Error> {
-    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status", "invalid_reasons", "tenant"]).collect();
+    let columns: Vec<&str> = COLUMNS.into_iter().chain(["status", "invalid_reasons"]).collect();
     let wanted = Wanted::all(Table::Events).columns(&columns).only("kind", kinds.iter().copied());
     snapshot.read(&wanted, |batch: &RecordBatch| {
         let text = |column: usize, row| <Option<String> as Cell>::read(batch.column(column).as_ref(), row);
@@ -141,20 +142,20 @@ fn steps(snapshot: &Snapshot, kinds: &[&str], mut each: impl FnMut(Step)) -> Res
                 time: Cell::read(batch.column(1).as_ref(), i),
                 kind: text(2, i).unwrap_or_default(),
                 trace_id: text(3, i),
-                service: text(4, i),
-                initiator_id: text(5, i),
-                agent_id: text(6, i),
-                grant_id: text(7, i),
-                workspace: text(8, i),
-                action: text(9, i),
-                resource: text(10, i),
-                tool: text(11, i),
-                tool_call_id: text(12, i),
-                decision: text(13, i),
-                classification: text(14, i),
-                failed: text(15, i).as_deref() == Some("error"),
-                is_valid: <Vec<String> as Cell>::read(batch.column(16).as_ref(), i).is_empty(),
-                tenant: text(17, i),
+                tenant: text(4, i),
+                service: text(5, i),
+                initiator_id: text(6, i),
+                agent_id: text(7, i),
+                grant_id: text(8, i),
+                workspace: text(9, i),
+                action: text(10, i),
+                resource: text(11, i),
+                tool: text(12, i),
+                tool_call_id: text(13, i),
+                decision: text(14, i),
+                classification: text(15, i),
+                failed: text(16, i).as_deref() == Some("error"),
+                is_valid: <Vec<String> as Cell>::read(batch.column(17).as_ref(), i).is_empty(),
             });
         }
         Ok(true)

@@ -164,7 +164,7 @@ mod tests {
             let refused = filter("--log-level", text).err().expect("it is refused");
             assert!(refused.message.contains("is no level; give off, error"), "{}", refused.message);
         }
-        for text in ["warn", "WARN", "off", "info,custody_ingest=debug", "custody=trace , error"] {
+        for text in ["warn", "WARN", "off", "info,custody_ingest=debug", "custody=trace,error"] {
             assert!(filter("--log-level", text).is_ok(), "{text}");
         }
         assert!(
