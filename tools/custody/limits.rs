@@ -247,14 +247,14 @@ mod tests {
     #[test]
     fn what_no_request_could_have_is_refused() {
         for (size, mend) in [(0, "give at least 1"), (usize::MAX, "is more than 4294967279")] {
-            let refused = set_request_bytes(Some(size), &mut 0).err().expect("it is refused");
+            let refused = set_request_bytes(Some(size), &mut 0).expect_err("it is refused");
             assert!(refused.message.contains(mend) && refused.message.contains("--request-bytes-max"));
         }
         let mut taken = 7;
-        set_request_bytes(Some(1 << 30), &mut taken).ok().expect("it is taken");
-        set_request_bytes(None, &mut taken).ok().expect("it stays");
+        set_request_bytes(Some(1 << 30), &mut taken).expect("it is taken");
+        set_request_bytes(None, &mut taken).expect("it stays");
         assert_eq!(taken, 1 << 30);
         let many = LimitFlags { headers_max: Some(30_000), ..LimitFlags::default() };
-        assert!(many.connections(None).err().expect("it is refused").message.contains("--headers-max 30000"));
+        assert!(many.connections(None).expect_err("it is refused").message.contains("--headers-max 30000"));
     }
 }

@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_word_that_is_no_level_is_refused() {
         for text in ["wrn", "zzz", "info,custdy", "Info, wrn"] {
-            let refused = filter("--log-level", text).err().expect("it is refused");
+            let refused = filter("--log-level", text).expect_err("it is refused");
             assert!(refused.message.contains("is no level; give off, error"), "{}", refused.message);
         }
         for text in ["warn", "WARN", "off", "info,custody_ingest=debug", "custody=trace,error"] {
