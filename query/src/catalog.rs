@@ -100,6 +100,7 @@ pub(crate) fn register(
     lazy("denials", DenialRow::schema(), |s, _| Ok(DenialRow::batch(&denials(s, AsOf::Now)?)))?;
     library::register(context, snapshot, reader, now)?;
     context.register_udf(authority_covers());
+    context.register_udf(crate::functions::tenants::same_tenant());
     for function in proofs::functions(reader, snapshot.visible()) {
         context.register_udf(function);
     }

@@ -20,9 +20,12 @@ mod rule;
 mod run;
 mod running;
 mod sequences;
+mod span_ids;
 mod spared;
 mod state;
 mod tally;
+#[cfg(test)]
+mod tenants_tests;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -41,8 +44,9 @@ pub use rule::{Rule, SEVERITIES, Setting};
 pub use run::Checker;
 pub use running::{FinishedBuilder, FinishedRow};
 pub use sequences::{NumberedBuilder, NumberedRow};
+pub use span_ids::{SpanIdBuilder, SpanIdRow};
 pub use tuning::{Tuning, shown};
-pub use uses::{SpanIdBuilder, SpanIdRow, UseBuilder, UseRow};
+pub use uses::{UseBuilder, UseRow};
 pub(crate) use violations::register;
 
 macro_rules! checks {

@@ -118,7 +118,7 @@ const VIEW_COLUMNS: [(&str, &str); 30] = [
 ];
 
 /// The functions of values that are the ledger's own: name, how it is called, what it gives.
-const OWN_FUNCTIONS: [(&str, &str, &str); 5] = [
+const OWN_FUNCTIONS: [(&str, &str, &str); 6] = [
     (
         "proof",
         "proof(seq)",
@@ -129,6 +129,11 @@ const OWN_FUNCTIONS: [(&str, &str, &str); 5] = [
         "authority_covers",
         "authority_covers(patterns, value)",
         "Whether one of the patterns, such as those of grants.actions, covers the value.",
+    ),
+    (
+        "same_tenant",
+        "same_tenant(a, b)",
+        "Whether records of these tenants can be about one thing: they are the same, or one of them is null.",
     ),
     (
         "tenants_of",
@@ -349,6 +354,7 @@ All of them are in SQL too, with these texts: `DESCRIBE <table or function>`, `S
 `SELECT * FROM custody_columns WHERE table_name = 'alerts'`; over Flight SQL as remarks of the columns (JDBC);
 as `information_schema.tables.table_comment` (and in `SHOW TABLES`), `.columns.column_comment` and `.routines.description`.
 Ids are lowercase hex, times are UTC in ns, attributes are JSON for the JSON functions (`json_get_str(attributes, 'name')`).
-Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`.
+Beside the tables there are functions of a record: `proof(seq)`, `payload(seq)`, and `authority_covers(patterns, value)`; and
+`same_tenant(a, b)`, for joins of records of several tenants.
 A seq or a time, where a function takes one, is a literal such as `120` or `'2026-11-20T09:00:00Z'`.
 ";

@@ -19,7 +19,7 @@ use crate::segments::{Table, Wanted};
 use fields::Fields;
 use whose::Key;
 
-pub(crate) use whose::{Revoked, meet};
+pub(crate) use whose::{Revoked, Scope, meet};
 
 /// Kinds of events that change what is known of a grant.
 pub(crate) const KINDS: [&str; 4] = ["grant_issued", "grant_derived", "grant_denied", REVOKED];
@@ -172,6 +172,8 @@ table! {
         trace_id: Option<String>,
         /// By whom and why.
         reason: String,
+        /// Whose it is, as the record says.
+        tenant: Option<String>,
     }
 }
 
@@ -453,6 +455,7 @@ pub(crate) fn denial_row(event: &EventRow) -> DenialRow {
         tool_call_id: event.tool_call_id.clone(),
         trace_id: event.trace_id.clone(),
         reason: format!("{} by {who}{why}", event.kind),
+        tenant: event.tenant.clone(),
     }
 }
 

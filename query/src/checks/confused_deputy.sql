@@ -8,5 +8,5 @@ SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_
        concat('a resource of ', json_as_text(c.attributes, 'authz.resource.owner'), ' was touched under a grant for ', g.initiator_id) AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM events c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
 WHERE c.kind = 'tool_call' AND json_as_text(c.attributes, 'authz.resource.owner') <> g.initiator_id

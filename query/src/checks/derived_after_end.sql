@@ -8,5 +8,5 @@ SELECT 'proven' AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_
        array_remove_all(make_array(p.issued_seq, p.revoked_seq, g.issued_seq), NULL) AS evidence
 FROM grants g
 JOIN events e ON e.seq = g.issued_seq
-JOIN grants p ON p.grant_id = g.parent_grant_id AND (p.tenant = g.tenant OR p.tenant IS NULL OR g.tenant IS NULL)
+JOIN grants p ON p.grant_id = g.parent_grant_id AND same_tenant(p.tenant, g.tenant)
 WHERE g.state <> 'denied' AND (g.issued_time > p.expires_at OR g.issued_time > p.revoked_time)

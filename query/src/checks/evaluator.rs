@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use custody_store::system::SeqSet;
-use datafusion::arrow::array::StringArray;
 
 use super::ends::{self, EndedRow};
 use super::habits::HabitRow;
@@ -15,10 +14,11 @@ use super::relations::{expiry, gives, is_aside};
 use super::run::{Checker, Entries, once};
 use super::running::Running;
 use super::sequences::{self, Sequences};
+use super::span_ids::SpanIdRow;
 use super::spared::Ran;
 use super::state::{DECISIONS_HELD, Held, State};
 use super::touched::{self, Counted};
-use super::uses::{SpanIdRow, UseRow, count_old};
+use super::uses::{UseRow, count_old};
 use crate::Error;
 use crate::event::EventRow;
 use crate::grants::KINDS as GRANTS;
@@ -235,7 +235,7 @@ impl Evaluator {
         let waiting = self.settled_below(to);
         for seq in &fresh {
             settled.extend(self.state.touched_by(*seq).range(..waiting));
-            settled.extend(self.sequences.after(*seq).filter(|after| *after < waiting));
+            settled.extend(self.sequences.after(*seq).into_iter().filter(|after| *after < waiting));
         }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
@@ -285,19 +285,13 @@ impl Evaluator {
         }
         let newest = &mut self.newest;
         // Only rules about missing spans need the ids of all.
-        let mut state = self.wants.span_ids.then_some(&mut self.state);
+        let mut ids = self.wants.span_ids.then_some(self.state.spans());
         snapshot.read(&Wanted::all(Table::Spans).seqs(from..to), |batch| {
-            let column = |name: &str| batch.column_by_name(name);
-            let texts = |name: &str| column(name).and_then(|c| c.as_any().downcast_ref::<StringArray>());
-            if let (Some(trace), Some(span), Some(time)) = (texts("trace_id"), texts("span_id"), column("ingest_time"))
-            {
-                for i in 0..batch.num_rows() {
-                    let time = Time::read(time, i).0;
-                    *newest = (*newest).max(time);
-                    if let Some(state) = &mut state {
-                        state.insert_span(trace.value(i), span.value(i), time);
-                    }
-                }
+            if let Some(times) = batch.column_by_name("ingest_time") {
+                *newest = (0..batch.num_rows()).map(|i| Time::read(times, i).0).fold(*newest, i64::max);
+            }
+            if let Some(ids) = &mut ids {
+                ids.take(batch);
             }
             self.running.take(batch);
             spans.push(batch.clone());

@@ -23,6 +23,7 @@ use crate::projection::Snapshot;
 use crate::rows::Time;
 use crate::segments::{Table, Tail};
 use crate::tables::{LedgerRow, SpanRow, span_row};
+use crate::tenancy::Tenancy;
 
 /// The examples' times count from 2026-11-20T09:00:00Z.
 const START: i64 = 1_795_165_200_000_000_000;
@@ -218,7 +219,10 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
             ..Default::default()
         };
         let sent = log.encode_to_vec();
-        return (map_log(&context, &wire::LogRecord::read(&sent).unwrap_or_default()), None);
+        let log = wire::LogRecord::read(&sent).unwrap_or_default();
+        let mut events = map_log(&context, &log);
+        Tenancy::of_resource(&resource).of_record(&log.attributes, &mut events);
+        return (events, None);
     }
     let span = Span {
         trace_id,
@@ -235,7 +239,9 @@ fn rows(seq: u64, record: &Sent, ingest_time: i64) -> (Vec<EventRow>, Option<Spa
     };
     let sent = span.encode_to_vec();
     let span = wire::Span::read(&sent).unwrap_or_default();
-    (map_span(&context, &span), Some(span_row(&context, &span)))
+    let mut events = map_span(&context, &span);
+    let Tenancy { tenant, workspace } = Tenancy::of_resource(&resource).of_record(&span.attributes, &mut events);
+    (events, Some(SpanRow { tenant, workspace, ..span_row(&context, &span) }))
 }
 
 /// An id of this many hex digits, filled up with zeros.

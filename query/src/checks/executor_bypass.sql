@@ -8,9 +8,9 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat(coalesce(c.resource, 'a system of record'), ' changed, and no executor decided about it') AS detail,
        make_array(c.seq) AS evidence
 FROM events c
-LEFT JOIN (
-    SELECT d.trace_id, min(d.event_time) AS since FROM events d
+LEFT ANTI JOIN (
+    SELECT d.trace_id, d.tenant, min(d.event_time) AS since FROM events d
     WHERE d.kind = 'executor_decision' AND d.decision = 'allow' AND coalesce(cardinality(d.invalid_reasons), 0) = 0
-    GROUP BY d.trace_id
-) d ON d.trace_id = c.trace_id AND d.since <= c.event_time
-WHERE c.kind = 'system_update' AND d.since IS NULL
+    GROUP BY d.trace_id, d.tenant
+) d ON d.trace_id = c.trace_id AND same_tenant(d.tenant, c.tenant) AND d.since <= c.event_time
+WHERE c.kind = 'system_update'

@@ -9,5 +9,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
               CAST(g.expires_at AS VARCHAR)) AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM tool_calls c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
 WHERE seconds_between(g.expires_at, c.event_time) > setting('clock_skew_seconds', c.workspace)

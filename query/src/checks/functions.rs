@@ -23,7 +23,7 @@ pub(crate) fn bind(check: &str, sql: &str) -> String {
 pub(crate) fn all(tuning: &Arc<Tuning>) -> Vec<ScalarUDF> {
     let of_tuning = [number(Arc::clone(tuning)), texts(Arc::clone(tuning))];
     let plain = [seconds_between(), outside_constraint(), super::process::function()];
-    plain.into_iter().chain(of_tuning).collect()
+    plain.into_iter().chain(crate::functions::tenants::of_rules()).chain(of_tuning).collect()
 }
 
 /// The arguments as arrays of texts.

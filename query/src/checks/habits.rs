@@ -1,20 +1,23 @@
 //! What the calls of a service usually have: a grant, and somebody who acts. Counted as calls come, over the
 //! newest ones of each service and workspace, so that a call that lacks it stands out where it is the rule,
-//! and nowhere else.
+//! and nowhere else. What other tenants do is nobody's rule.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 
 use datafusion::arrow::array::Array as _;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use crate::Error;
 use crate::event::EventRow;
+use crate::grants::Scope;
 use crate::projection::Snapshot;
 use crate::rows::{Cell as _, Time, table};
 use crate::segments::{Table, Wanted};
 
 table! {
-    /// What the calls of the same service and workspace had that came before one: the newest 200 of the window.
+    /// What the calls of the same service and workspace, and of its tenant or none, had that came before one: the newest
+    /// 200 of the window.
     HabitRow, HabitBuilder {
         /// The call.
         seq: u64,
@@ -29,7 +32,7 @@ table! {
 
 /// Calls of a service and workspace that count.
 const CALLS_MAX: usize = 200;
-/// Services and workspaces that are watched at once.
+/// Services and workspaces of tenants that are watched at once.
 const WATCHED_MAX: usize = 20_000;
 
 /// A service and a workspace.
@@ -40,22 +43,33 @@ type Of = (Option<String>, Option<String>);
 struct Call {
     seq: u64,
     time: i64,
+    tenant: Option<String>,
     of: Of,
     has_grant: bool,
     has_actor: bool,
 }
 
-/// The newest calls of each service and workspace.
-#[derive(Debug, Default)]
+/// What a call had that came before.
+#[derive(Debug)]
+struct Before {
+    seq: u64,
+    time: i64,
+    has_grant: bool,
+    has_actor: bool,
+}
+
+/// The newest calls of each service, workspace and scope.
+#[derive(Debug)]
 pub(super) struct Habits {
     window: i64,
-    newest: HashMap<Of, VecDeque<(i64, bool, bool)>>,
+    hasher: RandomState,
+    newest: HashMap<u64, VecDeque<Before>>,
 }
 
 impl Habits {
     /// Over the calls of so many ns.
     pub(super) fn new(window: i64) -> Self {
-        Self { window, newest: HashMap::new() }
+        Self { window, hasher: RandomState::new(), newest: HashMap::new() }
     }
 
     /// Takes a tool call in, in the order of the log.
@@ -63,6 +77,7 @@ impl Habits {
         self.take(Call {
             seq: event.seq,
             time: event.ingest_time.0,
+            tenant: event.tenant.clone(),
             of: (event.service.clone(), event.workspace.clone()),
             has_grant: event.grant_id.is_some(),
             has_actor: event.agent_id.is_some() || event.agent_name.is_some() || event.initiator_id.is_some(),
@@ -70,42 +85,57 @@ impl Habits {
     }
 
     fn take(&mut self, call: Call) -> HabitRow {
-        let since = call.time.saturating_sub(self.window);
-        if self.newest.len() >= WATCHED_MAX && !self.newest.contains_key(&call.of) {
-            self.newest.retain(|_, calls| calls.back().is_some_and(|newest| newest.0 >= since));
+        let (since, tenant) = (call.time.saturating_sub(self.window), call.tenant.as_deref());
+        let place = |scope: Scope<'_>| self.hasher.hash_one((scope, &call.of));
+        let (looks_in, lies_in) = (Scope::looks_in(tenant).map(place), Scope::lies_in(tenant).map(place));
+        let lies_in: Vec<u64> = lies_in.collect();
+        let mut seen: Vec<&Before> = looks_in.iter().filter_map(|place| self.newest.get(place)).flatten().collect();
+        seen.retain(|before| before.time >= since);
+        // Two runs at most, each in the order of the log.
+        seen.sort_by_key(|before| before.seq);
+        let seen = &seen[seen.len().saturating_sub(CALLS_MAX)..];
+        let row = HabitRow {
+            seq: call.seq,
+            calls: seen.len() as u64,
+            with_grant: seen.iter().filter(|before| before.has_grant).count() as u64,
+            with_actor: seen.iter().filter(|before| before.has_actor).count() as u64,
+        };
+        for place in lies_in {
+            self.add(place, since, &call);
+        }
+        row
+    }
+
+    fn add(&mut self, place: u64, since: i64, call: &Call) {
+        if self.newest.len() >= WATCHED_MAX && !self.newest.contains_key(&place) {
+            self.newest.retain(|_, calls| calls.back().is_some_and(|newest| newest.time >= since));
             if self.newest.len() >= WATCHED_MAX {
                 self.newest.clear();
             }
         }
-        let calls = self.newest.entry(call.of).or_default();
-        while calls.len() > CALLS_MAX || calls.front().is_some_and(|oldest| oldest.0 < since) {
+        let calls = self.newest.entry(place).or_default();
+        while calls.len() >= CALLS_MAX || calls.front().is_some_and(|oldest| oldest.time < since) {
             calls.pop_front();
         }
-        let row = HabitRow {
-            seq: call.seq,
-            calls: calls.len() as u64,
-            with_grant: calls.iter().filter(|call| call.1).count() as u64,
-            with_actor: calls.iter().filter(|call| call.2).count() as u64,
-        };
-        calls.push_back((call.time, call.has_grant, call.has_actor));
-        while calls.len() > CALLS_MAX {
-            calls.pop_front();
-        }
-        row
+        let Call { seq, time, has_grant, has_actor, .. } = *call;
+        calls.push_back(Before { seq, time, has_grant, has_actor });
     }
 }
 
 /// The habits before each call of a snapshot.
 pub(super) fn of_all(snapshot: &Snapshot, window: i64) -> Result<RecordBatch, Error> {
-    const COLUMNS: [&str; 8] =
-        ["seq", "ingest_time", "service", "initiator_id", "agent_id", "agent_name", "grant_id", "workspace"];
+    const COLUMNS: [&str; 9] =
+        ["seq", "ingest_time", "tenant", "service", "initiator_id", "agent_id", "agent_name", "grant_id", "workspace"];
     let (mut rows, mut habits) = (HabitBuilder::default(), Habits::new(window));
     snapshot.read(&Wanted::all(Table::Events).columns(&COLUMNS).only("kind", ["tool_call"]), |batch| {
-        let [seq, time, service, initiator, agent, name, grant, workspace] = batch.columns() else { return Ok(true) };
+        let [seq, time, tenant, service, initiator, agent, name, grant, workspace] = batch.columns() else {
+            return Ok(true);
+        };
         for i in 0..batch.num_rows() {
             rows.push(&habits.take(Call {
                 seq: u64::read(seq, i),
                 time: Time::read(time, i).0,
+                tenant: <Option<String>>::read(tenant, i),
                 of: (<Option<String>>::read(service, i), <Option<String>>::read(workspace, i)),
                 has_grant: grant.is_valid(i),
                 has_actor: initiator.is_valid(i) || agent.is_valid(i) || name.is_valid(i),
@@ -126,6 +156,7 @@ mod tests {
         let call = |seq: u64, service: &str, has_grant| Call {
             seq,
             time: seq as i64,
+            tenant: None,
             of: (Some(service.into()), None),
             has_grant,
             has_actor: true,
@@ -138,5 +169,23 @@ mod tests {
         assert_eq!((row.calls, row.with_grant, row.with_actor), (200, 200, 200));
         assert_eq!(habits.take(call(301, "b", true)).calls, 0, "another service");
         assert_eq!(habits.take(call(1250, "a", true)).calls, 51, "those within the window: 250 to 300");
+    }
+    #[test]
+    fn what_other_tenants_do_is_nobodys_habit() {
+        let mut habits = Habits::new(1000);
+        let mut take = |seq: u64, tenant: Option<&str>| {
+            let tenant = tenant.map(str::to_owned);
+            let of = (Some("s".to_owned()), None);
+            let row = habits.take(Call { seq, time: seq as i64, tenant, of, has_grant: seq < 10, has_actor: true });
+            (row.calls, row.with_grant)
+        };
+        let said = [None, Some("acme"), Some("globex"), None, Some("acme"), Some("globex"), None];
+        let told: Vec<_> = (0..).zip(said).map(|(seq, tenant)| take(seq, tenant).0).collect();
+        assert_eq!(told, [0, 1, 1, 3, 3, 3, 6], "who names no tenant meets all");
+        for seq in 10..310 {
+            take(seq, Some("globex"));
+        }
+        assert_eq!(take(310, Some("acme")), (5, 5));
+        assert_eq!(take(311, None), (200, 0), "the newest of all");
     }
 }

@@ -6,23 +6,40 @@
 -- needs: authz.credential.id or service-account-id
 -- setting window_seconds: 3600 | how far back it looks
 WITH used AS (
-    SELECT e.seq, e.trace_id, e.span_id, e.grant_id, e.agent_id, e.workspace, e.event_time,
+    SELECT e.seq, e.trace_id, e.span_id, e.grant_id, e.agent_id, e.workspace, e.tenant, e.event_time,
            coalesce(json_as_text(e.attributes, 'authz.credential.id'), json_as_text(e.attributes, 'service-account-id')) AS credential
     FROM events e
     WHERE e.agent_id IS NOT NULL
       AND (json_as_text(e.attributes, 'authz.credential.id') IS NOT NULL OR json_as_text(e.attributes, 'service-account-id') IS NOT NULL)
+), points AS (
+    -- Each as one that others meet, and as one that meets those before it.
+    SELECT u.*, unnest(scopes_of(u.tenant)) AS scope, 1 AS met FROM used u
+    UNION ALL
+    SELECT u.*, unnest(scopes_met(u.tenant)) AS scope, 0 AS met FROM used u
+), seen AS (
+    -- Each credential when the agent comes with it: how often it had, and what was used before.
+    SELECT p.*, sum(p.met) OVER own AS known,
+           last_value(CASE WHEN p.met = 1 THEN p.seq END) IGNORE NULLS OVER so_far AS before_seq,
+           last_value(CASE WHEN p.met = 1 THEN p.credential END) IGNORE NULLS OVER so_far AS before_credential,
+           last_value(CASE WHEN p.met = 1 THEN p.event_time END) IGNORE NULLS OVER so_far AS before_time
+    FROM points p
+    WINDOW own AS (PARTITION BY p.agent_id, p.credential, p.scope ORDER BY p.seq, p.met ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+           so_far AS (PARTITION BY p.agent_id, p.scope ORDER BY p.seq, p.met ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ), firsts AS (
-    -- Each credential when the agent first came with it, and what was used before.
-    SELECT u.*, row_number() OVER own AS nth,
-           lag(u.seq) OVER before AS before_seq, lag(u.credential) OVER before AS before_credential, lag(u.event_time) OVER before AS before_time
-    FROM used u
-    WINDOW own AS (PARTITION BY u.agent_id, u.credential ORDER BY u.seq), before AS (PARTITION BY u.agent_id ORDER BY u.seq)
+    SELECT s.seq, s.trace_id, s.span_id, s.grant_id, s.agent_id, s.workspace, s.tenant, s.event_time, s.credential, max(s.before_seq) AS before_seq,
+           last_value(s.before_credential ORDER BY s.before_seq NULLS FIRST) AS before_credential,
+           last_value(s.before_time ORDER BY s.before_seq NULLS FIRST) AS before_time
+    FROM seen s
+    WHERE s.met = 0
+    GROUP BY s.seq, s.trace_id, s.span_id, s.grant_id, s.agent_id, s.workspace, s.tenant, s.event_time, s.credential
+    HAVING sum(s.known) = 0
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('agent ', c.agent_id, ' came with credential ', min(c.before_credential), ' and now with ', c.credential) AS detail,
        make_array(min(c.before_seq), c.seq) AS evidence
 FROM firsts c
-LEFT ANTI JOIN events r ON r.kind = 'authority_change' AND r.agent_id = c.agent_id AND r.event_time > c.before_time AND r.event_time <= c.event_time
-WHERE c.nth = 1 AND c.before_credential <> c.credential AND c.before_seq < c.seq
+LEFT ANTI JOIN events r ON r.kind = 'authority_change' AND r.agent_id = c.agent_id AND same_tenant(r.tenant, c.tenant)
+                       AND r.event_time > c.before_time AND r.event_time <= c.event_time
+WHERE c.before_seq < c.seq
   AND abs(seconds_between(c.before_time, c.event_time)) <= setting('window_seconds', c.workspace)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.credential

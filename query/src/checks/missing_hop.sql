@@ -8,20 +8,32 @@
 -- setting share_min: 0.95 | how many of those calls it must have been
 -- setting window_seconds: 3600 | how far back it looks
 WITH decisions AS (
-    -- The first of each service, agent and trace: a later one decides nothing that it does not.
-    SELECT p.trace_id, p.agent_id, p.service, min(p.event_time) AS event_time
+    -- The first of each service, agent, trace and tenant: a later one decides nothing that it does not.
+    SELECT p.trace_id, p.agent_id, p.service, p.tenant, min(p.event_time) AS event_time
     FROM events p
     WHERE p.kind IN ('policy_evaluation', 'executor_decision') AND p.decision IN ('allow', 'approved')
       AND coalesce(cardinality(p.invalid_reasons), 0) = 0
-    GROUP BY p.trace_id, p.agent_id, p.service
+    GROUP BY p.trace_id, p.agent_id, p.service, p.tenant
 ), undecided AS (
     SELECT c.*
     FROM tool_calls c
-    LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND p.service <> c.service AND p.event_time <= c.event_time
+    LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND same_tenant(p.tenant, c.tenant)
+                              AND p.service <> c.service AND p.event_time <= c.event_time
 ), decided AS (
-    SELECT b.seq, b.agent_id, b.service
-    FROM tool_calls b
-    LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+    -- By its own tenant or by none; for those that name no tenant, by any.
+    SELECT b.seq, b.agent_id, b.service, b.tenant, CASE WHEN o.seq IS NULL THEN 0 ELSE 1 END AS by_own
+    FROM (
+        SELECT b.seq, b.agent_id, b.service, b.tenant
+        FROM tool_calls b
+        LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND same_tenant(p.tenant, b.tenant)
+                                  AND p.service <> b.service AND p.event_time <= b.event_time
+    ) b
+    LEFT JOIN (
+        SELECT DISTINCT b.seq
+        FROM tool_calls b
+        LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND (p.tenant IS NULL OR p.tenant = b.tenant)
+                                  AND p.service <> b.service AND p.event_time <= b.event_time
+    ) o ON o.seq = b.seq
 ), unusual AS (
     -- Where no call had a decision, which is most places, none is missed: the calls need not be compared.
     SELECT c.*
@@ -34,28 +46,35 @@ WITH decisions AS (
 ), points AS (
     -- The calls in the order of time; among them, before those of its own time, where each unusual call was made and where
     -- its window begins. What lies between the two is counted by running sums: no call is compared with another.
-    SELECT b.agent_id, b.service, b.trace_id, CAST(b.event_time AS BIGINT) AS at, 1 AS calls,
-           CASE WHEN d.seq IS NULL THEN 0 ELSE 1 END AS had, 0 AS sign,
+    SELECT b.agent_id, b.service, b.trace_id, unnest(scopes_of(b.tenant)) AS scope, CAST(b.event_time AS BIGINT) AS at, 1 AS calls,
+           coalesce(d.by_own, 0) AS had, 1 AS place, 0 AS sign,
            b.seq, b.span_id, b.grant_id, b.workspace
     FROM calls b
     LEFT JOIN decided d ON d.seq = b.seq
     WHERE b.trace_id IS NOT NULL
     UNION ALL
-    SELECT c.agent_id, c.service, c.trace_id,
+    -- What some tenant decided of a call that names none, only others that name none know.
+    SELECT b.agent_id, b.service, b.trace_id, '*' AS scope, CAST(b.event_time AS BIGINT) AS at, 0 AS calls, 1 AS had, 1 AS place, 0 AS sign,
+           b.seq, b.span_id, b.grant_id, b.workspace
+    FROM calls b
+    JOIN decided d ON d.seq = b.seq
+    WHERE b.trace_id IS NOT NULL AND b.tenant IS NULL AND d.by_own = 0
+    UNION ALL
+    SELECT c.agent_id, c.service, c.trace_id, unnest(scopes_met(c.tenant)) AS scope,
            CAST(c.event_time AS BIGINT) - CASE WHEN e.sign > 0 THEN 0 ELSE CAST(least(setting('window_seconds', c.workspace), 4e9) * 1e9 AS BIGINT) END,
-           0 AS calls, 0 AS had, e.sign,
+           0 AS calls, 0 AS had, 0 AS place, e.sign,
            c.seq, c.span_id, c.grant_id, c.workspace
     FROM unusual c
     CROSS JOIN (VALUES (1), (-1)) AS e (sign)
     WHERE c.trace_id IS NOT NULL
 ), counted AS (
-    -- Calls of the same trace are no habit.
+    -- Calls of the same trace are no habit. What is counted in the scopes of one call is added up in the end.
     SELECT n.*,
            n.sign * (sum(n.calls) OVER everywhere - sum(n.calls) OVER in_trace) AS calls_before,
            n.sign * (sum(n.had) OVER everywhere - sum(n.had) OVER in_trace) AS had_before
     FROM points n
-    WINDOW everywhere AS (PARTITION BY n.agent_id, n.service ORDER BY n.at, n.calls ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
-           in_trace AS (PARTITION BY n.agent_id, n.service, n.trace_id ORDER BY n.at, n.calls ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+    WINDOW everywhere AS (PARTITION BY n.agent_id, n.service, n.scope ORDER BY n.at, n.place ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+           in_trace AS (PARTITION BY n.agent_id, n.service, n.scope, n.trace_id ORDER BY n.at, n.place ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat('service ', c.service, ' was called, and no decision about it is in the trace') AS detail,

@@ -7,5 +7,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat('action ', c.action, ' is not among those granted: ', array_to_string(g.actions, ', ')) AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM tool_calls c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
 WHERE c.action IS NOT NULL AND NOT authority_covers(g.actions, c.action)

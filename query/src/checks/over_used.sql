@@ -10,5 +10,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        make_array(l.issued_seq, c.seq) AS evidence
 FROM tool_calls c
 JOIN call_uses u ON u.seq = c.seq
-JOIN grants l ON l.grant_id = u.over_grant_id AND (l.tenant = c.tenant OR l.tenant IS NULL OR c.tenant IS NULL) AND l.state <> 'denied'
+JOIN grants l ON l.grant_id = u.over_grant_id AND (l.tenant IS NOT DISTINCT FROM u.over_tenant) AND l.state <> 'denied'
 WHERE u.over_nth > l.max_uses

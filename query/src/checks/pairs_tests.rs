@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::examples::{Sent, snapshot_of, stepwise};
 use super::run::Entries;
-use super::tests::Numbers;
+use super::tests::{Numbers, whose};
 use super::*;
 use crate::rows::Time;
 
@@ -105,6 +105,7 @@ fn act(numbers: &mut Numbers, i: u64, in_order: bool) -> Json {
         }
     }
     out["attributes"] = Json::Object(own);
+    whose(numbers, &mut out);
     out
 }
 

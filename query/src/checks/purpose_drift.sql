@@ -9,6 +9,6 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
               concat_ws('/', c.workspace, c.process_id, c.task_id)) AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM events c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
 JOIN events i ON i.seq = g.issued_seq
 WHERE c.kind = 'tool_call' AND (c.task_id <> i.task_id OR c.process_id <> i.process_id OR c.workspace <> i.workspace)

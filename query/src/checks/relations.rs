@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use crate::attributes::parse_time;
 use crate::event::EventRow;
+use crate::grants::Scope;
 use crate::rows::Weighed as _;
 
 /// What an event takes in the lists of what it has in common with others, about.
@@ -34,6 +35,38 @@ pub(super) enum By {
 }
 
 pub(super) type Key = (By, String);
+
+/// The key of what has one in common in a scope.
+fn in_scope((by, value): &Key, scope: Scope<'_>) -> Key {
+    let value = match scope {
+        Scope::Of(tenant) => format!("={tenant}\n{value}"),
+        Scope::Somebody => format!("*\n{value}"),
+        Scope::Nobody => format!("\n{value}"),
+    };
+    (*by, value)
+}
+
+/// Whether the events of all tenants that have it in common are looked at. It is so with grants: which is meant is said
+/// later. Of all else only what meets is, so that what others do crowds nothing out.
+fn is_open(by: By) -> bool {
+    matches!(by, By::Grant | By::Child | By::Use)
+}
+
+/// Under what an event of a tenant is kept that has this in common with others.
+pub(super) fn kept_under(key: Key, tenant: Option<&str>) -> Vec<Key> {
+    match is_open(key.0) {
+        true => vec![key],
+        false => Scope::lies_in(tenant).map(|scope| in_scope(&key, scope)).collect(),
+    }
+}
+
+/// Under what those are kept that have this in common with an event of a tenant, and meet it.
+pub(super) fn found_under(key: Key, tenant: Option<&str>) -> Vec<Key> {
+    match is_open(key.0) {
+        true => vec![key],
+        false => Scope::looks_in(tenant).into_iter().map(|scope| in_scope(&key, scope)).collect(),
+    }
+}
 
 /// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
 pub(crate) fn is_aside(event: &EventRow) -> bool {

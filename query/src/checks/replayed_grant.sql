@@ -9,5 +9,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        make_array(min(b.seq), c.seq) AS evidence
 FROM tool_calls c
 JOIN tool_calls b ON b.grant_id = c.grant_id AND b.tool_call_id = c.tool_call_id AND b.submitter <> c.submitter
-                 AND b.seq < c.seq
+                 AND b.seq < c.seq AND same_tenant(b.tenant, c.tenant)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.tool_call_id, c.submitter

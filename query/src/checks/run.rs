@@ -34,9 +34,10 @@ use super::judged::Judged;
 use super::relations::{about, without_asides};
 use super::running::{self, FinishedRow};
 use super::sequences::{self, NumberedRow};
+use super::span_ids::{self, SpanIdRow};
 use super::spared::Ran;
 use super::tuning::Tuning;
-use super::uses::{SpanIdRow, UseRow, all_span_ids, all_uses};
+use super::uses::{UseRow, all_uses};
 use super::{Rule, functions};
 use crate::Error;
 use crate::catalog::{Lazy, Ledger, Made, TOOL_CALLS, authority_covers};
@@ -126,7 +127,7 @@ impl Tables {
         lazy("denials", DenialRow::schema(), |of, _, _| Ok(DenialRow::batch(&denials(of, AsOf::Now)?)));
         lazy("call_uses", UseRow::schema(), |of, tuning, _| all_uses(of, tuning.window()));
         lazy("call_habits", HabitRow::schema(), |of, tuning, _| habits::of_all(of, tuning.window()));
-        lazy("span_ids", SpanIdRow::schema(), |of, _, _| all_span_ids(of));
+        lazy("span_ids", SpanIdRow::schema(), |of, _, _| span_ids::of_all(of));
         lazy("numbered", NumberedRow::schema(), |of, _, _| sequences::of_all(of));
         lazy("finished_spans", FinishedRow::schema(), |of, tuning, _| running::of_all(of, tuning.window()));
         lazy("ended_grants", EndedRow::schema(), |of, tuning, now| {
@@ -206,6 +207,7 @@ impl Checker {
         let mut context = SessionContext::new_with_state(state.build());
         datafusion_functions_json::register_all(&mut context).map_err(wrong)?;
         context.register_udf(authority_covers());
+        context.register_udf(crate::functions::tenants::same_tenant());
         functions::all(&tuning).into_iter().for_each(|function| context.register_udf(function));
         let judged = Judged::default();
         let schemas = [
@@ -239,6 +241,13 @@ impl Checker {
         let one_by_one = tokio::sync::Mutex::default();
         let (state, fields) = (context.state(), Arc::new(fields));
         Ok(Arc::new(Self { rules, read, state, tuning, judged, fields, used, one_by_one, unjudged: AtomicU64::new(0) }))
+    }
+
+    /// The plans of the rules, as `EXPLAIN` shows them.
+    #[cfg(test)]
+    pub(super) fn plans(&self) -> impl Iterator<Item = (&str, String)> {
+        let shown = |plan| datafusion::physical_plan::displayable(plan).indent(false).to_string();
+        self.rules.iter().map(move |planned| (planned.rule.id.as_str(), shown(planned.judged.as_ref())))
     }
 
     /// What the rules read of attributes.

@@ -25,7 +25,8 @@ table! {
     }
 }
 
-type Key = (String, String);
+/// Whose it is, its trace and its id.
+type Key = (Option<String>, String, String);
 
 /// What a span said while it ran: digests, for what senders write may be long.
 #[derive(Debug)]
@@ -51,11 +52,17 @@ impl Running {
         if ends.null_count() == 0 && self.said.is_empty() {
             return;
         }
-        let [trace, span] = ["trace_id", "span_id"].map(|name| batch.column_by_name(name));
-        let (Some(trace), Some(span)) = (trace, span) else { return };
+        let [trace, span, tenant] = ["trace_id", "span_id", "tenant"].map(|name| batch.column_by_name(name));
+        let (Some(trace), Some(span), Some(tenant)) = (trace, span, tenant) else { return };
         for i in 0..batch.num_rows() {
-            let key = (String::read(trace, i), String::read(span, i));
-            let is_known = self.said.contains_key(&key);
+            let mut key = (<Option<String>>::read(tenant, i), String::read(trace, i), String::read(span, i));
+            let mut is_known = self.said.contains_key(&key);
+            if !is_known && key.0.is_some() {
+                // It may not have said before whose it is.
+                let nobodys = (None, key.1.clone(), key.2.clone());
+                is_known = self.said.contains_key(&nobodys);
+                key = if is_known { nobodys } else { key };
+            }
             if is_known == ends.is_null(i) {
                 continue;
             }

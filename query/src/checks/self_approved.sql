@@ -8,7 +8,7 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat(json_as_text(c.attributes, 'authz.approval.by'), ' approved what is his own') AS detail,
        array_remove_all(make_array(coalesce(g.issued_seq, c.seq), c.seq), NULL) AS evidence
 FROM events c
-LEFT JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL)
+LEFT JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant)
 WHERE c.kind = 'approval' AND c.decision = 'approved'
   AND (json_as_text(c.attributes, 'authz.approval.by') = g.initiator_id OR json_as_text(c.attributes, 'authz.approval.by') = g.subject OR json_as_text(c.attributes, 'authz.approval.by') = c.initiator_id OR json_as_text(c.attributes, 'authz.approval.by') = c.agent_id
        OR json_as_text(c.attributes, 'authz.approval.by') = json_as_text(c.attributes, 'authz.agent.owner'))

@@ -8,9 +8,8 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat('only ', coalesce(c.service, 'the caller'), ' tells of it') AS detail,
        make_array(c.seq) AS evidence
 FROM tool_calls c
-LEFT JOIN (
-    SELECT w.trace_id, min(w.service) AS one, max(w.service) AS other FROM events w
+LEFT ANTI JOIN (
+    SELECT w.trace_id, w.tenant, min(w.service) AS one, max(w.service) AS other FROM events w
     WHERE w.kind IN ('policy_evaluation', 'executor_decision', 'system_update', 'tool_call')
-    GROUP BY w.trace_id
-) w ON w.trace_id = c.trace_id
-WHERE NOT coalesce(w.one <> c.service OR w.other <> c.service, false)
+    GROUP BY w.trace_id, w.tenant
+) w ON w.trace_id = c.trace_id AND same_tenant(w.tenant, c.tenant) AND (w.one <> c.service OR w.other <> c.service)

@@ -1,13 +1,15 @@
 //! Sources that number their records: the table `numbered`. All records are looked at, not only those that
-//! became events, for a source counts those, too.
+//! became events, for a source counts those, too. A source that speaks for several tenants numbers for each.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 
 use datafusion::arrow::array::{Array as _, AsArray as _};
 use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::Value as Json;
 
 use crate::Error;
+use crate::grants::Scope;
 use crate::projection::Snapshot;
 use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
@@ -53,6 +55,7 @@ pub(super) struct Numbered {
     pub(super) seq: u64,
     pub(super) time: i64,
     source: String,
+    tenant: Option<String>,
     number: i64,
     service: Option<String>,
     trace_id: Option<String>,
@@ -63,8 +66,15 @@ pub(super) struct Numbered {
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
     records: HashMap<u64, Numbered>,
-    sources: HashMap<String, BTreeMap<i64, u64>>,
+    hasher: RandomState,
+    /// Numbers by source and scope, each with the record that first had it of its tenant.
+    sources: HashMap<u64, BTreeSet<(i64, u64)>>,
     order: VecDeque<(i64, u64)>,
+}
+
+/// The record that first had a number.
+fn first(numbers: &BTreeSet<(i64, u64)>, number: i64) -> Option<u64> {
+    numbers.range((number, 0)..=(number, u64::MAX)).next().map(|(_, seq)| *seq)
 }
 
 impl Sequences {
@@ -73,9 +83,31 @@ impl Sequences {
         if self.records.contains_key(&record.seq) {
             return;
         }
-        self.sources.entry(record.source.clone()).or_default().entry(record.number).or_insert(record.seq);
+        let own = self.looks_in(&record)[0];
+        if self.sources.get(&own).is_none_or(|numbers| first(numbers, record.number).is_none()) {
+            for place in self.lies_in(&record) {
+                self.sources.entry(place).or_default().insert((record.number, record.seq));
+            }
+        }
         self.order.push_back((record.time, record.seq));
         self.records.insert(record.seq, record);
+    }
+
+    fn place(&self, record: &Numbered, scope: Scope<'_>) -> u64 {
+        self.hasher.hash_one((&record.source, scope))
+    }
+
+    fn lies_in(&self, record: &Numbered) -> Vec<u64> {
+        Scope::lies_in(record.tenant.as_deref()).map(|scope| self.place(record, scope)).collect()
+    }
+
+    fn looks_in(&self, record: &Numbered) -> [u64; 2] {
+        Scope::looks_in(record.tenant.as_deref()).map(|scope| self.place(record, scope))
+    }
+
+    /// The numbers that a record meets.
+    fn met(&self, record: &Numbered) -> Vec<&BTreeSet<(i64, u64)>> {
+        self.looks_in(record).iter().filter_map(|place| self.sources.get(place)).collect()
     }
 
     /// Whether a record is at hand.
@@ -83,10 +115,16 @@ impl Sequences {
         self.records.contains_key(&seq)
     }
 
-    /// The record whose number follows directly on that of a record.
-    pub(super) fn after(&self, seq: u64) -> Option<u64> {
-        let record = self.records.get(&seq)?;
-        self.sources.get(&record.source)?.get(&record.number.checked_add(1)?).copied()
+    /// The records whose number follows directly on that of a record, if that is the first of its tenant.
+    pub(super) fn after(&self, seq: u64) -> Vec<u64> {
+        let Some((record, next)) = self.records.get(&seq).and_then(|r| Some((r, r.number.checked_add(1)?))) else {
+            return Vec::new();
+        };
+        let met = self.met(record);
+        if !met.iter().any(|numbers| numbers.contains(&(record.number, seq))) {
+            return Vec::new();
+        }
+        met.into_iter().flat_map(|numbers| numbers.range((next, 0)..=(next, u64::MAX))).map(|(_, seq)| *seq).collect()
     }
 
     /// The rows of some records.
@@ -97,19 +135,24 @@ impl Sequences {
 
     fn row(&self, seq: u64) -> Option<NumberedRow> {
         let record = self.records.get(&seq)?;
-        let numbers = self.sources.get(&record.source)?;
-        let before: Vec<(i64, u64)> =
-            numbers.range(..record.number).rev().take(BEFORE_MAX).map(|(number, seq)| (*number, *seq)).collect();
+        let met = self.met(record);
+        let seq_of = |number: i64| met.iter().filter_map(|numbers| first(numbers, number)).min();
+        let below = |number: i64| {
+            let lower = met.iter().filter_map(|numbers| numbers.range(..(number, 0)).next_back());
+            lower.map(|(number, _)| *number).max()
+        };
+        let lower = std::iter::successors(below(record.number), |number| below(*number)).take(BEFORE_MAX);
+        let before: Vec<(i64, u64)> = lower.filter_map(|number| Some((number, seq_of(number)?))).collect();
         // The newest first.
         let following = before.windows(2).filter(|two| two[1].0.checked_add(1) == Some(two[0].0)).count();
-        let previous = record.number.checked_sub(1).and_then(|number| numbers.get(&number));
+        let previous = record.number.checked_sub(1).and_then(seq_of);
         Some(NumberedRow {
             seq,
             trace_id: record.trace_id.clone(),
             span_id: record.span_id.clone(),
             service: record.service.clone(),
             number: record.number,
-            previous_seq: previous.copied(),
+            previous_seq: previous,
             earlier_seq: before.first().map(|earlier| earlier.1),
             earlier_number: before.first().map(|earlier| earlier.0),
             before: before.len() as u64,
@@ -122,12 +165,11 @@ impl Sequences {
         while self.order.front().is_some_and(|(time, _)| *time < before) || self.order.len() > KEPT_MAX {
             let Some((_, seq)) = self.order.pop_front() else { return };
             let Some(record) = self.records.remove(&seq) else { continue };
-            if let Some(numbers) = self.sources.get_mut(&record.source) {
-                if numbers.get(&record.number) == Some(&seq) {
-                    numbers.remove(&record.number);
-                }
+            for place in self.lies_in(&record) {
+                let Some(numbers) = self.sources.get_mut(&place) else { continue };
+                numbers.remove(&(record.number, seq));
                 if numbers.is_empty() {
-                    self.sources.remove(&record.source);
+                    self.sources.remove(&place);
                 }
             }
         }
@@ -136,8 +178,10 @@ impl Sequences {
 
 /// The numbered records of a range, in seq order.
 pub(super) fn read(snapshot: &Snapshot, seqs: std::ops::Range<u64>) -> Result<Vec<Numbered>, Error> {
-    const LOGS: [&str; 7] = ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time"];
-    const EVENTS: [&str; 7] = ["seq", "ingest_time", "trace_id", "span_id", "service", "conversation_id", "attributes"];
+    const LOGS: [&str; 8] =
+        ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time", "tenant"];
+    const EVENTS: [&str; 8] =
+        ["seq", "ingest_time", "trace_id", "span_id", "tenant", "service", "conversation_id", "attributes"];
     let (mut out, mut known) = (Vec::new(), BTreeSet::new());
     for table in [Table::Logs, Table::Spans] {
         snapshot.read(&Wanted::all(table).columns(&LOGS).seqs(seqs.clone()), |batch| {
@@ -187,6 +231,7 @@ fn of_batch(batch: &RecordBatch) -> Vec<Numbered> {
             seq: u64::read(seqs, i),
             time: Time::read(times, i).0,
             source,
+            tenant: text("tenant", i),
             number,
             service,
             trace_id: text("trace_id", i),
@@ -220,7 +265,16 @@ mod tests {
 
     fn record(seq: u64, source: &str, number: i64) -> Numbered {
         let service = Some(source.to_owned());
-        Numbered { seq, time: seq as i64, source: source.into(), number, service, trace_id: None, span_id: None }
+        Numbered {
+            seq,
+            time: seq as i64,
+            source: source.into(),
+            tenant: None,
+            number,
+            service,
+            trace_id: None,
+            span_id: None,
+        }
     }
 
     #[test]
@@ -235,7 +289,7 @@ mod tests {
         assert_eq!((row.before, row.following), (3, 2));
         assert_eq!((all.row(0).unwrap().before, all.row(5).unwrap().earlier_seq), (0, None));
         all.take(record(6, "a", 4));
-        assert_eq!((all.after(6), all.row(3).unwrap().previous_seq), (Some(3), Some(6)));
+        assert_eq!((all.after(6), all.row(3).unwrap().previous_seq), (vec![3], Some(6)));
         all.take(record(7, "a", 4));
         assert_eq!(all.row(3).unwrap().previous_seq, Some(6), "the first with a number counts");
     }
@@ -247,9 +301,33 @@ mod tests {
             all.take(record(seq, "a", i64::MAX - 9 + seq as i64));
         }
         all.let_go(9);
-        assert_eq!((all.records.len(), all.sources["a"].len()), (1, 1));
-        assert_eq!((all.after(9), all.row(9).unwrap().before), (None, 0));
+        assert_eq!((all.records.len(), all.sources.len(), all.sources.values().map(BTreeSet::len).sum()), (1, 1, 1));
+        assert_eq!((all.after(9), all.row(9).unwrap().before), (vec![], 0));
         all.let_go(10);
         assert!(all.records.is_empty() && all.sources.is_empty() && all.order.is_empty());
+    }
+    #[test]
+    fn no_tenant_fills_or_opens_the_gap_of_another() {
+        let mut all = Sequences::default();
+        let of = |seq, tenant: Option<&str>, number| Numbered {
+            tenant: tenant.map(str::to_owned),
+            ..record(seq, "a", number)
+        };
+        for (seq, number) in [(0, 1), (1, 2), (2, 4)] {
+            all.take(of(seq, Some("acme"), number));
+        }
+        all.take(of(3, Some("globex"), 3));
+        all.take(of(4, Some("globex"), 9));
+        let gap =
+            |all: &Sequences, seq| all.row(seq).map(|row| (row.previous_seq, row.earlier_seq, row.before)).unwrap();
+        assert_eq!(gap(&all, 2), (None, Some(1), 2));
+        assert_eq!(gap(&all, 4), (None, Some(3), 1));
+        assert!(all.after(3).is_empty());
+        all.take(of(5, None, 5));
+        assert_eq!(gap(&all, 5), (Some(2), Some(2), 4), "it meets all");
+        all.take(of(6, None, 3));
+        assert_eq!((gap(&all, 2), all.after(6)), ((Some(6), Some(6), 3), vec![2]), "and all meet it");
+        all.let_go(7);
+        assert!(all.records.is_empty() && all.sources.is_empty());
     }
 }

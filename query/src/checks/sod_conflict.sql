@@ -8,5 +8,5 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat(json_as_text(c.attributes, 'authz.approval.by'), ' issued grant ', g.grant_id, ' and approved it') AS detail,
        make_array(g.issued_seq, c.seq) AS evidence
 FROM events c
-JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
 WHERE c.kind = 'approval' AND c.decision = 'approved' AND json_as_text(c.attributes, 'authz.approval.by') = g.issuer

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::fields::{Fields, Found};
 use super::habits::{HabitRow, Habits};
-use super::relations::{By, Key, end_of, gives, is_aside, keys, keys_of_attributes, size};
+use super::relations::{By, Key, end_of, found_under, gives, is_aside, kept_under, keys, keys_of_attributes, size};
+use super::span_ids::{SpanIdRow, SpanIds};
 use super::tally::{Call, Tally};
-use super::uses::{SpanIdRow, UseRow};
+use super::uses::{self, UseRow};
 use crate::Error;
 use crate::event::EventRow;
 use crate::grants::{KINDS as GRANTS, REVOKED};
@@ -18,8 +19,6 @@ use crate::projection::{AsOf, Snapshot};
 
 /// Events at hand, at most.
 const EVENTS_MAX: usize = 500_000;
-/// Span ids at hand, at most: the traces that were longest without a span go first.
-const SPANS_MAX: usize = 1_000_000;
 /// Grants that are known to have no record, at most; then they are asked for anew.
 const UNKNOWN_MAX: usize = 100_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
@@ -60,6 +59,11 @@ impl Held {
         keys(&self.row).into_iter().chain(self.more.iter().cloned())
     }
 
+    /// Under what it is kept.
+    fn places(&self) -> impl Iterator<Item = Key> {
+        self.keys().flat_map(|key| kept_under(key, self.row.tenant.as_deref()))
+    }
+
     /// What it takes in memory.
     fn size(&self) -> usize {
         let found = self.found.iter().map(|(_, text)| size_of::<(u16, Box<str>)>() + text.len());
@@ -85,11 +89,7 @@ pub(crate) struct State {
     tally: Tally,
     habits: Habits,
     before: HashMap<u64, HabitRow>,
-    /// Span ids by trace, and when the trace's newest came.
-    spans: HashMap<u128, (i64, HashSet<u64>)>,
-    /// Traces in the order in which time lets them go.
-    traces: VecDeque<(i64, u128)>,
-    span_count: usize,
+    spans: SpanIds,
     bytes: usize,
     /// Records that were read back: they are looked at, and not judged again.
     back: HashSet<u64>,
@@ -115,9 +115,7 @@ impl State {
             tally: Tally::default(),
             habits: Habits::new(window),
             before: HashMap::new(),
-            spans: HashMap::new(),
-            span_count: 0,
-            traces: VecDeque::new(),
+            spans: SpanIds::default(),
             bytes: 0,
             back: HashSet::new(),
             let_go: false,
@@ -159,7 +157,7 @@ impl State {
         } else if GRANTS.contains(&event.kind.as_str()) {
             self.tally.give(event);
         }
-        for key in held.keys() {
+        for key in held.places() {
             self.index.entry(key).or_default().insert(event.seq);
         }
         self.bytes += held.size();
@@ -212,15 +210,9 @@ impl State {
         &mut self.tally
     }
 
-    /// Takes the id of a span in. What is no id of OTLP is no span's parent either.
-    pub(crate) fn insert_span(&mut self, trace: &str, span: &str, ingest_time: i64) {
-        let (Ok(trace), Ok(span)) = (u128::from_str_radix(trace, 16), u64::from_str_radix(span, 16)) else { return };
-        if !self.spans.contains_key(&trace) {
-            self.traces.push_back((ingest_time, trace));
-        }
-        let of = self.spans.entry(trace).or_default();
-        of.0 = ingest_time;
-        self.span_count += usize::from(of.1.insert(span));
+    /// The ids of spans, to put in those that came.
+    pub(super) fn spans(&mut self) -> &mut SpanIds {
+        &mut self.spans
     }
 
     /// Lets go of what is older than `before`, and of the oldest beyond the bounds. Gives their seqs.
@@ -251,27 +243,9 @@ impl State {
                 (None, None) => break,
             }
         }
-        self.let_spans_go(before);
+        self.spans.let_go(before);
         self.tally.let_go(before);
         gone
-    }
-
-    /// Lets go of traces that had no span since `before`, and of the oldest beyond the bound.
-    fn let_spans_go(&mut self, before: i64) {
-        while let Some(&(time, trace)) = self.traces.front() {
-            let last = self.spans.get(&trace).map_or(time, |of| of.0);
-            let is_over = self.span_count > SPANS_MAX;
-            if time >= before && !is_over {
-                break;
-            }
-            self.traces.pop_front();
-            // It had spans since it was put there: it is not yet the oldest.
-            if last > time && (last >= before || is_over) {
-                self.traces.push_back((last, trace));
-            } else if let Some((_, spans)) = self.spans.remove(&trace) {
-                self.span_count -= spans.len();
-            }
-        }
     }
 
     /// Lets go of the first of what lasts.
@@ -299,7 +273,7 @@ impl State {
     fn forget(&mut self, held: &Held) {
         self.bytes = self.bytes.saturating_sub(held.size());
         let event = &held.row;
-        for key in held.keys() {
+        for key in held.places() {
             if let Some(seqs) = self.index.get_mut(&key) {
                 seqs.remove(&event.seq);
                 if seqs.is_empty() {
@@ -325,9 +299,11 @@ impl State {
         let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
         for held in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
             grants.extend(held.row.grant_id.iter().chain(&held.row.parent_grant_id).cloned());
-            for key in held.keys().filter(|key| !matches!(key.0, By::Use | By::Grant)) {
-                if seen.insert(key.clone()) {
+            let keys = held.keys().filter(|key| !matches!(key.0, By::Use | By::Grant));
+            for key in keys.flat_map(|key| found_under(key, held.row.tenant.as_deref())) {
+                if !seen.contains(&key) {
                     out.extend(self.of(key.0, &key.1).rev().take(RELATED_MAX));
+                    seen.insert(key);
                 }
             }
         }
@@ -396,7 +372,7 @@ impl State {
                 .filter(|s| *s <= newest)
                 .collect();
             uses.dedup();
-            self.tally.recount(&id, &uses);
+            self.tally.recount(&id, &uses::whose(snapshot, &uses)?);
             let records = snapshot.few_events(&told, None)?;
             let is_told = |kind: &str| kind == "approval" || GRANTS.contains(&kind);
             let is_one = |event: &EventRow| is_told(&event.kind) && !is_aside(event);
@@ -426,8 +402,9 @@ impl State {
         let mut out = BTreeSet::new();
         let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
         let take = |by: By, value: &Option<String>, out: &mut BTreeSet<u64>| {
-            if let Some(value) = value {
-                out.extend(self.of(by, value).rev().take(AGAIN_MAX));
+            let key = value.clone().map(|value| (by, value));
+            for (by, value) in key.into_iter().flat_map(|key| found_under(key, event.tenant.as_deref())) {
+                out.extend(self.of(by, &value).rev().take(AGAIN_MAX));
             }
         };
         take(By::Trace, &event.trace_id, &mut out);
@@ -467,13 +444,7 @@ impl State {
     /// The spans of the traces of some events.
     pub(crate) fn span_ids(&self, seqs: &BTreeSet<u64>) -> Vec<SpanIdRow> {
         let traces: BTreeSet<&String> = seqs.iter().filter_map(|s| self.get(*s)?.trace_id.as_ref()).collect();
-        let mut out = Vec::new();
-        for trace in traces {
-            let id = u128::from_str_radix(trace, 16).ok();
-            let spans = id.and_then(|id| self.spans.get(&id)).into_iter().flat_map(|of| &of.1);
-            out.extend(spans.map(|span| SpanIdRow { trace_id: trace.clone(), span_id: format!("{span:016x}") }));
-        }
-        out
+        self.spans.rows(traces)
     }
 
     /// How many events are at hand.

@@ -68,3 +68,21 @@ fn a_grant_that_went_is_found_again_with_its_uses_and_one_that_is_not_there_is_s
     state.insert(event(8, "grant_issued", "never"));
     assert!(state.unknown.is_empty(), "its record came");
 }
+
+#[test]
+fn what_other_tenants_do_crowds_nothing_out() {
+    let mut state = State::new(1000, usize::MAX, Default::default());
+    let of = |seq, tenant: Option<&str>| {
+        let (tenant, agent) = (tenant.map(str::to_owned), Some("assistant".to_owned()));
+        EventRow { tenant, agent_id: agent, grant_id: None, ..event(seq, "tool_call", "g") }
+    };
+    state.insert(of(0, Some("acme")));
+    state.insert(of(1, None));
+    (2..=RELATED_MAX as u64 + 1).for_each(|seq| state.insert(of(seq, Some("globex"))));
+    state.insert(of(5000, Some("acme")));
+    let met = |state: &mut State, seq| state.context(&BTreeSet::from([seq]), &Snapshot::default()).unwrap();
+    assert_eq!(met(&mut state, 5000), BTreeSet::from([0, 1, 5000]));
+    assert_eq!(met(&mut state, 1).len(), RELATED_MAX + 1, "who names no tenant meets all, the newest of them");
+    state.let_go(i64::MAX);
+    assert!(state.index.is_empty());
+}

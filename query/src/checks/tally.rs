@@ -1,5 +1,6 @@
 //! Counts the uses of grants, in the order in which the ledger takes them. A use is one call, however many records
-//! tell of it, and it counts for its grant and for all grants above that limit their uses.
+//! tell of it, and it counts for its grant and for all grants above that limit their uses. Which grant is meant goes by
+//! tenant, as everywhere, and a tenant's calls are no uses to another: what nobody's grant is good for, it is for each.
 //!
 //! Records that are of one call: versions of one span (the same sender, start, and nothing that contradicts), as a
 //! span may be sent while it runs; and spans of the same call id, tool, action and resource in one trace of which one is
@@ -11,7 +12,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use super::uses::UseRow;
 use crate::event::EventRow;
-use crate::grants::grant_row;
+use crate::grants::{Scope, grant_row};
 
 /// Spans that tell of one call, at most: of who plans it, of the client and of the server.
 const SPANS_OF_USE_MAX: u8 = 3;
@@ -21,8 +22,8 @@ const SPANS_MAX: usize = 100_000;
 const CHAIN_MAX: usize = 1000;
 /// Uses that wait for the record of a grant, at most; then they wait no more.
 const WAITING_MAX: usize = 100_000;
-/// Grants whose uses are counted with those of all below, at most; then that of some other begins anew.
-const TOTALS_MAX: usize = 1 << 20;
+/// Counts of uses of grants with those of all below, two or three for each, at most; then some other begins anew.
+const TOTALS_MAX: usize = 1 << 21;
 
 /// What tells whether two records are of one call.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,7 @@ pub(super) struct Call<'a> {
     /// When the ledger took it, and when it began.
     pub(super) times: (i64, i64),
     pub(super) grant: &'a str,
+    pub(super) tenant: Option<&'a str>,
     pub(super) submitter: &'a str,
     /// Trace and span.
     pub(super) span: Option<(&'a str, &'a str)>,
@@ -46,6 +48,7 @@ impl<'a> Call<'a> {
             seq: event.seq,
             times: (event.ingest_time.0, event.event_time.0),
             grant: event.grant_id.as_deref()?,
+            tenant: event.tenant.as_deref(),
             submitter: &event.submitter,
             span: event.trace_id.as_deref().zip(event.span_id.as_deref()),
             parent: event.parent_span_id.as_deref(),
@@ -68,10 +71,27 @@ struct Counted {
     grant: String,
     nth: u64,
     /// The nearest grant of its chain of which it is one use too many, and the how-manieth.
-    over: Option<(String, u64)>,
+    over: Option<(Key, u64)>,
 }
 
+/// A use that waits for the record of a grant: its call, and whose that is.
+#[derive(Debug)]
+struct Waiting {
+    seq: u64,
+    of: Option<String>,
+}
+
+/// What a grant goes by: whose it is, and its id.
+type Key = (Option<String>, String);
+
 type What = [Option<u64>; 4];
+
+/// Which use: the how-manieth of its grant, and a key that no other has.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    nth: u64,
+    key: u64,
+}
 
 /// A span that told of a use.
 #[derive(Debug)]
@@ -79,169 +99,226 @@ struct Told {
     began: i64,
     submitter: u64,
     what: What,
-    nth: u64,
+    of_use: Use,
 }
 
 /// The counts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     hasher: RandomState,
-    grants: HashMap<String, Given>,
-    /// Uses by the grant that they name.
-    named: HashMap<String, u64>,
-    /// Uses of grants that limit them, with those of all below.
-    totals: HashMap<String, u64>,
-    /// Uses that count further up when the record of this grant comes.
-    waiting: HashMap<String, Vec<u64>>,
+    /// By id, and whose they are.
+    grants: HashMap<String, HashMap<Option<String>, Given>>,
+    /// Uses by the grant that they name, and whose they are.
+    named: HashMap<String, HashMap<Option<String>, u64>>,
+    /// Uses of grants that limit them, with those of all below, by grant and scope.
+    totals: HashMap<u64, u64>,
+    /// Uses that count further up when the record of this grant comes, by who means it.
+    waiting: HashMap<String, HashMap<Option<String>, Vec<Waiting>>>,
     waiting_count: usize,
     records: HashMap<u64, Counted>,
-    /// Spans by grant, trace and id.
+    /// Spans by grant, trace, id and scope.
     spans: HashMap<u64, Told>,
     /// Uses by the span that called, and what it is.
-    below: HashMap<u64, u64>,
+    below: HashMap<u64, Use>,
     /// How many spans told of a use.
     tellers: HashMap<u64, u8>,
     /// The keys of each span in these, in the order in which time lets them go.
-    order: VecDeque<(i64, [u64; 3])>,
+    order: VecDeque<(i64, [u64; 5])>,
 }
 
 impl Tally {
-    /// Takes the record of a grant in: the first that is valid, or else the first.
+    /// Takes the record of a grant in: the first of its tenant that is valid, or else the first.
     pub(super) fn give(&mut self, event: &EventRow) {
         let Some(id) = event.grant_id.as_ref().filter(|_| event.kind != crate::grants::REVOKED) else { return };
         let is_valid = event.kind != "grant_denied" && event.invalid_reasons.is_empty();
-        if self.grants.get(id).is_some_and(|known| known.is_valid || !is_valid) {
+        let of_id = self.grants.entry(id.clone()).or_default();
+        if of_id.get(&event.tenant).is_some_and(|known| known.is_valid || !is_valid) {
             return;
         }
         let is_limited = event.kind != "grant_denied" && event.attributes.contains("max_uses");
         let max_uses = if is_limited { grant_row(event).max_uses } else { None };
-        self.grants.insert(id.clone(), Given { parent: event.parent_grant_id.clone(), max_uses, is_valid });
-        let waited = self.waiting.remove(id).unwrap_or_default();
-        self.waiting_count -= waited.len();
-        for seq in waited {
-            self.climb(seq, id.clone());
+        of_id.insert(event.tenant.clone(), Given { parent: event.parent_grant_id.clone(), max_uses, is_valid });
+        let is_only = of_id.len() == 1;
+        for (tenant, waited) in self.waited(id, &event.tenant, is_only) {
+            self.climb((waited.seq, waited.of), tenant, id.clone());
         }
+    }
+
+    /// The uses that waited for a grant of this tenant, in the order of the log, each with who meant it. Nobody's is meant by
+    /// all who have none, and who is nobody means the only one.
+    fn waited(&mut self, id: &str, given: &Option<String>, is_only: bool) -> Vec<(Option<String>, Waiting)> {
+        let Some(of_id) = self.waiting.get_mut(id) else { return Vec::new() };
+        let met: Vec<_> = match given {
+            None => of_id.drain().collect(),
+            Some(_) => {
+                let met = [Some(given), is_only.then_some(&None)].into_iter().flatten();
+                met.filter_map(|tenant| of_id.remove_entry(tenant)).collect()
+            }
+        };
+        if of_id.is_empty() {
+            self.waiting.remove(id);
+        }
+        let each =
+            |(tenant, waited): (Option<String>, Vec<Waiting>)| waited.into_iter().map(move |w| (tenant.clone(), w));
+        let mut out: Vec<_> = met.into_iter().flat_map(each).collect();
+        out.sort_by_key(|(_, waited)| waited.seq);
+        self.waiting_count -= out.len();
+        out
+    }
+
+    /// The grant that a record of a tenant means by an id, and whose it is: as for the table `grants`, of those that came.
+    fn meant(&self, tenant: &Option<String>, id: &str) -> Option<(&Option<String>, &Given)> {
+        let of_id = self.grants.get(id)?;
+        let only = || of_id.iter().next().filter(|_| tenant.is_none() && of_id.len() == 1);
+        of_id.get_key_value(tenant).or_else(|| of_id.get_key_value(&None::<String>)).or_else(only)
     }
 
     /// Takes a call in.
     pub(super) fn take(&mut self, call: Call<'_>) {
-        let place = call.span.map(|span| self.hasher.hash_one((call.grant, span)));
         let what = call.what.map(|text| text.map(|text| self.hasher.hash_one(text)));
-        let known = place.and_then(|place| self.known(place, &call, what));
-        let nth = known.unwrap_or_else(|| {
-            let nth = self.named.entry(call.grant.to_owned()).or_default();
+        let known = self.known(&call, what);
+        let of = call.tenant.map(str::to_owned);
+        let of_use = known.unwrap_or_else(|| {
+            let named = self.named.entry(call.grant.to_owned()).or_default();
+            let nth = named.entry(of.clone()).or_default();
             *nth += 1;
-            *nth
+            Use { nth: *nth, key: self.hasher.hash_one((call.tenant, call.grant, *nth)) }
         });
-        self.records.insert(call.seq, Counted { grant: call.grant.to_owned(), nth, over: None });
+        self.records.insert(call.seq, Counted { grant: call.grant.to_owned(), nth: of_use.nth, over: None });
         if known.is_none() {
-            self.climb(call.seq, call.grant.to_owned());
+            self.climb((call.seq, of.clone()), of, call.grant.to_owned());
         }
-        if let Some(place) = place {
-            self.remember(place, &call, what, nth);
-        }
+        self.remember(&call, what, of_use);
     }
 
-    /// The use that a call is, if something told of it before.
-    fn known(&mut self, place: u64, call: &Call<'_>, what: What) -> Option<u64> {
+    /// The place of a span of a call's trace.
+    fn place(&self, call: &Call<'_>, span: &str, scope: Scope<'_>) -> Option<u64> {
+        let (trace, _) = call.span?;
+        Some(self.hasher.hash_one((call.grant, trace, span, scope)))
+    }
+
+    /// The use that a call is, if something that it meets told of it before.
+    fn known(&mut self, call: &Call<'_>, what: What) -> Option<Use> {
+        let (_, span) = call.span?;
+        let scopes = Scope::looks_in(call.tenant);
+        let places = scopes.map(|scope| self.place(call, span, scope).unwrap_or_default());
         let submitter = self.hasher.hash_one(call.submitter);
-        if let Some(told) = self.spans.get_mut(&place) {
+        let mut is_told = false;
+        for place in places {
+            let Some(told) = self.spans.get_mut(&place) else { continue };
             let fits = told.what.iter().zip(&what).all(|(a, b)| a.is_none() || b.is_none() || a == b);
-            if !fits || (told.submitter, told.began) != (submitter, call.times.1) {
-                return None;
+            if fits && (told.submitter, told.began) == (submitter, call.times.1) {
+                told.what.iter_mut().zip(what).for_each(|(known, new)| *known = known.or(new));
+                return Some(told.of_use);
             }
-            told.what.iter_mut().zip(what).for_each(|(known, new)| *known = known.or(new));
-            return Some(told.nth);
+            is_told = true;
         }
-        what[0]?;
-        let above = self.above(call).and_then(|above| self.spans.get(&above)).filter(|told| told.what == what);
-        let below = self.below.get(&self.hasher.hash_one((place, what)));
-        let nth = above.map(|told| told.nth).or(below.copied())?;
-        let tellers = self.tellers.get_mut(&self.hasher.hash_one((call.grant, nth)))?;
+        what[0].filter(|_| !is_told)?;
+        let above = |scope: &Scope<'_>| self.spans.get(&self.place(call, call.parent?, *scope)?);
+        let above = scopes.iter().filter_map(above).find(|told| told.what == what).map(|told| told.of_use);
+        let below = || places.iter().find_map(|place| self.below.get(&self.hasher.hash_one((place, what))).copied());
+        let of_use = above.or_else(below)?;
+        let tellers = self.tellers.get_mut(&of_use.key)?;
         let is_one = *tellers < SPANS_OF_USE_MAX;
         *tellers += u8::from(is_one);
-        is_one.then_some(nth)
+        is_one.then_some(of_use)
     }
 
-    /// The place of a call's parent.
-    fn above(&self, call: &Call<'_>) -> Option<u64> {
-        let ((trace, _), parent) = call.span.zip(call.parent)?;
-        Some(self.hasher.hash_one((call.grant, (trace, parent))))
-    }
-
-    fn remember(&mut self, place: u64, call: &Call<'_>, what: What, nth: u64) {
-        if self.spans.contains_key(&place) {
-            return;
-        }
+    fn remember(&mut self, call: &Call<'_>, what: What, of_use: Use) {
+        let Some((_, span)) = call.span else { return };
         let submitter = self.hasher.hash_one(call.submitter);
-        self.spans.insert(place, Told { began: call.times.1, submitter, what, nth });
-        let of_use = self.hasher.hash_one((call.grant, nth));
-        self.tellers.entry(of_use).or_insert(1);
-        let below = self.above(call).map(|above| self.hasher.hash_one((above, what)));
-        if let Some(below) = below.filter(|_| what[0].is_some()) {
-            self.below.entry(below).or_insert(nth);
+        let (mut keys, mut free) = ([0; 5], 0);
+        for scope in Scope::lies_in(call.tenant) {
+            let Some(place) = self.place(call, span, scope).filter(|place| !self.spans.contains_key(place)) else {
+                continue;
+            };
+            self.spans.insert(place, Told { began: call.times.1, submitter, what, of_use });
+            let above = call.parent.and_then(|parent| self.place(call, parent, scope));
+            let below = above.map(|above| self.hasher.hash_one((above, what))).filter(|_| what[0].is_some());
+            if let Some(below) = below {
+                self.below.entry(below).or_insert(of_use);
+            }
+            keys[free..free + 2].copy_from_slice(&[place, below.unwrap_or_default()]);
+            free += 2;
         }
-        self.order.push_back((call.times.0, [place, below.unwrap_or_default(), of_use]));
+        if free > 0 {
+            self.tellers.entry(of_use.key).or_insert(1);
+            keys[4] = of_use.key;
+            self.order.push_back((call.times.0, keys));
+        }
     }
 
-    /// Counts a use for each grant from this one up that limits its uses, as far as the chain is known.
-    fn climb(&mut self, seq: u64, mut at: String) {
+    /// Counts a use of somebody's for each grant from this one up that limits its uses, as far as the chain is known.
+    fn climb(&mut self, (seq, of): (u64, Option<String>), mut tenant: Option<String>, mut at: String) {
         let (mut over, mut seen) = (None, HashSet::new());
         for _ in 0..CHAIN_MAX {
-            let Some(given) = self.grants.get(&at) else {
-                self.wait(seq, at);
+            let Some((whose, given)) = self.meant(&tenant, &at) else {
+                self.wait(Waiting { seq, of }, tenant, at);
                 break;
             };
-            if let Some(max) = given.max_uses {
-                if !seen.insert(at.clone()) {
+            let (key, max, parent) = ((whose.clone(), at), given.max_uses, given.parent.clone());
+            if let Some(max) = max {
+                if !seen.insert(key.clone()) {
                     break;
                 }
-                make_room(&mut self.totals, &at);
-                let total = self.totals.entry(at.clone()).or_default();
-                *total += 1;
-                if *total > u64::from(max) && over.is_none() {
-                    over = Some((at.clone(), *total));
+                let total = self.count(&key, of.as_deref());
+                if total > u64::from(max) && over.is_none() {
+                    over = Some((key.clone(), total));
                 }
             }
-            let Some(parent) = given.parent.clone() else { break };
-            at = parent;
+            let Some(parent) = parent else { break };
+            (tenant, at) = (key.0, parent);
         }
         if let Some(record) = self.records.get_mut(&seq).filter(|record| record.over.is_none()) {
             record.over = over;
         }
     }
 
-    fn wait(&mut self, seq: u64, grant: String) {
+    /// Counts a use of a grant; gives how many it then has, as its tenant sees them.
+    fn count(&mut self, grant: &Key, tenant: Option<&str>) -> u64 {
+        for scope in Scope::lies_in(tenant) {
+            let place = self.hasher.hash_one((grant, scope));
+            make_room(&mut self.totals, place);
+            *self.totals.entry(place).or_default() += 1;
+        }
+        let seen = Scope::looks_in(tenant).map(|scope| self.totals.get(&self.hasher.hash_one((grant, scope))));
+        seen.into_iter().flatten().sum()
+    }
+
+    fn wait(&mut self, waiting: Waiting, tenant: Option<String>, grant: String) {
         if self.waiting_count >= WAITING_MAX {
             self.waiting.clear();
             self.waiting_count = 0;
         }
-        self.waiting.entry(grant).or_default().push(seq);
+        self.waiting.entry(grant).or_default().entry(tenant).or_default().push(waiting);
         self.waiting_count += 1;
     }
 
-    /// Whether a grant, or one above it, limits its uses, as far as is known.
-    pub(super) fn is_limited(&self, grant: &str) -> bool {
-        let mut at = self.grants.get(grant);
+    /// Whether the grant that a tenant means, or one above it, limits its uses, as far as is known.
+    pub(super) fn is_limited(&self, tenant: Option<&str>, grant: &str) -> bool {
+        let mut at = self.meant(&tenant.map(str::to_owned), grant);
         for _ in 0..CHAIN_MAX {
             match at {
-                Some(given) if given.max_uses.is_some() => return true,
-                Some(given) => at = given.parent.as_ref().and_then(|parent| self.grants.get(parent)),
+                Some((_, given)) if given.max_uses.is_some() => return true,
+                Some((whose, given)) => at = given.parent.as_ref().and_then(|parent| self.meant(whose, parent)),
                 None => break,
             }
         }
         false
     }
 
-    /// These are all uses of a grant, of which nothing was at hand.
-    pub(super) fn recount(&mut self, grant: &str, uses: &[u64]) {
-        for (nth, seq) in (1..).zip(uses) {
+    /// These are all uses of a grant, each with whose it is, of which nothing was at hand.
+    pub(super) fn recount(&mut self, grant: &str, uses: &[(u64, Option<String>)]) {
+        let mut named = HashMap::<Option<String>, u64>::new();
+        for (seq, tenant) in uses {
+            let nth = named.entry(tenant.clone()).or_default();
+            *nth += 1;
             if let Some(record) = self.records.get_mut(seq) {
-                record.nth = nth;
+                record.nth = *nth;
             }
         }
         if !uses.is_empty() {
-            self.named.insert(grant.to_owned(), uses.len() as u64);
+            self.named.insert(grant.to_owned(), named);
         }
     }
 
@@ -256,19 +333,22 @@ impl Tally {
         self.grants.remove(grant);
         if !is_named {
             self.named.remove(grant);
-            self.waiting_count -= self.waiting.remove(grant).map_or(0, |waited| waited.len());
+            let waited = self.waiting.remove(grant).into_iter().flatten();
+            self.waiting_count -= waited.map(|(_, waited)| waited.len()).sum::<usize>();
         }
     }
 
     /// Forgets spans that came before a time, and the oldest beyond the bound.
     pub(super) fn let_go(&mut self, before: i64) {
-        while let Some(&(time, [place, below, of_use])) = self.order.front() {
+        while let Some(&(time, [places @ .., of_use])) = self.order.front() {
             if time >= before && self.order.len() <= SPANS_MAX {
                 break;
             }
             self.order.pop_front();
-            self.spans.remove(&place);
-            self.below.remove(&below);
+            for [place, below] in places.as_chunks::<2>().0 {
+                self.spans.remove(place);
+                self.below.remove(below);
+            }
             self.tellers.remove(&of_use);
         }
     }
@@ -277,8 +357,11 @@ impl Tally {
     pub(super) fn rows<'a>(&self, seqs: impl IntoIterator<Item = &'a u64>) -> Vec<UseRow> {
         let row = |seq: &u64| {
             let Counted { grant, nth, over } = self.records.get(seq)?;
-            let (over_grant_id, over_nth) = over.clone().unzip();
-            Some(UseRow { seq: *seq, grant_id: grant.clone(), nth: *nth, over_grant_id, over_nth })
+            let ((over_tenant, over_grant_id), over_nth) = match over.clone() {
+                Some(((tenant, id), nth)) => ((tenant, Some(id)), Some(nth)),
+                None => Default::default(),
+            };
+            Some(UseRow { seq: *seq, grant_id: grant.clone(), nth: *nth, over_grant_id, over_nth, over_tenant })
         };
         seqs.into_iter().filter_map(row).collect()
     }
@@ -291,9 +374,9 @@ impl Tally {
 }
 
 /// Room for the count of one more grant.
-fn make_room(totals: &mut HashMap<String, u64>, grant: &str) {
-    if totals.len() >= TOTALS_MAX && !totals.contains_key(grant) {
-        let some = totals.keys().next().cloned();
+fn make_room(totals: &mut HashMap<u64, u64>, grant: u64) {
+    if totals.len() >= TOTALS_MAX && !totals.contains_key(&grant) {
+        let some = totals.keys().next().copied();
         some.and_then(|some| totals.remove(&some));
     }
 }

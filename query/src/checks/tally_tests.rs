@@ -92,3 +92,69 @@ fn a_start_counts_what_came_before_as_it_was_counted() {
     count_old(&snapshot, &mut tally, 6, &[5].into(), 1000).unwrap();
     assert_eq!(take(&mut tally, &calls[3]), (2, Some(("root".into(), 3))));
 }
+
+/// As a tenant would have it.
+fn of(tenant: &str, event: EventRow) -> EventRow {
+    EventRow { tenant: Some(tenant.into()), ..event }
+}
+
+#[test]
+fn what_another_tenant_does_uses_nothing_up() {
+    let mut tally = Tally::default();
+    tally.give(&of("acme", grant(0, "g", None, 2)));
+    assert_eq!(take(&mut tally, &of("acme", call(1, "g", "a"))), (1, None));
+    for seq in 2..9 {
+        assert_eq!(take(&mut tally, &of("globex", call(seq, "g", &format!("b{seq}")))), (seq - 1, None), "it has none");
+    }
+    assert_eq!(take(&mut tally, &of("acme", call(9, "g", "c"))), (2, None));
+    assert_eq!(take(&mut tally, &call(10, "g", "d")).1, Some(("g".into(), 3)), "who names none means the only one");
+    assert_eq!(take(&mut tally, &of("acme", call(11, "g", "e"))).1, Some(("g".into(), 4)));
+    // The other's own, late: what waited for it is counted then, and the id is not one grant any more.
+    tally.give(&of("globex", grant(12, "g", None, 6)));
+    let rows = tally.rows([&7, &8, &11]);
+    let over: Vec<_> = rows.iter().map(|row| (row.over_tenant.as_deref(), row.over_nth)).collect();
+    assert_eq!(over, [(None, None), (Some("globex"), Some(7)), (Some("acme"), Some(4))]);
+    assert_eq!(take(&mut tally, &call(13, "g", "f")).1, None, "whose it is cannot be told");
+    // Nobody's, at last.
+    tally.give(&grant(14, "g", None, 1));
+    assert_eq!(take(&mut tally, &call(15, "g", "h")).1, Some(("g".into(), 2)));
+}
+
+#[test]
+fn what_nobodys_grant_is_good_for_it_is_for_each_tenant() {
+    let mut tally = Tally::default();
+    tally.give(&grant(0, "root", None, 2));
+    tally.give(&of("acme", grant(1, "leaf", Some("root"), 9)));
+    let over = |n| Some(("root".to_owned(), n));
+    assert_eq!(take(&mut tally, &of("acme", call(2, "leaf", "a"))).1, None);
+    assert_eq!(take(&mut tally, &of("globex", call(3, "root", "b"))).1, None);
+    assert_eq!(take(&mut tally, &of("globex", call(4, "root", "c"))).1, None);
+    assert_eq!(take(&mut tally, &of("acme", call(5, "leaf", "d"))).1, None, "the other's two are none of its own");
+    assert_eq!(take(&mut tally, &call(6, "root", "e")).1, over(5), "who names no tenant meets all");
+    assert_eq!(take(&mut tally, &of("acme", call(7, "root", "f"))).1, over(4));
+    assert_eq!(take(&mut tally, &of("globex", call(8, "root", "g"))).1, over(4));
+}
+
+#[test]
+fn two_tenants_do_not_tell_of_one_use() {
+    let mut tally = Tally::default();
+    tally.give(&grant(0, "g", None, 9));
+    let ended = |event: EventRow| EventRow { resource: Some("r".into()), ..event };
+    // One was first with the id of the span that the other sends: it takes nothing from him, and gives nothing.
+    assert_eq!(take(&mut tally, &of("globex", call(1, "g", "a"))).0, 1);
+    assert_eq!(take(&mut tally, &of("acme", call(2, "g", "a"))).0, 1);
+    assert_eq!(take(&mut tally, &of("acme", ended(call(3, "g", "a")))).0, 1);
+    assert_eq!(take(&mut tally, &of("globex", ended(call(4, "g", "a")))).0, 1);
+    assert_eq!(take(&mut tally, &of("globex", call(5, "g", "b"))).0, 2);
+    // A server that names no tenant tells of the call that it was sent.
+    let called = |seq, span: &str, parent: &str| EventRow {
+        parent_span_id: Some(parent.into()),
+        tool_call_id: Some("c".into()),
+        ..call(seq, "g", span)
+    };
+    assert_eq!(take(&mut tally, &of("acme", called(6, "x", "0"))).0, 2);
+    assert_eq!(take(&mut tally, &called(7, "y", "x")).0, 2);
+    assert_eq!(take(&mut tally, &of("globex", called(8, "z", "x"))).0, 3);
+    tally.let_go(9);
+    assert!(tally.spans.is_empty() && tally.below.is_empty() && tally.tellers.is_empty() && tally.order.is_empty());
+}

@@ -46,6 +46,15 @@ fn the_page_of_checks_lists_all_of_them() {
     }
 }
 
+/// Some records name one of two tenants.
+pub(super) fn whose(numbers: &mut Numbers, record: &mut Json) {
+    match numbers.below(6) {
+        0 => record["attributes"]["tenant.id"] = json!("globex"),
+        1 | 2 => record["attributes"]["tenant.id"] = json!("acme"),
+        _ => {}
+    }
+}
+
 /// A small generator: the same numbers for the same seed, on every machine.
 pub(super) struct Numbers(pub(super) u64);
 
@@ -100,9 +109,7 @@ fn record(numbers: &mut Numbers, i: u64) -> Json {
     // All of it comes within two seconds, in whatever order.
     let received = 60.0 + i as f64 * 0.02;
     let mut out = json!({"at": at, "received": received, "trace": trace.to_string(), "attributes": attributes.1});
-    if numbers.below(6) == 0 {
-        out["attributes"]["tenant.id"] = json!("globex");
-    }
+    whose(numbers, &mut out);
     match attributes.0 {
         "" => out["span"] = json!(format!("{:x}", i + 1)),
         name => out["log"] = json!(name),
@@ -256,15 +263,16 @@ WITH decisions AS (
       AND coalesce(cardinality(p.invalid_reasons), 0) = 0
 ), undecided AS (
     SELECT c.* FROM tool_calls c
-    LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND p.service <> c.service AND p.event_time <= c.event_time
+    LEFT ANTI JOIN decisions p ON p.trace_id = c.trace_id AND same_tenant(p.tenant, c.tenant) AND p.service <> c.service AND p.event_time <= c.event_time
 )
 SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id,
        concat(count(DISTINCT b.seq), ' ', count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END)) AS detail,
        make_array(c.seq) AS evidence
 FROM undecided c
-JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time
+JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time AND same_tenant(b.tenant, c.tenant)
                  AND seconds_between(b.event_time, c.event_time) <= setting('window_seconds', c.workspace)
-LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND same_tenant(p.tenant, b.tenant)
+                 AND (c.tenant IS NULL OR p.tenant IS NULL OR p.tenant = b.tenant) AND p.service <> b.service AND p.event_time <= b.event_time
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.service, c.workspace
 HAVING count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('calls_min', c.workspace)
    AND count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('share_min', c.workspace) * count(DISTINCT b.seq)";
@@ -285,6 +293,7 @@ fn hop(numbers: &mut Numbers, i: u64) -> Json {
         out["attributes"]["gen_ai.operation.name"] = json!("execute_tool");
         out["attributes"]["gen_ai.tool.name"] = json!("t");
     }
+    whose(numbers, &mut out);
     out
 }
 

@@ -9,6 +9,6 @@ SELECT 'proven' AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_
               CAST(p.depth AS VARCHAR), ' deep, allows ', CAST(p.max_depth AS VARCHAR), ' more') AS detail,
        make_array(p.issued_seq, g.issued_seq) AS evidence
 FROM grants g
-JOIN grants p ON p.grant_id = g.deepest_by AND (p.tenant = g.tenant OR p.tenant IS NULL OR g.tenant IS NULL)
+JOIN grants p ON p.grant_id = g.deepest_by AND same_tenant(p.tenant, g.tenant)
 JOIN events e ON e.seq = g.issued_seq
 WHERE g.state <> 'denied' AND g.depth > g.deepest

@@ -8,6 +8,6 @@ SELECT 'proven' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id
        concat('tool ', c.tool, ' was called under grant ', c.grant_id, ', which was never validly issued') AS detail,
        make_array(c.seq) AS evidence
 FROM tool_calls c
-LEFT ANTI JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL) AND g.state <> 'denied'
+LEFT ANTI JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant) AND g.state <> 'denied'
                    AND (g.state <> 'invalid' AND g.lineage NOT IN ('refused', 'invalid') OR c.event_time > g.expires_at)
 WHERE c.grant_id IS NOT NULL

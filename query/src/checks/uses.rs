@@ -1,4 +1,4 @@
-//! The tables `call_uses` and `span_ids`: what a rule cannot count itself when it sees only a part of the log.
+//! The table `call_uses`: what a rule cannot count itself when it sees only a part of the log.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,28 +13,21 @@ use crate::rows::{Cell, Time, table};
 use crate::segments::{Table, Wanted};
 
 table! {
-    /// The how-manieth use of its grant a call is, in the order in which the ledger took them. Records of one call are one use.
+    /// The how-manieth use of its grant a call is, in the order in which the ledger took them, of those that it meets: what
+    /// other tenants do is none. Records of one call are one use.
     UseRow, UseBuilder {
         /// The call.
         seq: u64,
         /// Its grant.
         grant_id: String,
-        /// 1 for the first.
+        /// 1 for the first of its tenant.
         nth: u64,
         /// The nearest grant of its chain for which it is one use too many; null if there is none.
         over_grant_id: Option<String>,
         /// The how-manieth use of that grant it is, with the uses of all that were derived from it.
         over_nth: Option<u64>,
-    }
-}
-
-table! {
-    /// A span that the ledger has.
-    SpanIdRow, SpanIdBuilder {
-        /// Its trace.
-        trace_id: String,
-        /// Its id.
-        span_id: String,
+        /// Whose that grant is.
+        over_tenant: Option<String>,
     }
 }
 
@@ -65,10 +58,11 @@ pub(super) fn count_old(
     recent: &BTreeSet<u64>,
     window: i64,
 ) -> Result<(), Error> {
-    let mut limited = HashMap::<String, bool>::new();
+    let mut limited = HashMap::<(Option<String>, String), bool>::new();
     calls(snapshot, &Wanted::all(Table::Events).seqs(0..below), |call| {
         let is_old = !recent.contains(&call.seq);
-        if is_old && *limited.entry(call.grant.to_owned()).or_insert_with(|| tally.is_limited(call.grant)) {
+        let key = (call.tenant.map(str::to_owned), call.grant.to_owned());
+        if is_old && *limited.entry(key).or_insert_with(|| tally.is_limited(call.tenant, call.grant)) {
             tally.let_go(call.times.0.saturating_sub(window));
             tally.take(call);
             tally.forget(call.seq);
@@ -79,10 +73,11 @@ pub(super) fn count_old(
 /// Reads the tool calls that name a grant.
 fn calls(snapshot: &Snapshot, wanted: &Wanted<'_>, mut take: impl FnMut(Call<'_>)) -> Result<(), Error> {
     const TIMES: [&str; 3] = ["seq", "ingest_time", "event_time"];
-    const TEXTS: [&str; 9] = [
+    const TEXTS: [&str; 10] = [
         "trace_id",
         "span_id",
         "parent_span_id",
+        "tenant",
         "submitter",
         "grant_id",
         "tool_call_id",
@@ -98,11 +93,13 @@ fn calls(snapshot: &Snapshot, wanted: &Wanted<'_>, mut take: impl FnMut(Call<'_>
         let texts = TEXTS.map(|name| batch.column_by_name(name));
         for i in 0..batch.num_rows() {
             let texts = texts.map(|column| column.and_then(|column| <Option<String>>::read(column, i)));
-            let [trace, span, parent, submitter, grant, what @ ..] = texts.each_ref().map(|text| text.as_deref());
+            let [trace, span, parent, tenant, submitter, grant, what @ ..] =
+                texts.each_ref().map(|text| text.as_deref());
             take(Call {
                 seq: u64::read(seq, i),
                 times: (Time::read(taken, i).0, Time::read(began, i).0),
                 grant: if let Some(grant) = grant { grant } else { continue },
+                tenant,
                 submitter: submitter.unwrap_or_default(),
                 span: trace.zip(span),
                 parent,
@@ -113,15 +110,15 @@ fn calls(snapshot: &Snapshot, wanted: &Wanted<'_>, mut take: impl FnMut(Call<'_>
     })
 }
 
-/// All spans.
-pub(super) fn all_span_ids(snapshot: &Snapshot) -> Result<RecordBatch, Error> {
-    let mut rows = SpanIdBuilder::default();
-    snapshot.read(&Wanted::all(Table::Spans).columns(&["trace_id", "span_id"]), |batch| {
-        let [trace, span] = batch.columns() else { return Ok(true) };
-        for i in 0..batch.num_rows() {
-            rows.push(&SpanIdRow { trace_id: String::read(trace, i), span_id: String::read(span, i) });
+/// Whose some uses are; of what is erased, nobody's.
+pub(super) fn whose(snapshot: &Snapshot, seqs: &[u64]) -> Result<Vec<(u64, Option<String>)>, Error> {
+    let mut tenants = HashMap::new();
+    snapshot.records(Table::Events, &["seq", "tenant"], seqs, &mut |batch| {
+        if let (Some(seq), Some(tenant)) = (batch.column_by_name("seq"), batch.column_by_name("tenant")) {
+            let rows = 0..batch.num_rows();
+            tenants.extend(rows.map(|i| (u64::read(seq, i), <Option<String>>::read(tenant, i))));
         }
-        Ok(true)
+        Ok(())
     })?;
-    Ok(rows.finish())
+    Ok(seqs.iter().map(|seq| (*seq, tenants.get(seq).cloned().flatten())).collect())
 }

@@ -8,6 +8,6 @@ SELECT 'proven' AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_
               array_to_string(g.widened_by, ', ')) AS detail,
        make_array(p.issued_seq, g.issued_seq) AS evidence
 FROM grants g
-JOIN grants p ON p.grant_id = g.parent_grant_id AND (p.tenant = g.tenant OR p.tenant IS NULL OR g.tenant IS NULL)
+JOIN grants p ON p.grant_id = g.parent_grant_id AND same_tenant(p.tenant, g.tenant)
 JOIN events e ON e.seq = g.issued_seq
 WHERE g.state <> 'denied' AND cardinality(g.widened_by) > 0

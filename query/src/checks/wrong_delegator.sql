@@ -10,5 +10,5 @@ SELECT 'proven' AS verdict, g.issued_seq AS seq, e.trace_id, e.span_id, g.grant_
        make_array(p.issued_seq, g.issued_seq) AS evidence
 FROM grants g
 JOIN events e ON e.seq = g.issued_seq
-JOIN grants p ON p.grant_id = g.parent_grant_id AND (p.tenant = g.tenant OR p.tenant IS NULL OR g.tenant IS NULL)
+JOIN grants p ON p.grant_id = g.parent_grant_id AND same_tenant(p.tenant, g.tenant)
 WHERE g.state <> 'denied' AND json_as_text(e.attributes, 'authz.grant.issuer') <> p.subject

@@ -9,6 +9,7 @@ mod bounded;
 mod checked;
 mod elements;
 mod planner;
+pub(crate) mod tenants;
 mod total;
 mod truncated;
 
@@ -55,7 +56,7 @@ const SCALAR: &[&str] = &[
     "json_get_int", "json_get_json", "json_get_str", "json_length", "json_object_keys", "json_union_to_text",
     "json_from_scalar",
     // The ledger's own.
-    "authority_covers", "proof", "payload", "tenant_claim_holds", "tenants_of",
+    "authority_covers", "proof", "payload", "same_tenant", "tenant_claim_holds", "tenants_of",
 ];
 
 /// Functions whose results can be larger, each with what it would give.

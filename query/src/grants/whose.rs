@@ -15,6 +15,35 @@ pub(crate) fn meet(one: Option<&str>, other: Option<&str>) -> bool {
     one.is_none() || other.is_none() || one == other
 }
 
+/// A place where records are looked for, so that those that meet are found, each once, and none that do not. A record
+/// that names a tenant lies with that tenant and with those of somebody, and looks with its tenant and with those of nobody; one
+/// that names none lies with those of nobody, and looks there and with those of somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope<'a> {
+    Of(&'a str),
+    Somebody,
+    Nobody,
+}
+
+impl<'a> Scope<'a> {
+    /// Where a record of a tenant lies.
+    pub(crate) fn lies_in(tenant: Option<&'a str>) -> impl Iterator<Item = Self> {
+        let [first, second] = match tenant {
+            Some(tenant) => [Some(Self::Of(tenant)), Some(Self::Somebody)],
+            None => [Some(Self::Nobody), None],
+        };
+        [first, second].into_iter().flatten()
+    }
+
+    /// Where a record of a tenant finds those that it meets: first where those are that name the same.
+    pub(crate) fn looks_in(tenant: Option<&'a str>) -> [Self; 2] {
+        match tenant {
+            Some(tenant) => [Self::Of(tenant), Self::Nobody],
+            None => [Self::Nobody, Self::Somebody],
+        }
+    }
+}
+
 /// When each grant was revoked, at the earliest, and the record that did so: by id, and by the tenant that it names.
 #[derive(Debug, Default)]
 pub(crate) struct Revoked(HashMap<String, HashMap<Option<String>, (Time, u64)>>);
@@ -56,5 +85,19 @@ impl Grants {
     /// The grants that have an id, one of each tenant that uses it.
     pub(super) fn of_id(&self, id: &str) -> &[usize] {
         self.by_id.get(id).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_find_each_other_once_if_they_meet() {
+        let all = [None, Some("acme"), Some("globex"), Some("")];
+        for (one, other) in all.iter().flat_map(|one| all.iter().map(move |other| (*one, *other))) {
+            let found = Scope::lies_in(one).filter(|scope| Scope::looks_in(other).contains(scope)).count();
+            assert_eq!(found, usize::from(meet(one, other)), "{one:?} and {other:?}");
+        }
     }
 }

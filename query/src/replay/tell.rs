@@ -165,12 +165,12 @@ impl Teller<'_> {
 /// The refusals among the steps.
 #[derive(Default)]
 struct Refusals {
-    /// By trace and call: ids of calls need be unique in their trace only.
-    calls: HashMap<Call, (u64, Time)>,
+    /// By trace and call, and whose it is: ids of calls need be unique in their trace only.
+    calls: HashMap<Call, HashMap<Option<String>, (u64, Time)>>,
     /// By agent: its id, or its name.
     agents: HashMap<String, Vec<Refusal>>,
-    /// Calls that an executor allowed.
-    allowed: HashSet<Call>,
+    /// Calls that an executor allowed, and of whom it said so.
+    allowed: HashMap<Call, HashSet<Option<String>>>,
 }
 
 /// A call, with its trace.
@@ -204,7 +204,9 @@ impl Refusals {
     fn take(&mut self, event: &EventRow) {
         let by_executor = event.kind == "executor_decision";
         if event.decision.as_deref() == Some("allow") {
-            self.allowed.extend(call_of(event));
+            if let Some(call) = call_of(event) {
+                self.allowed.entry(call).or_default().insert(event.tenant.clone());
+            }
             return;
         }
         if event.decision.as_deref() != Some("deny") || !(by_executor || event.kind == "grant_denied") {
@@ -212,12 +214,15 @@ impl Refusals {
         }
         if let Some(call) = call_of(event) {
             let refused = (event.seq, event.event_time);
-            self.calls.entry(call).and_modify(|first| *first = refused.min(*first)).or_insert(refused);
+            let of_call = self.calls.entry(call).or_default().entry(event.tenant.clone());
+            of_call.and_modify(|first| *first = refused.min(*first)).or_insert(refused);
         }
         for name in [&event.agent_id, &event.agent_name].into_iter().flatten() {
             let said = denial_row(event);
             let known = self.agents.entry(name.clone()).or_default();
-            let same = |r: &Refusal| (&r.said.actions, &r.said.resources) == (&said.actions, &said.resources);
+            let same = |r: &Refusal| {
+                (&r.said.actions, &r.said.resources, &r.said.tenant) == (&said.actions, &said.resources, &said.tenant)
+            };
             if known.len() < REFUSALS_MAX && !known.iter().any(|r| same(r) && r.by_executor == by_executor) {
                 known.push(Refusal { said, has_id: event.agent_id.is_some(), by_executor });
             }
@@ -227,15 +232,16 @@ impl Refusals {
     /// Whether a call was refused before it was made: itself, or another of the same agent
     /// that did the same.
     fn of(&self, call: &EventRow, keys: &Keys) -> Option<String> {
-        if let Some((seq, at)) = call_of(call).and_then(|id| self.calls.get(&id))
-            && *at <= call.event_time
-        {
+        let meets = |tenant: &Option<String>| meet(tenant.as_deref(), call.tenant.as_deref());
+        let refused = call_of(call).and_then(|id| self.calls.get(&id)).into_iter().flatten();
+        let refused = refused.filter(|(tenant, (_, at))| meets(tenant) && *at <= call.event_time);
+        if let Some((seq, _)) = refused.map(|(_, refused)| refused).min() {
             return Some(format!("executed although refused at seq {seq}"));
         }
         let of = |name: &Option<String>| name.as_ref().and_then(|name| self.agents.get(name)).into_iter().flatten();
         // Two agents may have one name: where both have ids, the ids decide.
         let by_name = of(&call.agent_name).filter(|refusal| call.agent_id.is_none() || !refusal.has_id);
-        let mut found = of(&call.agent_id).chain(by_name).filter(|refusal| self.covers(refusal, call));
+        let mut found = of(&call.agent_id).chain(by_name).filter(|r| meets(&r.said.tenant) && self.covers(r, call));
         let refusal = found.find(|refusal| !granted_since(keys, &refusal.said, call))?;
         let retried = refusal.said.tool_call_id.as_ref().filter(|id| call.tool_call_id.as_ref() != Some(*id));
         let retried = retried.map_or_else(String::new, |id| format!(" as call {id}"));
@@ -245,7 +251,11 @@ impl Refusals {
     fn covers(&self, refusal: &Refusal, call: &EventRow) -> bool {
         let said = &refusal.said;
         let action = call.action.as_ref().or(call.tool.as_ref());
-        let is_allowed = || call_of(call).is_some_and(|id| self.allowed.contains(&id));
+        let meets = |tenant: &Option<String>| meet(tenant.as_deref(), call.tenant.as_deref());
+        let is_allowed = || {
+            let allowed = call_of(call).and_then(|id| self.allowed.get(&id));
+            allowed.is_some_and(|tenants| tenants.iter().any(meets))
+        };
         let resource = match (&said.resources, &call.resource) {
             // An executor refuses one call: what is not known of it is no reason to see it again.
             (None, _) => !refusal.by_executor,

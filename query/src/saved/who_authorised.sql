@@ -21,7 +21,7 @@
 SELECT c.seq, c.record_hash, c.event_time, c.agent_id, c.tool, c.resource, c.grant_id, g.issuer, g.initiator_id,
        g.root_grant_id, g.depth, g.state, g.actions, g.resources, g.issued_seq, d.decided_by, d.decision
 FROM tool_calls c
-LEFT JOIN grants g ON g.grant_id = c.grant_id AND (g.tenant = c.tenant OR g.tenant IS NULL OR c.tenant IS NULL)
+LEFT JOIN grants g ON g.grant_id = c.grant_id AND same_tenant(g.tenant, c.tenant)
 LEFT JOIN (
     SELECT c.seq AS call_seq, d.decided_by, d.decision,
            row_number() OVER (PARTITION BY c.seq ORDER BY d.event_time DESC, d.seq DESC) AS place

@@ -94,8 +94,8 @@ async fn an_alert_tells_nothing_of_what_is_hidden() {
     };
     let case = Case::of(
         vec![
-            // One tenant refused the call of another.
-            made(REFUSED, "globex", None, 0, 1),
+            // An executor that names no tenant refused the call.
+            Made { tenant: None, ..made(REFUSED, "acme", None, 0, 1) },
             made(CALL, "acme", None, 0, 0),
             // Derived in one workspace from the grant g3 of another.
             made(GRANT, "acme", Some("red"), 1, 3),
@@ -122,7 +122,7 @@ async fn an_alert_tells_nothing_of_what_is_hidden() {
         (&acme_blue, 7, true),
         (&blue, 5, false),
         (&blue, 7, true),
-        // What is in common is shown, and two tenants have nothing in common.
+        // What is in common is shown, and nobody's is not.
         (&both, 1, false),
     ];
     for (caller, call, all) in wanted {
