@@ -47,7 +47,10 @@ pub(crate) fn of_rules() -> [ScalarUDF; 2] {
     [scopes_of(), scopes_met()]
 }
 
-fn lists(name: &'static str, scopes: fn(Option<&str>, &mut dyn FnMut(Scope<'_>))) -> ScalarUDF {
+/// Tells each scope of a tenant.
+type Scopes = fn(Option<&str>, &mut dyn FnMut(Scope<'_>));
+
+fn lists(name: &'static str, scopes: Scopes) -> ScalarUDF {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let run = move |args: &[ColumnarValue]| {
         let columns = texts(args)?;
