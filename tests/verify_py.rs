@@ -96,6 +96,13 @@ fn without_its_module_it_says_that_signatures_were_not_verified() {
     let json: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((status, json["signatures_not_verified"].as_array().unwrap().len()), (3, 2), "{json}");
     assert_eq!(verify_py(&["/nothing/here"]).0, 2);
+    // What the asker mixed up accuses nobody.
+    let (file, other) = (file.to_str().unwrap(), path("Cargo.toml"));
+    let other = other.to_str().unwrap();
+    for (args, says) in [(&[file, "--vkey", other][..], "--vkey "), (&[other][..], "is no .tlog-proof and no bundle")] {
+        let (status, told) = verify_py(args);
+        assert!(status == 2 && told.starts_with("cannot tell: ") && told.contains(says), "{told}");
+    }
 }
 
 #[test]

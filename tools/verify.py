@@ -305,12 +305,22 @@ def run(args, signatures):
             return file.read()
     if args.self_test:
         return self_test()
-    trusted = parse_keys(read(args.vkey).decode().split()) if args.vkey else []
+
+    def of_the_asker(flag, path, parse):
+        """What the asker gives as trusted. Where it is not of its form it accuses nobody."""
+        try:
+            return parse(read(path).decode())
+        except (Refused, *MALFORMED) as error:
+            need(False, f"{flag} {path}: {error}"[:200], status=2)
+    trusted = of_the_asker("--vkey", args.vkey, lambda text: parse_keys(text.split())) if args.vkey else []
     if args.url:
-        older = parse_checkpoint(read(args.trusted).decode()) if args.trusted else None
+        older = of_the_asker("--trusted", args.trusted, parse_checkpoint) if args.trusted else None
         return check_live(args.url, trusted, signatures, older)
     data = read(args.file)
-    return (check_proof if data.startswith(b"c2sp.org/tlog-proof") else check_bundle)(data, trusted, signatures)
+    if data.startswith(b"c2sp.org/tlog-proof"):
+        return check_proof(data, trusted, signatures)
+    need(data.startswith(b'{"type":"custody-bundle"'), f"{args.file} is no .tlog-proof and no bundle", status=2)
+    return check_bundle(data, trusted, signatures)
 
 
 def plain(text):

@@ -295,6 +295,9 @@ fn read_only(text: &str, error: &datafusion::error::DataFusionError) -> Error {
     {
         return statement::read_only(&text.split_whitespace().next().unwrap_or_default().to_uppercase());
     }
+    if message.contains("only supports a single SQL statement") {
+        return Error::invalid("these are several statements, and a question is one: ask them one after the other");
+    }
     let mut error = Error::query(error);
     if let Some(name) = error.message.strip_prefix("table 'datafusion.public.").and_then(|m| m.split('\'').next()) {
         error.message = format!("there is no table {name}; there are {}", catalog::TABLES.join(", "));

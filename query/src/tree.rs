@@ -1,6 +1,7 @@
 //! The tree that a person reads: who, under which grant, what was decided, what
 //! was done, with which result, when.
 
+use crate::ocsf::rfc3339;
 use crate::replay::StepRow;
 use crate::rows::Time;
 
@@ -25,15 +26,17 @@ pub struct Tree {
     paint: Paint,
     /// Of each step above, whether it was the last under its own parent.
     last: Vec<bool>,
+    /// The day that the times above are of, since 1970.
+    day: Option<i64>,
 }
 
 impl Tree {
     /// Nothing drawn yet.
     pub fn new(color: bool) -> Self {
-        Self { paint: Paint(color), last: Vec::new() }
+        Self { paint: Paint(color), last: Vec::new(), day: None }
     }
 
-    /// The lines of the next step.
+    /// The lines of the next step, below a line with its day where that is another than the last step's.
     pub fn draw(&mut self, step: &StepRow) -> String {
         let depth = step.depth as usize;
         self.last.truncate(depth);
@@ -43,7 +46,8 @@ impl Tree {
         let prefix: String = bars.map(|is_last| if *is_last { "   " } else { "│  " }).collect();
         let (branch, bar) = if step.is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         let time = step.event_time.map_or_else(|| " ".repeat(12), clock);
-        let mut out = format!("{time}  {prefix}{branch}{}\n", line(step, &self.paint));
+        let mut out = step.event_time.map_or_else(String::new, |time| self.dated(time));
+        out.push_str(&format!("{time}  {prefix}{branch}{}\n", line(step, &self.paint)));
         for more in details(step, &self.paint) {
             out.push_str(&format!("{}  {prefix}{bar}     {more}\n", " ".repeat(12)));
         }
@@ -52,6 +56,16 @@ impl Tree {
             self.last.push(step.is_last);
         }
         out
+    }
+
+    /// The day of a time, where no line has said it.
+    fn dated(&mut self, time: Time) -> String {
+        let day = time.0.div_euclid(86_400_000_000_000);
+        if self.day.replace(day) == Some(day) {
+            return String::new();
+        }
+        let date = rfc3339(time);
+        self.paint.with("2", &format!("{} (UTC)", date.split('T').next().unwrap_or(&date))) + "\n"
     }
 }
 
@@ -130,4 +144,25 @@ fn clock(time: Time) -> String {
     let millis = time.0.div_euclid(1_000_000).rem_euclid(86_400_000);
     let (seconds, millis) = (millis / 1000, millis % 1000);
     format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_day_is_told_at_first_and_where_it_changes() {
+        let step = |day: i64| StepRow {
+            kind: "model_call".into(),
+            agent_name: Some("a".into()),
+            event_time: Some(Time(day * 86_400_000_000_000 + 1_000_000)),
+            is_last: true,
+            ..StepRow::default()
+        };
+        let unknown = StepRow { event_time: None, ..step(0) };
+        let drawn = render(&[step(20_000), step(20_000), unknown, step(20_000), step(20_001), step(-1)], false);
+        let days: Vec<&str> = drawn.lines().filter(|line| line.ends_with("(UTC)")).collect();
+        assert_eq!(days, ["2024-10-04 (UTC)", "2024-10-05 (UTC)", "1969-12-31 (UTC)"], "{drawn}");
+        assert!(drawn.starts_with("2024-10-04 (UTC)\n00:00:00.001  "), "{drawn}");
+    }
 }

@@ -362,7 +362,8 @@ fn settle_origin(db: &DB, options: &Options) -> Result<String, Error> {
         return Err(Error::corrupt("the log has records but no origin"));
     }
     let origin = options.origin.clone().unwrap_or_else(random_origin);
-    if origin.is_empty() || origin.contains(|c: char| c.is_whitespace() || c == '+' || c.is_control()) {
+    let is_of_a_name = |c: char| !(c.is_whitespace() || c == '+' || c.is_control());
+    if origin.is_empty() || origin.contains("://") || !origin.chars().all(is_of_a_name) {
         return Err(Error::invalid(
             "an origin is a URL without its scheme, such as logs.example.com/agents, with no space and no +",
         ));
@@ -388,13 +389,16 @@ fn random_origin() -> String {
     format!("custody.local/{}", const_hex::encode(bytes))
 }
 
-/// The newest signed checkpoint on disk.
+/// The newest signed checkpoint on disk. One that cannot be read for now (permission, a failing disk) is no evidence
+/// of damage; one that is not text, or not a file, is.
 pub(crate) fn read_checkpoint(dir: &Path) -> Result<Option<String>, Error> {
+    use std::io::ErrorKind as K;
     match fs::read_to_string(dir.join("checkpoint")) {
         Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(Error::corrupt("the checkpoint is not text")),
-        Err(e) => Err(Error::corrupt(format!("the checkpoint cannot be read: {e}"))),
+        Err(e) if e.kind() == K::NotFound => Ok(None),
+        Err(e) if e.kind() == K::InvalidData => Err(Error::corrupt("the checkpoint is not text")),
+        Err(e) if e.kind() == K::IsADirectory => Err(Error::corrupt("the checkpoint is a directory, not a file")),
+        Err(e) => Err(Error::unavailable(format!("the checkpoint cannot be read: {e}; mend that, and ask again"))),
     }
 }
 

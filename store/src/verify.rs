@@ -116,7 +116,10 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(&State, u64)) 
     // The checkpoint first: the log may grow meanwhile, but never below it.
     let note = match read_checkpoint(dir) {
         Ok(note) => note,
-        Err(e) => return Ok(Verdict::Tampered(Finding { seq: 0, reason: e.to_string() })),
+        Err(e) if e.kind() == ErrorKind::Corrupt => {
+            return Ok(Verdict::Tampered(Finding { seq: 0, reason: e.to_string() }));
+        }
+        Err(e) => return Err(e),
     };
     let reader = Reader::open(dir)?;
     match Reading::new(&reader, options).and_then(|reading| reading.run(note, progress)) {

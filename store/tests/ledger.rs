@@ -28,6 +28,24 @@ fn a_new_log_begins_with_a_signed_genesis_record() {
     assert_eq!(mode(&dir.path().join("keys/log.key")), 0o600);
 }
 
+/// A checkpoint that cannot be read accuses nobody; what stands there and is none, does.
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_no_evidence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, reader) = open_log(dir.path());
+    drop((writer, reader));
+    let file = dir.path().join("checkpoint");
+    std::fs::remove_file(&file).unwrap();
+    // To itself: nobody can read it, whatever their rights are.
+    std::os::unix::fs::symlink("checkpoint", &file).unwrap();
+    let error = verify(dir.path(), &Default::default(), |_, _| ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("cannot be read"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let verdict = verify(dir.path(), &Default::default(), |_, _| ()).unwrap();
+    assert!(matches!(&verdict, Verdict::Tampered(finding) if finding.reason.contains("is a directory")), "{verdict:?}");
+}
+
 fn mode(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777
 }

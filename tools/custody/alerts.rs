@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::{Control, Request};
+use crate::keep::said;
 use crate::source::From;
-use crate::{Failure, print};
+use crate::{Failure, print, tell};
 
 /// Alerts: what is open, and what a person does about it.
 ///
@@ -134,10 +135,10 @@ struct SpeakersCommand {
     #[arg(long, value_name = "MODE", value_parser = ["open", "named"])]
     mode: Option<String>,
     /// Take this submitter at its word about people; may be repeated.
-    #[arg(long, value_name = "IDENTITY")]
+    #[arg(long, value_name = "IDENTITY", value_parser = said)]
     allow: Vec<String>,
     /// Do not any more; an identity of a person can then not act here either. May be repeated.
-    #[arg(long, value_name = "IDENTITY")]
+    #[arg(long, value_name = "IDENTITY", value_parser = said)]
     withdraw: Vec<String>,
     /// The data directory; if a server runs on it, the server does the work.
     #[arg(long, default_value = "custody-data", value_name = "DIR")]
@@ -192,16 +193,27 @@ impl List {
         let sql = format!(
             "SELECT {columns} FROM alerts WHERE {} ORDER BY raised_time DESC, seq DESC LIMIT {}",
             tests.join(" AND "),
-            self.limit
+            self.limit.saturating_add(1)
         );
-        let (schema, batches, _) = source.sql(&json!({"sql": sql, "max_rows": self.limit}))?;
+        // One more than is shown tells whether there are more.
+        let (schema, batches, _) = source.sql(&json!({"sql": sql, "max_rows": self.limit.saturating_add(1)}))?;
+        let mut left = self.limit;
+        let mut shown = Vec::new();
+        for batch in &batches {
+            shown.push(batch.slice(0, batch.num_rows().min(left)));
+            left -= batch.num_rows().min(left);
+        }
         match self.format {
-            Output::Table => print(&format!("{}\n", format::table(&schema, &batches).map_err(Failure::unable)?)),
+            Output::Table => print(&format!("{}\n", format::table(&schema, &shown).map_err(Failure::unable)?))?,
             Output::Json => {
-                let rows = format::rows(&batches).map_err(Failure::unable)?;
-                rows.into_iter().try_for_each(|row| print(&format!("{}\n", Value::Object(row))))
+                let rows = format::rows(&shown).map_err(Failure::unable)?;
+                rows.into_iter().try_for_each(|row| print(&format!("{}\n", Value::Object(row))))?;
             }
         }
+        if batches.iter().map(|batch| batch.num_rows()).sum::<usize>() > self.limit {
+            tell(&format!("custody alerts: there are more than these {}; --limit shows more", self.limit));
+        }
+        Ok(())
     }
 }
 

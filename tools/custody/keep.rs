@@ -2,6 +2,7 @@
 //! `restore`, and the log's keys: `custody keys`, `custody signer`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,11 +33,19 @@ pub struct Dir {
 #[derive(Args)]
 pub struct Why {
     /// Why, in words; goes into the log.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = said)]
     reason: String,
     /// Who decided it; goes into the log beside the user that runs the command.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = said)]
     actor: String,
+}
+
+/// A text that says something: it goes into the log for good.
+pub fn said(text: &str) -> Result<String, String> {
+    if text.chars().all(|c| c.is_whitespace() || c.is_control()) {
+        return Err("it is blank, and goes into the log for good".into());
+    }
+    Ok(text.to_owned())
 }
 
 impl Select {
@@ -144,7 +153,7 @@ pub enum HoldCommand {
     /// Place a hold on records.
     Place {
         /// The hold's name.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = said)]
         id: String,
         #[command(flatten)]
         select: Select,
@@ -212,7 +221,7 @@ pub struct Backup {
     with_keys: bool,
     /// Keep only the newest N backups.
     #[arg(long, value_name = "N")]
-    keep: Option<usize>,
+    keep: Option<NonZeroUsize>,
     #[command(flatten)]
     dir: Dir,
 }
@@ -221,7 +230,7 @@ impl Backup {
     /// Makes a backup.
     pub fn run(self) -> Result<(), Failure> {
         let to = std::path::absolute(&self.to).map_err(Failure::unable)?;
-        let request = Request::Backup { to, with_keys: self.with_keys, keep: self.keep };
+        let request = Request::Backup { to, with_keys: self.with_keys, keep: self.keep.map(NonZeroUsize::get) };
         let answer = Control::of(&self.dir.data_dir)?.ask(&request, &mut std::io::sink())?;
         print(&format!("backup {} of {}, {} bytes\n", answer["id"], records(&answer), answer["bytes"]))
     }

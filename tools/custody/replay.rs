@@ -86,9 +86,13 @@ impl Replay {
         })?;
         if count == 0 {
             let then = self.as_of.map_or_else(String::new, |at| format!(" as of {at}"));
+            // Only a trace has plain spans, which are no steps.
+            let spans = match of {
+                "trace" => format!("; its plain spans: custody sql \"SELECT * FROM spans WHERE trace_id = '{id}'\""),
+                _ => String::new(),
+            };
             return Err(Failure::wrong(format!(
-                "no provenance event in this ledger is known by the id {id} (as {of}){then}; plain spans of a trace: custody sql \
-                 \"SELECT * FROM spans WHERE trace_id = '{id}'\""
+                "no provenance event in this ledger is known by the id {id} (as {of}){then}{spans}"
             )));
         }
         if self.format == Output::Json { print("\n]\n") } else { Ok(()) }

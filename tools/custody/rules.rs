@@ -44,7 +44,8 @@ impl CheckFlags {
 
     /// Plans the rules; none if checks are off. What is wrong with them stops the start.
     pub async fn load(&self) -> Result<Option<Arc<Checker>>, Failure> {
-        let (rules, tuning) = load(self.rules.as_deref())?;
+        // A server that cannot start is status 2, whatever is wrong.
+        let (rules, tuning) = load(self.rules.as_deref()).map_err(|failure| Failure::unable(failure.message))?;
         match self.checks.unwrap_or_default() {
             Checks::Off => Ok(None),
             Checks::On => Checker::new(rules, tuning).await.map(Some).map_err(Failure::unable),

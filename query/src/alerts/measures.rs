@@ -115,8 +115,8 @@ table! {
         /// Those that were taken back or replaced, and that no person did more about. They count as raised: nothing
         /// that automation does makes coverage better.
         superseded: u64,
-        /// closed / raised.
-        coverage: f64,
+        /// closed / raised; null without alerts.
+        coverage: Option<f64>,
     }
 }
 
@@ -143,8 +143,8 @@ table! {
         /// Those that were taken back or replaced, and that no person did more about. They count as raised: nothing
         /// that automation does makes coverage better.
         superseded: u64,
-        /// closed / raised.
-        coverage: f64,
+        /// closed / raised; null without alerts.
+        coverage: Option<f64>,
     }
 }
 
@@ -343,8 +343,8 @@ fn dwell(measure: &str, alerts: &[&AlertRow], ends: Ends, now: Time) -> DwellRow
     row
 }
 
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// The table `coverage`.

@@ -181,7 +181,8 @@ impl Policy {
     ///
     /// One line: file, line, key and mend.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| format!("the policy {} cannot be read: {e}", path.display()))?;
         Self::parse(&text, path)
     }
 

@@ -10,6 +10,7 @@ mod tally;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,7 +68,7 @@ struct Pull {
     skip_erased: bool,
     /// End after about this many events.
     #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
     /// How the events are written: raw, the rows of the table `events`, or what docs/events.md lists.
     #[arg(long, default_value = "raw", value_name = "FORMAT")]
     format: String,
@@ -139,7 +140,7 @@ impl Pull {
             None => self.after.clone(),
         };
         let out = Out::open(self.state_file.is_some())?;
-        let mut left = self.limit.unwrap_or(usize::MAX);
+        let mut left = self.limit.map_or(usize::MAX, NonZeroUsize::get);
         let mut pause = Duration::from_secs(1);
         loop {
             let page = match source.get(&self.path(cursor.as_deref(), left)) {

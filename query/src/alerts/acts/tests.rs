@@ -261,7 +261,7 @@ fn bulk_and_automatic_closings_are_no_coverage_and_compete() {
     );
     let all = |rows: Vec<measures::CoverageRow>| rows.into_iter().find(|r| r.rule.is_none()).unwrap();
     let row = all(measures::coverage(&folded));
-    assert_eq!((row.raised, row.closed, row.bulk_closed, row.auto_closed, row.coverage), (10, 1, 6, 2, 0.1));
+    assert_eq!((row.raised, row.closed, row.bulk_closed, row.auto_closed, row.coverage), (10, 1, 6, 2, Some(0.1)));
     let now = Time(1000 * SECOND);
     let dwell = measures::dwell_time(&folded, now);
     let row = dwell.iter().find(|r| r.rule.is_none() && r.measure == "acknowledge").unwrap();
