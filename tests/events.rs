@@ -27,6 +27,8 @@ mod streams;
 #[path = "events/terminal.rs"]
 mod terminal;
 
+use std::path::Path;
+
 use serde_json::Value;
 use support::Server;
 
@@ -60,6 +62,13 @@ fn seqs(lines: &str) -> Vec<u64> {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["sequence"].as_u64().unwrap())
         .collect()
+}
+
+/// Of what another process may still be writing to a file: its last line need not be whole yet.
+fn seqs_so_far(file: &Path) -> Vec<u64> {
+    let text = std::fs::read(file).unwrap_or_default();
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..end]);
+    seqs(std::str::from_utf8(whole).unwrap())
 }
 
 /// A server with some recorded requests.

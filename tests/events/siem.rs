@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{filled, get, seqs};
+use super::{filled, get, seqs, seqs_so_far};
 use crate::support::{Server, python, recorded_requests, until};
 
 /// The first block of code of a page.
@@ -34,11 +34,7 @@ fn the_shell_loop_goes_on_over_a_kill_of_the_server() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let read = || {
-        let text = std::fs::read_to_string(&out).unwrap_or_default();
-        // The loop may be writing: its last line need not be whole yet.
-        seqs(text.rfind('\n').map_or("", |end| &text[..end]))
-    };
+    let read = || seqs_so_far(&out);
     let want = all(&server);
     until(|| read() == want);
     let mut server = server.kill_and_restart();

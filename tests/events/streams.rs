@@ -7,7 +7,7 @@ use custody_query::serve::events::generated::StreamEventsRequest;
 use custody_query::serve::events::generated::events_client::EventsClient;
 use serde_json::Value;
 
-use super::{filled, get, seqs};
+use super::{filled, get, seqs, seqs_so_far};
 use crate::support::{CUSTODY, Server, recorded_requests, until};
 
 /// Reads a stream of events until there are as many; gives seqs and the last id.
@@ -156,7 +156,7 @@ fn follow_goes_on_by_itself_over_a_restart_of_the_server_and_of_its_own() {
             .spawn()
             .unwrap()
     };
-    let read = || seqs(&std::fs::read_to_string(&out).unwrap_or_default());
+    let read = || seqs_so_far(&out);
     let all = |server: &Server| seqs(&get(server, "/api/v1/events?limit=10000", &[]).2);
     let mut follow = start(&server.http);
     let want = all(&server);
