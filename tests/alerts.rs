@@ -288,6 +288,12 @@ fn what_is_claimed_over_otlp_counts_only_from_those_whose_word_does() {
     assert_eq!(state(&server, "a1")["state"], "acknowledged", "what counted goes on to count");
     let dwell = "SELECT ended, still_open FROM dwell_time WHERE rule IS NULL AND measure = 'acknowledge'";
     assert_eq!(server.sql(dwell), [json!({"ended": 2, "still_open": 1})]);
+    for (limit, says) in [("2", "there are more than these 2"), ("3", "")] {
+        let list = command(&server, &["alerts", "list", "--limit", limit, "--format", "json"]);
+        assert_eq!(list.stdout.iter().filter(|byte| **byte == b'\n').count().to_string(), limit);
+        let said = String::from_utf8(list.stderr).unwrap();
+        assert!(said.contains(says) && said.is_empty() == says.is_empty(), "{said}");
+    }
     // An owner of the directory whose word was withdrawn does not act either.
     let who = command(&server, &["alerts", "ack", "a2", "--format", "json"]);
     let who: Value = serde_json::from_slice(&who.stdout).unwrap();

@@ -79,10 +79,14 @@ fn wrong_words(dir: &str) {
         (&["serve", "--trace-ratio", "2", "--data-dir", dir], 2, "--trace-ratio 2 is not between 0 and 1"),
         (&["serve", "--policy", "/none", "--data-dir", dir], 2, "the policy /none cannot be read"),
         (&["serve", "--rules", "/none", "--data-dir", dir], 2, "rules in /none"),
-        (&["events", "--limit", "0", "--data-dir", dir], 2, "--limit"),
-        (&["backup", "--to", "x", "--keep", "0", "--data-dir", dir], 2, "--keep"),
+        (&["events", "--limit", "0", "--data-dir", dir], 2, "0 is not a whole number from 1 on"),
+        (&["backup", "--to", "x", "--keep", "0", "--data-dir", dir], 2, "0 is not a whole number from 1 on"),
         (&["erase", "--seq", "1", "--reason", " ", "--actor", "a", "--data-dir", dir], 2, "it is blank"),
-        (&["hold", "release", "--id", "", "--reason", "r", "--actor", "a", "--data-dir", dir], 2, "it is blank"),
+        (
+            &["hold", "place", "--id", "", "--seq", "1", "--reason", "r", "--actor", "a", "--data-dir", dir],
+            2,
+            "it is blank",
+        ),
         (&["sql", "SELECT 1; SELECT 2", "--data-dir", dir], 1, "these are several statements"),
     ] {
         let (code, text) = refused(args);
@@ -91,9 +95,6 @@ fn wrong_words(dir: &str) {
     }
     let open = told(&["alerts", "list", "--state", "open,closed", "--data-dir", dir]);
     assert!(open.contains("alert-77"), "{open}");
-    let first = custody(&["alerts", "list", "--limit", "1", "--format", "json", "--data-dir", dir]);
-    assert_eq!(String::from_utf8(first.stdout).unwrap().lines().count(), 1);
-    assert!(String::from_utf8(first.stderr).unwrap().contains("there are more than these 1"));
 }
 
 /// A file that is something else proves nothing, and accuses nobody.

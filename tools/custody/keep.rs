@@ -40,6 +40,11 @@ pub struct Why {
     actor: String,
 }
 
+/// A number of things, of which there must be one.
+pub fn one_or_more(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| format!("{text} is not a whole number from 1 on"))
+}
+
 /// A text that says something: it goes into the log for good.
 pub fn said(text: &str) -> Result<String, String> {
     if text.chars().all(|c| c.is_whitespace() || c.is_control()) {
@@ -220,7 +225,7 @@ pub struct Backup {
     #[arg(long)]
     with_keys: bool,
     /// Keep only the newest N backups.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = one_or_more)]
     keep: Option<NonZeroUsize>,
     #[command(flatten)]
     dir: Dir,

@@ -26,8 +26,8 @@ table! {
         ended_otherwise: u64,
         /// Those in which it has not ended.
         still_open: u64,
-        /// Share of those.
-        share_open: f64,
+        /// Share of those; null where there are none to be open.
+        share_open: Option<f64>,
         /// Intervals that end before they begin: clock faults, not counted further.
         clock_faults: u64,
         /// Median, seconds; null if it is not reached.
@@ -69,8 +69,8 @@ table! {
         ended_otherwise: u64,
         /// Those in which it has not ended.
         still_open: u64,
-        /// Share of those.
-        share_open: f64,
+        /// Share of those; null where there are none to be open.
+        share_open: Option<f64>,
         /// Intervals that end before they begin.
         clock_faults: u64,
         /// Median, seconds.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::keep::one_or_more;
 use crate::source::{From, Source};
 use crate::{Failure, for_stdout, print, print_or_end, tell};
 
@@ -67,7 +68,7 @@ struct Pull {
     #[arg(long)]
     skip_erased: bool,
     /// End after about this many events.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = one_or_more)]
     limit: Option<NonZeroUsize>,
     /// How the events are written: raw, the rows of the table `events`, or what docs/events.md lists.
     #[arg(long, default_value = "raw", value_name = "FORMAT")]

@@ -265,7 +265,7 @@ fn bulk_and_automatic_closings_are_no_coverage_and_compete() {
     let now = Time(1000 * SECOND);
     let dwell = measures::dwell_time(&folded, now);
     let row = dwell.iter().find(|r| r.rule.is_none() && r.measure == "acknowledge").unwrap();
-    assert_eq!((row.ended, row.ended_otherwise, row.still_open, row.share_open), (1, 8, 1, 0.1));
+    assert_eq!((row.ended, row.ended_otherwise, row.still_open, row.share_open), (1, 8, 1, Some(0.1)));
     assert_eq!(row.p50_seconds, None, "nobody will ever have noticed half of them");
     let day = 86_400 * SECOND;
     let at = |follow_up, now| {
