@@ -64,7 +64,7 @@ fn files_that_are_not_right_are_named() {
         (&["--tls-client-ca", &ca], "--tls-client-ca needs --tls-cert and --tls-key"),
         (&[&tls[..], &["--tls-client-ca", &ca]].concat(), "--tls-client-ca needs --policy"),
         (&[&tls[..], &["--tls-client-auth", "required"]].concat(), "need --tls-client-ca"),
-        (&["--policy", "not-there"], "not-there: No such file"),
+        (&["--policy", "not-there"], "the policy not-there cannot be read: No such file"),
         (&["--policy", &broken], "broken.toml:22: actor: \"robot\" is none"),
         (&["--policy", &own, "--origin", "example.com/log"], "example.com/log is this log itself"),
         (&["--policy", &no_keys], "not-there.json: No such file"),

@@ -12,7 +12,7 @@ JOIN events a ON a.kind = 'approval' AND a.decision = 'approved' AND a.tool_call
              AND a.trace_id = c.trace_id AND same_tenant(a.tenant, c.tenant)
              AND json_as_text(a.attributes, 'authz.approval.shown_digest') <> json_as_text(c.attributes, 'authz.arguments.digest')
 LEFT ANTI JOIN events b ON b.kind = 'approval' AND b.decision = 'approved' AND b.tool_call_id = c.tool_call_id
-                       AND b.trace_id = c.trace_id AND same_tenant(b.tenant, c.tenant)
+                       AND b.trace_id = c.trace_id AND same_tenant(b.tenant, coalesce(c.tenant, a.tenant))
                        AND json_as_text(b.attributes, 'authz.approval.shown_digest') = json_as_text(c.attributes, 'authz.arguments.digest')
 WHERE c.kind = 'tool_call'
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id

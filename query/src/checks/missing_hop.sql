@@ -34,6 +34,13 @@ WITH decisions AS (
         LEFT SEMI JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND (p.tenant IS NULL OR p.tenant = b.tenant)
                                   AND p.service <> b.service AND p.event_time <= b.event_time
     ) o ON o.seq = b.seq
+), decided_for AS (
+    -- A call that names no tenant had a decision for the tenants that decided of it.
+    SELECT DISTINCT b.seq, p.tenant
+    FROM tool_calls b
+    JOIN decided d ON d.seq = b.seq AND d.by_own = 0
+    JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND p.service <> b.service AND p.event_time <= b.event_time
+    WHERE b.tenant IS NULL AND p.tenant IS NOT NULL
 ), unusual AS (
     -- Where no call had a decision, which is most places, none is missed: the calls need not be compared.
     SELECT c.*
@@ -53,7 +60,13 @@ WITH decisions AS (
     LEFT JOIN decided d ON d.seq = b.seq
     WHERE b.trace_id IS NOT NULL
     UNION ALL
-    -- What some tenant decided of a call that names none, only others that name none know.
+    SELECT b.agent_id, b.service, b.trace_id, concat('=', d.tenant) AS scope, CAST(b.event_time AS BIGINT) AS at, 0 AS calls, 1 AS had, 1 AS place, 0 AS sign,
+           b.seq, b.span_id, b.grant_id, b.workspace
+    FROM calls b
+    JOIN decided_for d ON d.seq = b.seq
+    WHERE b.trace_id IS NOT NULL
+    UNION ALL
+    -- Others that name no tenant know what any of them decided.
     SELECT b.agent_id, b.service, b.trace_id, '*' AS scope, CAST(b.event_time AS BIGINT) AS at, 0 AS calls, 1 AS had, 1 AS place, 0 AS sign,
            b.seq, b.span_id, b.grant_id, b.workspace
     FROM calls b

@@ -39,7 +39,7 @@ WITH refusals AS (
 ), cited AS (
     SELECT t.seq, array_agg(b.seq) AS evidence
     FROM told t
-    JOIN counting b ON b.agent_id = t.agent_id AND (b.tenant IS NOT DISTINCT FROM t.tenant) AND b.place <= t.place AND b.at >= t.at - t.width
+    JOIN counting b ON b.agent_id = t.agent_id AND coalesce('=' || b.tenant, '') = coalesce('=' || t.tenant, '') AND b.place <= t.place AND b.at >= t.at - t.width
     GROUP BY t.seq
 )
 SELECT 'probable' AS verdict, t.seq, t.trace_id, t.span_id, t.grant_id, t.agent_id,

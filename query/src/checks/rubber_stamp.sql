@@ -50,5 +50,5 @@ SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_
        concat(c.approver, ' approved ', CAST(c.at_once AS VARCHAR), ' at once') AS detail,
        array_agg(b.seq) AS evidence
 FROM bulk c
-JOIN cited b ON b.approver = c.approver AND (b.tenant IS NOT DISTINCT FROM c.tenant) AND b.hundred = c.hundred AND b.place <= c.place AND b.place > c.place - 100 AND b.at > c.at - c.width
+JOIN cited b ON b.approver = c.approver AND coalesce('=' || b.tenant, '') = coalesce('=' || c.tenant, '') AND b.hundred = c.hundred AND b.place <= c.place AND b.place > c.place - 100 AND b.at > c.at - c.width
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.approver, c.at_once

@@ -1,5 +1,6 @@
 //! Sources that number their records: the table `numbered`. All records are looked at, not only those that
-//! became events, for a source counts those, too. A source that speaks for several tenants numbers for each.
+//! became events, for a source counts those, too. A source that speaks for several tenants numbers for each; where it
+//! numbers all of them in one, what it sent for another tenant is no gap.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
@@ -56,6 +57,8 @@ pub(super) struct Numbered {
     pub(super) time: i64,
     source: String,
     tenant: Option<String>,
+    /// Who sent it, as authenticated: a gateway that speaks for several tenants is one.
+    submitter: Option<String>,
     number: i64,
     service: Option<String>,
     trace_id: Option<String>,
@@ -69,12 +72,24 @@ pub(super) struct Sequences {
     hasher: RandomState,
     /// Numbers by source and scope, each with the record that first had it of its tenant.
     sources: HashMap<u64, BTreeSet<(i64, u64)>>,
+    /// The same by source and submitter, whatever tenants they are of.
+    senders: HashMap<u64, BTreeSet<(i64, u64)>>,
     order: VecDeque<(i64, u64)>,
 }
 
 /// The record that first had a number.
 fn first(numbers: &BTreeSet<(i64, u64)>, number: i64) -> Option<u64> {
     numbers.range((number, 0)..=(number, u64::MAX)).next().map(|(_, seq)| *seq)
+}
+
+/// Takes a number out of a place, and the place with its last.
+fn remove(places: &mut HashMap<u64, BTreeSet<(i64, u64)>>, place: u64, number: (i64, u64)) {
+    if let Some(numbers) = places.get_mut(&place) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            places.remove(&place);
+        }
+    }
 }
 
 impl Sequences {
@@ -89,12 +104,17 @@ impl Sequences {
                 self.sources.entry(place).or_default().insert((record.number, record.seq));
             }
         }
+        self.senders.entry(self.sender(&record)).or_default().insert((record.number, record.seq));
         self.order.push_back((record.time, record.seq));
         self.records.insert(record.seq, record);
     }
 
     fn place(&self, record: &Numbered, scope: Scope<'_>) -> u64 {
         self.hasher.hash_one((&record.source, scope))
+    }
+
+    fn sender(&self, record: &Numbered) -> u64 {
+        self.hasher.hash_one((&record.source, &record.submitter))
     }
 
     fn lies_in(&self, record: &Numbered) -> Vec<u64> {
@@ -115,16 +135,18 @@ impl Sequences {
         self.records.contains_key(&seq)
     }
 
-    /// The records whose number follows directly on that of a record, if that is the first of its tenant.
+    /// The records whose number follows directly on that of a record, if that is the first of its tenant; of other
+    /// tenants, those of its sender.
     pub(super) fn after(&self, seq: u64) -> Vec<u64> {
         let Some((record, next)) = self.records.get(&seq).and_then(|r| Some((r, r.number.checked_add(1)?))) else {
             return Vec::new();
         };
         let met = self.met(record);
-        if !met.iter().any(|numbers| numbers.contains(&(record.number, seq))) {
-            return Vec::new();
-        }
-        met.into_iter().flat_map(|numbers| numbers.range((next, 0)..=(next, u64::MAX))).map(|(_, seq)| *seq).collect()
+        let is_first = met.iter().any(|numbers| numbers.contains(&(record.number, seq)));
+        let met = is_first.then_some(met).into_iter().flatten().chain(self.senders.get(&self.sender(record)));
+        let after = met.flat_map(|numbers| numbers.range((next, 0)..=(next, u64::MAX))).map(|(_, seq)| *seq);
+        let after: BTreeSet<u64> = after.collect();
+        after.into_iter().collect()
     }
 
     /// The rows of some records.
@@ -145,7 +167,8 @@ impl Sequences {
         let before: Vec<(i64, u64)> = lower.filter_map(|number| Some((number, seq_of(number)?))).collect();
         // The newest first.
         let following = before.windows(2).filter(|two| two[1].0.checked_add(1) == Some(two[0].0)).count();
-        let previous = record.number.checked_sub(1).and_then(seq_of);
+        let of_sender = |number: i64| first(self.senders.get(&self.sender(record))?, number);
+        let previous = record.number.checked_sub(1).and_then(|number| seq_of(number).or_else(|| of_sender(number)));
         Some(NumberedRow {
             seq,
             trace_id: record.trace_id.clone(),
@@ -165,23 +188,29 @@ impl Sequences {
         while self.order.front().is_some_and(|(time, _)| *time < before) || self.order.len() > KEPT_MAX {
             let Some((_, seq)) = self.order.pop_front() else { return };
             let Some(record) = self.records.remove(&seq) else { continue };
-            for place in self.lies_in(&record) {
-                let Some(numbers) = self.sources.get_mut(&place) else { continue };
-                numbers.remove(&(record.number, seq));
-                if numbers.is_empty() {
-                    self.sources.remove(&place);
-                }
-            }
+            let (number, places) = ((record.number, seq), self.lies_in(&record));
+            places.into_iter().for_each(|place| remove(&mut self.sources, place, number));
+            let sender = self.sender(&record);
+            remove(&mut self.senders, sender, number);
         }
     }
 }
 
 /// The numbered records of a range, in seq order.
 pub(super) fn read(snapshot: &Snapshot, seqs: std::ops::Range<u64>) -> Result<Vec<Numbered>, Error> {
-    const LOGS: [&str; 8] =
-        ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time", "tenant"];
-    const EVENTS: [&str; 8] =
-        ["seq", "ingest_time", "trace_id", "span_id", "tenant", "service", "conversation_id", "attributes"];
+    const LOGS: [&str; 9] =
+        ["seq", "trace_id", "span_id", "service_name", "resource", "attributes", "ingest_time", "submitter", "tenant"];
+    const EVENTS: [&str; 9] = [
+        "seq",
+        "ingest_time",
+        "trace_id",
+        "span_id",
+        "tenant",
+        "submitter",
+        "service",
+        "conversation_id",
+        "attributes",
+    ];
     let (mut out, mut known) = (Vec::new(), BTreeSet::new());
     for table in [Table::Logs, Table::Spans] {
         snapshot.read(&Wanted::all(table).columns(&LOGS).seqs(seqs.clone()), |batch| {
@@ -232,6 +261,7 @@ fn of_batch(batch: &RecordBatch) -> Vec<Numbered> {
             time: Time::read(times, i).0,
             source,
             tenant: text("tenant", i),
+            submitter: text("submitter", i),
             number,
             service,
             trace_id: text("trace_id", i),
@@ -270,6 +300,8 @@ mod tests {
             time: seq as i64,
             source: source.into(),
             tenant: None,
+            // Each sends for itself, unless a test says otherwise.
+            submitter: Some(seq.to_string()),
             number,
             service,
             trace_id: None,
@@ -306,6 +338,27 @@ mod tests {
         all.let_go(10);
         assert!(all.records.is_empty() && all.sources.is_empty() && all.order.is_empty());
     }
+
+    /// One counter for all that a gateway sends.
+    #[test]
+    fn what_its_sender_numbered_for_another_tenant_is_no_gap() {
+        let mut all = Sequences::default();
+        let of = |seq, tenant: &str, number| Numbered {
+            tenant: Some(tenant.to_owned()),
+            submitter: Some("gateway".into()),
+            ..record(seq, "a", number)
+        };
+        for (seq, tenant, number) in [(0, "acme", 1), (1, "globex", 2), (2, "acme", 3), (3, "acme", 5)] {
+            all.take(of(seq, tenant, number));
+        }
+        let previous = |all: &Sequences, seq| all.row(seq).unwrap().previous_seq;
+        assert_eq!((previous(&all, 2), previous(&all, 3)), (Some(1), None));
+        all.take(of(4, "globex", 4));
+        assert_eq!((previous(&all, 3), all.after(4)), (Some(4), vec![3]));
+        all.let_go(9);
+        assert!(all.sources.is_empty() && all.senders.is_empty());
+    }
+
     #[test]
     fn no_tenant_fills_or_opens_the_gap_of_another() {
         let mut all = Sequences::default();

@@ -41,6 +41,6 @@ SELECT 'probable' AS verdict, c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_
        concat(min(f.source), ' decided about calls of ', c.agent_id, ' until ', CAST(to_timestamp_nanos(first_value(f.last ORDER BY f.source, f.last)) AS VARCHAR), ' and is silent since') AS detail,
        make_array(first_value(f.last_seq ORDER BY f.source, f.last), c.seq) AS evidence
 FROM followed f
-JOIN tool_calls c ON c.agent_id = f.agent_id AND (c.tenant IS NOT DISTINCT FROM f.tenant) AND CAST(c.event_time AS BIGINT) = f.first_call
+JOIN tool_calls c ON c.agent_id = f.agent_id AND coalesce('=' || c.tenant, '') = coalesce('=' || f.tenant, '') AND CAST(c.event_time AS BIGINT) = f.first_call
 WHERE f.call = 0 AND (f.next IS NULL OR f.first_call < f.next)
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id

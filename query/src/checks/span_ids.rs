@@ -14,6 +14,9 @@ use crate::segments::{Table, Wanted};
 /// Span ids at hand, at most: the traces that were longest without a span go first.
 const SPANS_MAX: usize = 1_000_000;
 
+/// A tenant's name, which may be long, counts as so many ids in each trace that it is in: one for each few bytes.
+const NAME_BYTES: usize = 8;
+
 table! {
     /// A span that the ledger has.
     SpanIdRow, SpanIdBuilder {
@@ -37,17 +40,18 @@ struct Trace {
 
 impl Trace {
     fn count(&self) -> usize {
-        self.nobodys.len() + self.of.values().map(HashSet::len).sum::<usize>()
+        let of = self.of.iter().map(|(tenant, spans)| tenant.len() / NAME_BYTES + spans.len());
+        self.nobodys.len() + of.sum::<usize>()
     }
 
-    fn add(&mut self, span: u64, tenant: Option<&str>) -> bool {
-        match tenant {
-            None => self.nobodys.insert(span),
-            Some(tenant) => match self.of.get_mut(tenant) {
-                Some(spans) => spans.insert(span),
-                None => self.of.entry(tenant.into()).or_default().insert(span),
-            },
+    /// Takes a span in; how much larger it is then.
+    fn add(&mut self, span: u64, tenant: Option<&str>) -> usize {
+        let Some(tenant) = tenant else { return usize::from(self.nobodys.insert(span)) };
+        if let Some(spans) = self.of.get_mut(tenant) {
+            return usize::from(spans.insert(span));
         }
+        self.of.insert(tenant.into(), HashSet::from([span]));
+        tenant.len() / NAME_BYTES + 1
     }
 }
 
@@ -83,7 +87,7 @@ impl SpanIds {
         }
         let of = self.by_trace.entry(trace).or_default();
         of.newest = ingest_time;
-        self.count += usize::from(of.add(span, tenant));
+        self.count += of.add(span, tenant);
     }
 
     /// Lets go of traces that had no span since `before`, and of the oldest beyond the bound.

@@ -272,7 +272,7 @@ FROM undecided c
 JOIN tool_calls b ON b.agent_id = c.agent_id AND b.service = c.service AND b.trace_id <> c.trace_id AND b.event_time < c.event_time AND same_tenant(b.tenant, c.tenant)
                  AND seconds_between(b.event_time, c.event_time) <= setting('window_seconds', c.workspace)
 LEFT JOIN decisions p ON p.trace_id = b.trace_id AND p.agent_id = b.agent_id AND same_tenant(p.tenant, b.tenant)
-                 AND (c.tenant IS NULL OR p.tenant IS NULL OR p.tenant = b.tenant) AND p.service <> b.service AND p.event_time <= b.event_time
+                 AND same_tenant(p.tenant, c.tenant) AND p.service <> b.service AND p.event_time <= b.event_time
 GROUP BY c.seq, c.trace_id, c.span_id, c.grant_id, c.agent_id, c.service, c.workspace
 HAVING count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('calls_min', c.workspace)
    AND count(DISTINCT CASE WHEN p.seq IS NULL THEN NULL ELSE b.seq END) >= setting('share_min', c.workspace) * count(DISTINCT b.seq)";

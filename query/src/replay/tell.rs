@@ -24,7 +24,7 @@ const BATCH_STEPS: usize = 1024;
 /// Characters of a result that are shown.
 const RESULT_CHARS: usize = 200;
 
-/// Refusals of one agent that a call is compared with, at most: the earliest of each authority.
+/// Refusals of one agent of a tenant that a call is compared with, at most: the earliest of each authority.
 const REFUSALS_MAX: usize = 1000;
 
 /// Orders the steps and tells them.
@@ -167,8 +167,8 @@ impl Teller<'_> {
 struct Refusals {
     /// By trace and call, and whose it is: ids of calls need be unique in their trace only.
     calls: HashMap<Call, HashMap<Option<String>, (u64, Time)>>,
-    /// By agent: its id, or its name.
-    agents: HashMap<String, Vec<Refusal>>,
+    /// By agent, its id or its name, and whose they are.
+    agents: HashMap<String, HashMap<Option<String>, Vec<Refusal>>>,
     /// Calls that an executor allowed, and of whom it said so.
     allowed: HashMap<Call, HashSet<Option<String>>>,
 }
@@ -219,10 +219,8 @@ impl Refusals {
         }
         for name in [&event.agent_id, &event.agent_name].into_iter().flatten() {
             let said = denial_row(event);
-            let known = self.agents.entry(name.clone()).or_default();
-            let same = |r: &Refusal| {
-                (&r.said.actions, &r.said.resources, &r.said.tenant) == (&said.actions, &said.resources, &said.tenant)
-            };
+            let known = self.agents.entry(name.clone()).or_default().entry(event.tenant.clone()).or_default();
+            let same = |r: &Refusal| (&r.said.actions, &r.said.resources) == (&said.actions, &said.resources);
             if known.len() < REFUSALS_MAX && !known.iter().any(|r| same(r) && r.by_executor == by_executor) {
                 known.push(Refusal { said, has_id: event.agent_id.is_some(), by_executor });
             }
@@ -238,11 +236,15 @@ impl Refusals {
         if let Some((seq, _)) = refused.map(|(_, refused)| refused).min() {
             return Some(format!("executed although refused at seq {seq}"));
         }
-        let of = |name: &Option<String>| name.as_ref().and_then(|name| self.agents.get(name)).into_iter().flatten();
+        let of = |name: &Option<String>| {
+            let of_name = name.as_ref().and_then(|name| self.agents.get(name)).into_iter().flatten();
+            of_name.filter(|(tenant, _)| meets(tenant)).flat_map(|(_, refusals)| refusals)
+        };
         // Two agents may have one name: where both have ids, the ids decide.
         let by_name = of(&call.agent_name).filter(|refusal| call.agent_id.is_none() || !refusal.has_id);
-        let mut found = of(&call.agent_id).chain(by_name).filter(|r| meets(&r.said.tenant) && self.covers(r, call));
-        let refusal = found.find(|refusal| !granted_since(keys, &refusal.said, call))?;
+        let found = of(&call.agent_id).chain(by_name).filter(|refusal| self.covers(refusal, call));
+        let since = found.filter(|refusal| !granted_since(keys, &refusal.said, call));
+        let refusal = since.min_by_key(|refusal| refusal.said.seq)?;
         let retried = refusal.said.tool_call_id.as_ref().filter(|id| call.tool_call_id.as_ref() != Some(*id));
         let retried = retried.map_or_else(String::new, |id| format!(" as call {id}"));
         Some(format!("executed although refused{retried} at seq {}", refusal.said.seq))
