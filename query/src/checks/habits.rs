@@ -64,12 +64,14 @@ pub(super) struct Habits {
     window: i64,
     hasher: RandomState,
     newest: HashMap<u64, VecDeque<Before>>,
+    /// Each call with its place, in the order in which they came; those that are not the newest of it do not count.
+    order: VecDeque<(u64, u64)>,
 }
 
 impl Habits {
     /// Over the calls of so many ns.
     pub(super) fn new(window: i64) -> Self {
-        Self { window, hasher: RandomState::new(), newest: HashMap::new() }
+        Self { window, hasher: RandomState::new(), newest: HashMap::new(), order: VecDeque::new() }
     }
 
     /// Takes a tool call in, in the order of the log.
@@ -107,12 +109,22 @@ impl Habits {
     }
 
     fn add(&mut self, place: u64, since: i64, call: &Call) {
+        let is_newest = |newest: &HashMap<u64, VecDeque<Before>>, place: u64, seq: u64| {
+            newest.get(&place).and_then(VecDeque::back).is_some_and(|last| last.seq == seq)
+        };
         if self.newest.len() >= WATCHED_MAX && !self.newest.contains_key(&place) {
-            self.newest.retain(|_, calls| calls.back().is_some_and(|newest| newest.time >= since));
-            if self.newest.len() >= WATCHED_MAX {
-                self.newest.clear();
+            // That which is quiet for longest goes.
+            while let Some((seq, quiet)) = self.order.pop_front() {
+                if is_newest(&self.newest, quiet, seq) {
+                    self.newest.remove(&quiet);
+                    break;
+                }
             }
         }
+        if self.order.len() >= 4 * WATCHED_MAX {
+            self.order.retain(|(seq, place)| is_newest(&self.newest, *place, *seq));
+        }
+        self.order.push_back((call.seq, place));
         let calls = self.newest.entry(place).or_default();
         while calls.len() >= CALLS_MAX || calls.front().is_some_and(|oldest| oldest.time < since) {
             calls.pop_front();
@@ -170,6 +182,22 @@ mod tests {
         assert_eq!(habits.take(call(301, "b", true)).calls, 0, "another service");
         assert_eq!(habits.take(call(1250, "a", true)).calls, 51, "those within the window: 250 to 300");
     }
+
+    #[test]
+    fn a_flood_of_services_hides_none_that_is_busy() {
+        let mut habits = Habits::new(i64::MAX);
+        let mut take = |seq: u64, service: u64, tenant: &str| {
+            let (time, tenant, of) = (seq as i64, Some(tenant.to_owned()), (Some(service.to_string()), None));
+            habits.take(Call { seq, time, tenant, of, has_grant: true, has_actor: true }).calls
+        };
+        for seq in 0..3 * WATCHED_MAX as u64 {
+            match seq % 100 {
+                0 => assert_eq!(take(seq, seq / 100 % 10, "acme"), (seq / 1000).min(CALLS_MAX as u64)),
+                _ => assert_eq!(take(seq, seq, "globex"), 0),
+            }
+        }
+    }
+
     #[test]
     fn what_other_tenants_do_is_nobodys_habit() {
         let mut habits = Habits::new(1000);

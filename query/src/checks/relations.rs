@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use crate::attributes::parse_time;
 use crate::event::EventRow;
-use crate::grants::Scope;
+use crate::grants::{KINDS, Scope};
 use crate::rows::Weighed as _;
 
 /// What an event takes in the lists of what it has in common with others, about.
@@ -23,6 +23,10 @@ const INDEX_BYTES: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum By {
     Trace,
+    /// Records that give, refuse or end a grant; those in whichever tenant; what else names it; what is derived from it;
+    /// and calls under it.
+    Given,
+    GivenToAny,
     Grant,
     Child,
     Use,
@@ -37,35 +41,32 @@ pub(super) enum By {
 pub(super) type Key = (By, String);
 
 /// The key of what has one in common in a scope.
-fn in_scope((by, value): &Key, scope: Scope<'_>) -> Key {
+fn in_scope(by: By, value: &str, scope: Scope<'_>) -> Key {
     let value = match scope {
         Scope::Of(tenant) => format!("={tenant}\n{value}"),
         Scope::Somebody => format!("*\n{value}"),
         Scope::Nobody => format!("\n{value}"),
     };
-    (*by, value)
+    (by, value)
 }
 
-/// Whether the events of all tenants that have it in common are looked at. It is so with grants: which is meant is said
-/// later. Of all else only what meets is, so that what others do crowds nothing out.
-fn is_open(by: By) -> bool {
-    matches!(by, By::Grant | By::Child | By::Use)
-}
-
-/// Under what an event of a tenant is kept that has this in common with others.
+/// Under what an event of a tenant is kept that has this in common with others. Only what meets is looked at, so that what
+/// others do crowds nothing out.
 pub(super) fn kept_under(key: Key, tenant: Option<&str>) -> Vec<Key> {
-    match is_open(key.0) {
-        true => vec![key],
-        false => Scope::lies_in(tenant).map(|scope| in_scope(&key, scope)).collect(),
+    match key.0 {
+        By::GivenToAny => vec![key],
+        by => Scope::lies_in(tenant).map(|scope| in_scope(by, &key.1, scope)).collect(),
     }
 }
 
 /// Under what those are kept that have this in common with an event of a tenant, and meet it.
-pub(super) fn found_under(key: Key, tenant: Option<&str>) -> Vec<Key> {
-    match is_open(key.0) {
-        true => vec![key],
-        false => Scope::looks_in(tenant).into_iter().map(|scope| in_scope(&key, scope)).collect(),
-    }
+pub(super) fn found_under(by: By, value: &str, tenant: Option<&str>) -> [Key; 2] {
+    Scope::looks_in(tenant).map(|scope| in_scope(by, value, scope))
+}
+
+/// Under what those are kept that have this in common with an event of a tenant, and name the same one, or none as it does.
+pub(super) fn own_under(by: By, value: &str, tenant: Option<&str>) -> Key {
+    in_scope(by, value, tenant.map_or(Scope::Nobody, Scope::Of))
 }
 
 /// Whether the event is one of the ledger's own, or of the people who answer alerts: no check is about those.
@@ -138,7 +139,14 @@ pub(super) fn keys(event: &EventRow) -> Vec<Key> {
     let mut out = Vec::new();
     let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
     add(By::Trace, event.trace_id.clone());
-    add(if event.kind == "tool_call" { By::Use } else { By::Grant }, event.grant_id.clone());
+    match event.kind.as_str() {
+        "tool_call" => add(By::Use, event.grant_id.clone()),
+        kind if KINDS.contains(&kind) => {
+            add(By::Given, event.grant_id.clone());
+            add(By::GivenToAny, event.grant_id.clone());
+        }
+        _ => add(By::Grant, event.grant_id.clone()),
+    }
     add(By::Child, event.parent_grant_id.clone());
     add(By::Agent, event.agent_id.clone());
     add(By::Call, event.tool_call_id.clone());

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::fields::{Fields, Found};
 use super::habits::{HabitRow, Habits};
-use super::relations::{By, Key, end_of, found_under, gives, is_aside, kept_under, keys, keys_of_attributes, size};
+use super::relations::{
+    By, Key, end_of, found_under, gives, is_aside, kept_under, keys, keys_of_attributes, own_under, size,
+};
 use super::span_ids::{SpanIdRow, SpanIds};
 use super::tally::{Call, Tally};
 use super::uses::{self, UseRow};
@@ -42,6 +44,9 @@ const EVIDENCE: [&str; 10] = [
     "context_retrieval",
     "authority_change",
 ];
+
+/// A grant as a record names it: whose that record is, and the id.
+type Named = (Option<String>, String);
 
 /// An event at hand.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +100,9 @@ pub(crate) struct State {
     back: HashSet<u64>,
     /// Grants that were let go: they are looked for by the index when they are named again.
     let_go: bool,
-    /// Grants that the index does not have; one whose record comes is none of them any more.
+    /// Ids of which some records went and others are at hand.
+    partly: HashSet<String>,
+    /// Ids that the index does not have; one whose record comes is none of them any more.
     unknown: HashSet<String>,
 }
 
@@ -119,6 +126,7 @@ impl State {
             bytes: 0,
             back: HashSet::new(),
             let_go: false,
+            partly: HashSet::new(),
             unknown: HashSet::new(),
         }
     }
@@ -191,7 +199,7 @@ impl State {
     /// The end of the grant that an approval is about: it counts as long as that does.
     fn end_of_approved(&self, event: &EventRow) -> i64 {
         let id = event.grant_id.as_ref().filter(|_| event.kind == "approval");
-        let records = id.into_iter().flat_map(|id| self.of(By::Grant, id).rev().take(RELATED_MAX));
+        let records = id.into_iter().flat_map(|id| self.met(By::Given, id, event.tenant.as_deref(), RELATED_MAX));
         records.filter_map(|seq| self.get(seq)).filter(|event| gives(event)).map(end_of).max().unwrap_or(i64::MIN)
     }
 
@@ -282,40 +290,56 @@ impl State {
             }
         }
         let Some(grant) = &event.grant_id else { return };
-        let is_named = |by: By| self.index.contains_key(&(by, grant.clone()));
-        if !is_named(By::Grant) {
+        if GRANTS.contains(&event.kind.as_str()) {
+            match self.index.contains_key(&(By::GivenToAny, grant.clone())) {
+                true => self.partly.insert(grant.clone()),
+                false => self.partly.remove(grant),
+            };
+        }
+        let is_named = |by: By| self.index.contains_key(&own_under(by, grant, event.tenant.as_deref()));
+        if !is_named(By::Given) {
             let is_named = is_named(By::Use);
-            self.tally.forget_grant(grant, is_named);
+            self.tally.forget_grant(grant, &event.tenant, is_named);
         }
     }
 
-    fn of(&self, by: By, value: &str) -> impl DoubleEndedIterator<Item = u64> + '_ {
-        self.index.get(&(by, value.to_owned())).into_iter().flatten().copied()
+    /// The events that have this in common with one of a tenant, and meet it: the newest of each place.
+    fn met<'a>(
+        &'a self,
+        by: By,
+        value: &str,
+        tenant: Option<&str>,
+        most: usize,
+    ) -> impl Iterator<Item = u64> + use<'a> {
+        let places = found_under(by, value, tenant).map(|key| self.index.get(&key));
+        places.into_iter().flatten().flat_map(move |seqs| seqs.iter().rev().take(most).copied())
     }
 
     /// The events that the judgement of some needs to see.
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
-        let (mut seen, mut grants) = (HashSet::new(), Vec::<String>::new());
-        for held in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
-            grants.extend(held.row.grant_id.iter().chain(&held.row.parent_grant_id).cloned());
-            let keys = held.keys().filter(|key| !matches!(key.0, By::Use | By::Grant));
-            for key in keys.flat_map(|key| found_under(key, held.row.tenant.as_deref())) {
-                if !seen.contains(&key) {
-                    out.extend(self.of(key.0, &key.1).rev().take(RELATED_MAX));
-                    seen.insert(key);
+        let (mut seen, mut grants) = (HashSet::new(), Vec::<Named>::new());
+        let named = |event: &EventRow, id: &String| (event.tenant.clone(), id.clone());
+        for Held { row, more, .. } in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
+            grants.extend(row.grant_id.iter().chain(&row.parent_grant_id).map(|id| named(row, id)));
+            let is_of_grant = |by| matches!(by, By::Use | By::Grant | By::Given | By::GivenToAny);
+            for (by, value) in keys(row).iter().chain(more).filter(|(by, _)| !is_of_grant(*by)) {
+                if seen.insert((*by, value.clone(), row.tenant.clone())) {
+                    out.extend(self.met(*by, value, row.tenant.as_deref(), RELATED_MAX));
                 }
             }
         }
         // What the others in the same trace or of the same agent acted under.
-        grants.extend(out.iter().flat_map(|seq| self.all(*seq)).flat_map(|e| e.grant_id.clone()));
+        let others = out.iter().flat_map(|seq| self.all(*seq));
+        grants.extend(others.flat_map(|event| event.grant_id.iter().map(|id| named(event, id))));
         self.with_lineage(grants, snapshot, &mut out)?;
         Ok(out)
     }
 
     /// The records of the grants that some records gave, and of all above them.
     pub(crate) fn lineage(&mut self, given: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
-        let grants = given.iter().filter_map(|seq| self.get(*seq)?.grant_id.clone()).collect();
+        let records = given.iter().filter_map(|seq| self.get(*seq));
+        let grants = records.filter_map(|event| Some((event.tenant.clone(), event.grant_id.clone()?))).collect();
         let mut out = given.clone();
         self.with_lineage(grants, snapshot, &mut out)?;
         Ok(out)
@@ -323,23 +347,26 @@ impl State {
 
     fn with_lineage(
         &mut self,
-        mut grants: Vec<String>,
+        mut grants: Vec<Named>,
         snapshot: &Snapshot,
         out: &mut BTreeSet<u64>,
     ) -> Result<(), Error> {
         self.read_back(&grants, snapshot)?;
         let mut walked = HashSet::new();
-        while let Some(id) = grants.pop() {
-            if !walked.insert(id.clone()) {
+        while let Some(named) = grants.pop() {
+            if walked.contains(&named) {
                 continue;
             }
-            let records: Vec<u64> = self.of(By::Grant, &id).rev().take(RELATED_MAX).collect();
+            let of = |by: By| self.met(by, &named.1, named.0.as_deref(), RELATED_MAX);
+            let records: Vec<u64> = of(By::Given).chain(of(By::Grant)).collect();
+            walked.insert(named);
             let mut above = Vec::new();
             for seq in records {
                 out.insert(seq);
-                above.extend(self.all(seq).filter_map(|event| event.parent_grant_id.clone()));
+                let parents =
+                    self.all(seq).filter_map(|event| Some((event.tenant.clone(), event.parent_grant_id.clone()?)));
+                above.extend(parents.filter(|named| !walked.contains(named)));
             }
-            above.retain(|id| !walked.contains(id));
             self.read_back(&above, snapshot)?;
             grants.extend(above);
         }
@@ -348,12 +375,13 @@ impl State {
 
     /// Reads the records of grants that were let go back, what was decided of them, and how often those were used, by the index: each
     /// costs a lookup, however long the log is, and those that are not there cost one once.
-    fn read_back(&mut self, grants: &[String], snapshot: &Snapshot) -> Result<(), Error> {
+    fn read_back(&mut self, grants: &[Named], snapshot: &Snapshot) -> Result<(), Error> {
         if !self.let_go {
             return Ok(());
         }
-        let is_missing = |id: &&String| self.of(By::Grant, id).next().is_none() && !self.unknown.contains(*id);
-        let missing: BTreeSet<String> = grants.iter().filter(is_missing).cloned().collect();
+        let is_at_hand = |id: &String| self.index.contains_key(&(By::GivenToAny, id.clone()));
+        let is_gone = |id: &&String| !is_at_hand(id) && !self.unknown.contains(*id) || self.partly.contains(*id);
+        let missing: BTreeSet<String> = grants.iter().map(|(_, id)| id).filter(is_gone).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -372,15 +400,18 @@ impl State {
                 .filter(|s| *s <= newest)
                 .collect();
             uses.dedup();
-            self.tally.recount(&id, &uses::whose(snapshot, &uses)?);
-            let records = snapshot.few_events(&told, None)?;
-            let is_told = |kind: &str| kind == "approval" || GRANTS.contains(&kind);
-            let is_one = |event: &EventRow| is_told(&event.kind) && !is_aside(event);
-            for event in records.into_iter().filter(|event| event.grant_id.as_ref() == Some(&id) && is_one(event)) {
+            if !self.partly.remove(&id) {
+                self.tally.recount(&id, &uses::whose(snapshot, &uses)?);
+            }
+            let is_told = |event: &EventRow| event.kind == "approval" || GRANTS.contains(&event.kind.as_str());
+            let is_one = |event: &EventRow| event.grant_id.as_ref() == Some(&id) && is_told(event) && !is_aside(event);
+            let mut records = snapshot.few_events(&told, None)?;
+            records.retain(|event| is_one(event) && !self.events.contains_key(&event.seq));
+            for event in records {
                 self.back.insert(event.seq);
                 self.insert(event);
             }
-            if self.of(By::Grant, &id).next().is_none() {
+            if !self.index.contains_key(&(By::GivenToAny, id.clone())) {
                 if self.unknown.len() >= UNKNOWN_MAX {
                     self.unknown.clear();
                 }
@@ -402,29 +433,27 @@ impl State {
         let mut out = BTreeSet::new();
         let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
         let take = |by: By, value: &Option<String>, out: &mut BTreeSet<u64>| {
-            let key = value.clone().map(|value| (by, value));
-            for (by, value) in key.into_iter().flat_map(|key| found_under(key, event.tenant.as_deref())) {
-                out.extend(self.of(by, &value).rev().take(AGAIN_MAX));
-            }
+            let met = |value: &String| self.met(by, value, event.tenant.as_deref(), AGAIN_MAX);
+            out.extend(value.iter().flat_map(met));
         };
         take(By::Trace, &event.trace_id, &mut out);
         take(By::Call, &event.tool_call_id, &mut out);
         take(By::Agent, &event.agent_id, &mut out);
         take(By::Conversation, &event.conversation_id, &mut out);
-        let (mut below, mut walked) = (Vec::from_iter(event.grant_id.clone()), HashSet::new());
+        let named = |event: &EventRow| Some((event.tenant.clone(), event.grant_id.clone()?));
+        let (mut below, mut walked): (Vec<Named>, _) = (named(event).into_iter().collect(), HashSet::new());
         let mut agents = HashSet::new();
-        while let Some(id) = below.pop().filter(|_| walked.len() < AGAIN_MAX) {
-            let id = Some(id);
-            take(By::Use, &id, &mut out);
-            take(By::Grant, &id, &mut out);
-            for child in id.iter().flat_map(|id| self.of(By::Child, id)) {
+        while let Some((tenant, id)) = below.pop().filter(|_| walked.len() < AGAIN_MAX) {
+            let of = |by: By, most: usize| self.met(by, &id, tenant.as_deref(), most);
+            out.extend([By::Use, By::Given, By::Grant].into_iter().flat_map(|by| of(by, AGAIN_MAX)));
+            for child in of(By::Child, usize::MAX) {
                 out.insert(child);
                 let Some(child) = self.get(child) else { continue };
                 // What was given above a grant decides whether it overrules a refusal, whatever the calls name.
                 if event.kind != REVOKED && agents.insert(&child.agent_id) {
                     take(By::Agent, &child.agent_id, &mut out);
                 }
-                below.extend(child.grant_id.clone().filter(|g| walked.insert(g.clone())));
+                below.extend(named(child).filter(|named| walked.insert(named.clone())));
             }
         }
         out.retain(|seq| !self.back.contains(seq));

@@ -86,3 +86,78 @@ fn what_other_tenants_do_crowds_nothing_out() {
     state.let_go(i64::MAX);
     assert!(state.index.is_empty());
 }
+
+/// Grants, their calls and what is decided of them, whoever else uses their ids.
+#[test]
+fn no_records_about_a_grant_crowd_it_out() {
+    let of = |seq, kind: &str, tenant: Option<&str>| EventRow {
+        tenant: tenant.map(str::to_owned),
+        parent_grant_id: (kind == "grant_derived").then(|| "root".to_owned()),
+        ..event(seq, kind, "g")
+    };
+    for other in [Some("globex"), Some("acme")] {
+        let mut state = State::new(1000, usize::MAX, Default::default());
+        state.insert(EventRow { tenant: Some("acme".into()), ..event(0, "grant_issued", "root") });
+        state.insert(of(1, "grant_derived", Some("acme")));
+        state.insert(of(2, "tool_call", Some("acme")));
+        for seq in (10..).take(RELATED_MAX + 10) {
+            state.insert(of(seq, "approval", other));
+        }
+        state.insert(of(5000, "tool_call", Some("acme")));
+        let found = state.context(&BTreeSet::from([5000]), &Snapshot::default()).unwrap();
+        assert!(found.is_superset(&BTreeSet::from([0, 1])), "the grant, and that above it");
+    }
+    let mut state = State::new(1000, usize::MAX, Default::default());
+    state.insert(of(0, "grant_issued", Some("acme")));
+    state.insert(of(1, "tool_call", Some("acme")));
+    for seq in (10..).take(AGAIN_MAX + 10) {
+        state.insert(of(seq, "tool_call", Some("globex")));
+    }
+    state.insert(of(5000, "grant_revoked", Some("acme")));
+    assert_eq!(state.touched_by(5000), BTreeSet::from([0, 1, 5000]));
+}
+
+#[test]
+fn a_grant_that_went_is_found_again_whoever_else_has_its_id() {
+    let of = |seq, kind: &str, tenant: &str| EventRow { tenant: Some(tenant.into()), ..event(seq, kind, "g") };
+    let later = |seq, kind: &str, tenant: &str| EventRow {
+        attributes: r#"{"authz.grant.expires_at":"1970-01-01T01:00:00Z"}"#.into(),
+        ..of(seq, kind, tenant)
+    };
+    for there in
+        [later(1, "grant_issued", "globex"), later(1, "executor_decision", "acme"), later(1, "grant_revoked", "acme")]
+    {
+        let mut state = State::new(1000, usize::MAX, Default::default());
+        let mut events = vec![of(0, "grant_issued", "acme"), there.clone()];
+        events.iter().for_each(|event| state.insert(event.clone()));
+        // It ends after a second.
+        let gone = state.let_go(2_000_000_000);
+        assert!(gone.contains(&0), "{gone:?}");
+        if gone.contains(&1) {
+            state.insert(there.clone());
+        }
+        let call = EventRow { ingest_time: Time(3_000_000_000), ..of(2, "tool_call", "acme") };
+        events.push(call.clone());
+        state.insert(call);
+        let snapshot = Snapshot::of_events(vec![EventRow::batch(&events)], 3);
+        let found = state.context(&BTreeSet::from([2]), &snapshot).unwrap();
+        assert!(found.contains(&0), "{}: {found:?}", there.kind);
+        assert!(state.partly.is_empty() && !state.back.contains(&1));
+    }
+}
+
+/// Tenants that come and go leave nothing behind, though others keep the id in use.
+#[test]
+fn what_tenants_leave_goes_with_them() {
+    let mut state = State::new(1000, usize::MAX, Default::default());
+    let of = |seq, kind: &str, tenant: &str| EventRow { tenant: Some(tenant.into()), ..event(seq, kind, "g") };
+    let endless = EventRow { attributes: "{}".into(), ..of(0, "grant_issued", "acme") };
+    state.insert(endless);
+    for seq in (1..200).step_by(2) {
+        state.insert(of(seq, "grant_issued", &format!("t{seq}")));
+        state.insert(of(seq + 1, "tool_call", &format!("t{seq}")));
+    }
+    assert!(state.tally().sizes() > (100, 100));
+    state.let_go(2_000_000_000);
+    assert_eq!((state.len(), state.tally().sizes()), (1, (1, 0)));
+}

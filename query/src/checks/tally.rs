@@ -1,6 +1,7 @@
 //! Counts the uses of grants, in the order in which the ledger takes them. A use is one call, however many records
-//! tell of it, and it counts for its grant and for all grants above that limit their uses. Which grant is meant goes by
-//! tenant, as everywhere, and a tenant's calls are no uses to another: what nobody's grant is good for, it is for each.
+//! tell of it, and it counts for its grant and for all grants above that limit their uses. Which grants are meant goes by
+//! tenant: its own under that id, and nobody's. A tenant's calls are no uses to another: what nobody's grant is good for,
+//! it is for each.
 //!
 //! Records that are of one call: versions of one span (the same sender, start, and nothing that contradicts), as a
 //! span may be sent while it runs; and spans of the same call id, tool, action and resource in one trace of which one is
@@ -74,15 +75,30 @@ struct Counted {
     over: Option<(Key, u64)>,
 }
 
-/// A use that waits for the record of a grant: its call, and whose that is.
-#[derive(Debug)]
+/// A use that waits for the record of a grant: its call, whose that is, and for which grants it was counted.
+#[derive(Clone, Debug)]
 struct Waiting {
     seq: u64,
     of: Option<String>,
+    counted: HashSet<Key>,
 }
 
 /// What a grant goes by: whose it is, and its id.
 type Key = (Option<String>, String);
+
+/// A grant that is meant.
+#[derive(Clone, Copy, Debug)]
+struct Meant<'a> {
+    whose: &'a Option<String>,
+    id: &'a str,
+    given: &'a Given,
+}
+
+impl Meant<'_> {
+    fn key(&self) -> Key {
+        (self.whose.clone(), self.id.to_owned())
+    }
+}
 
 type What = [Option<u64>; 4];
 
@@ -140,7 +156,7 @@ impl Tally {
         of_id.insert(event.tenant.clone(), Given { parent: event.parent_grant_id.clone(), max_uses, is_valid });
         let is_only = of_id.len() == 1;
         for (tenant, waited) in self.waited(id, &event.tenant, is_only) {
-            self.climb((waited.seq, waited.of), tenant, id.clone());
+            self.climb(waited, &tenant, id);
         }
     }
 
@@ -161,16 +177,58 @@ impl Tally {
         let each =
             |(tenant, waited): (Option<String>, Vec<Waiting>)| waited.into_iter().map(move |w| (tenant.clone(), w));
         let mut out: Vec<_> = met.into_iter().flat_map(each).collect();
-        out.sort_by_key(|(_, waited)| waited.seq);
         self.waiting_count -= out.len();
+        // One that waited for a tenant's and for nobody's, too, goes on once.
+        out.sort_by_key(|(tenant, waited)| (waited.seq, tenant.is_none()));
+        out.dedup_by(|(_, again), (_, first)| {
+            let is_same = again.seq == first.seq;
+            if is_same {
+                first.counted.extend(again.counted.drain());
+            }
+            is_same
+        });
         out
     }
 
-    /// The grant that a record of a tenant means by an id, and whose it is: as for the table `grants`, of those that came.
-    fn meant(&self, tenant: &Option<String>, id: &str) -> Option<(&Option<String>, &Given)> {
-        let of_id = self.grants.get(id)?;
-        let only = || of_id.iter().next().filter(|_| tenant.is_none() && of_id.len() == 1);
-        of_id.get_key_value(tenant).or_else(|| of_id.get_key_value(&None::<String>)).or_else(only)
+    /// The grants that a record of a tenant can mean by an id, of those that came: its own, and nobody's, for what one gives
+    /// himself takes no bound off the other. A record that names no tenant means nobody's, or the only one there is.
+    fn meant<'a>(&'a self, tenant: &Option<String>, id: &'a str) -> impl Iterator<Item = Meant<'a>> {
+        let of_id = self.grants.get(id);
+        let of = |tenant: &Option<String>| of_id?.get_key_value(tenant);
+        let own = of(tenant).filter(|_| tenant.is_some());
+        let only = || of_id?.iter().next().filter(|_| tenant.is_none() && of_id.is_some_and(|of_id| of_id.len() == 1));
+        let others = of(&None).or_else(only);
+        own.into_iter().chain(others).map(move |(whose, given)| Meant { whose, id, given })
+    }
+
+    /// The grants that a record of a tenant can mean by an id and all above them, as far as they are known, the nearest
+    /// first and each once; and those whose records are missing.
+    fn chain<'a>(
+        &'a self,
+        tenant: &'a Option<String>,
+        id: &'a str,
+    ) -> (Vec<Meant<'a>>, Vec<(&'a Option<String>, &'a str)>) {
+        let (mut found, mut missing) = (Vec::from_iter(self.meant(tenant, id)), Vec::new());
+        if found.is_empty() {
+            missing.push((tenant, id));
+        }
+        let mut seen: HashSet<_> = found.iter().map(|meant| (meant.whose, meant.id)).collect();
+        let mut at = 0;
+        while let Some(&Meant { whose, given, .. }) = found.get(at).filter(|_| at < CHAIN_MAX) {
+            at += 1;
+            let Some(parent) = &given.parent else { continue };
+            let mut is_there = false;
+            for meant in self.meant(whose, parent) {
+                is_there = true;
+                if seen.insert((meant.whose, meant.id)) {
+                    found.push(meant);
+                }
+            }
+            if !is_there {
+                missing.push((whose, parent));
+            }
+        }
+        (found, missing)
     }
 
     /// Takes a call in.
@@ -186,7 +244,8 @@ impl Tally {
         });
         self.records.insert(call.seq, Counted { grant: call.grant.to_owned(), nth: of_use.nth, over: None });
         if known.is_none() {
-            self.climb((call.seq, of.clone()), of, call.grant.to_owned());
+            let tenant = of.clone();
+            self.climb(Waiting { seq: call.seq, of, counted: HashSet::new() }, &tenant, call.grant);
         }
         self.remember(&call, what, of_use);
     }
@@ -249,28 +308,27 @@ impl Tally {
     }
 
     /// Counts a use of somebody's for each grant from this one up that limits its uses, as far as the chain is known.
-    fn climb(&mut self, (seq, of): (u64, Option<String>), mut tenant: Option<String>, mut at: String) {
-        let (mut over, mut seen) = (None, HashSet::new());
-        for _ in 0..CHAIN_MAX {
-            let Some((whose, given)) = self.meant(&tenant, &at) else {
-                self.wait(Waiting { seq, of }, tenant, at);
-                break;
-            };
-            let (key, max, parent) = ((whose.clone(), at), given.max_uses, given.parent.clone());
-            if let Some(max) = max {
-                if !seen.insert(key.clone()) {
-                    break;
-                }
-                let total = self.count(&key, of.as_deref());
-                if total > u64::from(max) && over.is_none() {
-                    over = Some((key.clone(), total));
-                }
+    fn climb(&mut self, mut of_use: Waiting, tenant: &Option<String>, id: &str) {
+        let (found, missing) = self.chain(tenant, id);
+        let limits = found.iter().filter_map(|meant| Some((meant.key(), u64::from(meant.given.max_uses?))));
+        let limits: Vec<_> = limits.collect();
+        let missing: Vec<Key> = missing.into_iter().map(|(whose, id)| (whose.clone(), id.to_owned())).collect();
+        let mut over = None;
+        for (key, max) in limits {
+            if of_use.counted.contains(&key) {
+                continue;
             }
-            let Some(parent) = parent else { break };
-            (tenant, at) = (key.0, parent);
+            let total = self.count(&key, of_use.of.as_deref());
+            if total > max && over.is_none() {
+                over = Some((key.clone(), total));
+            }
+            of_use.counted.insert(key);
         }
-        if let Some(record) = self.records.get_mut(&seq).filter(|record| record.over.is_none()) {
+        if let Some(record) = self.records.get_mut(&of_use.seq).filter(|record| record.over.is_none()) {
             record.over = over;
+        }
+        for place in missing {
+            self.wait(of_use.clone(), place);
         }
     }
 
@@ -285,7 +343,7 @@ impl Tally {
         seen.into_iter().flatten().sum()
     }
 
-    fn wait(&mut self, waiting: Waiting, tenant: Option<String>, grant: String) {
+    fn wait(&mut self, waiting: Waiting, (tenant, grant): Key) {
         if self.waiting_count >= WAITING_MAX {
             self.waiting.clear();
             self.waiting_count = 0;
@@ -294,17 +352,9 @@ impl Tally {
         self.waiting_count += 1;
     }
 
-    /// Whether the grant that a tenant means, or one above it, limits its uses, as far as is known.
+    /// Whether a grant that a tenant can mean, or one above it, limits its uses, as far as is known.
     pub(super) fn is_limited(&self, tenant: Option<&str>, grant: &str) -> bool {
-        let mut at = self.meant(&tenant.map(str::to_owned), grant);
-        for _ in 0..CHAIN_MAX {
-            match at {
-                Some((_, given)) if given.max_uses.is_some() => return true,
-                Some((whose, given)) => at = given.parent.as_ref().and_then(|parent| self.meant(whose, parent)),
-                None => break,
-            }
-        }
-        false
+        self.chain(&tenant.map(str::to_owned), grant).0.iter().any(|meant| meant.given.max_uses.is_some())
     }
 
     /// These are all uses of a grant, each with whose it is, of which nothing was at hand.
@@ -327,14 +377,14 @@ impl Tally {
         self.records.remove(&seq);
     }
 
-    /// The records of a grant went; and if nothing at hand names it any more, its uses go, too: the index has them.
-    /// What was counted for it with those below stays, for nothing else has that.
-    pub(super) fn forget_grant(&mut self, grant: &str, is_named: bool) {
-        self.grants.remove(grant);
+    /// The records of a tenant's grant went; and if no call at hand of that tenant names it any more, its uses go, too: the
+    /// index has them. What was counted for it with those below stays, for nothing else has that.
+    pub(super) fn forget_grant(&mut self, grant: &str, tenant: &Option<String>, is_named: bool) {
+        take_out(&mut self.grants, grant, tenant);
         if !is_named {
-            self.named.remove(grant);
-            let waited = self.waiting.remove(grant).into_iter().flatten();
-            self.waiting_count -= waited.map(|(_, waited)| waited.len()).sum::<usize>();
+            take_out(&mut self.named, grant, tenant);
+            let waited = take_out(&mut self.waiting, grant, tenant);
+            self.waiting_count -= waited.map_or(0, |waited| waited.len());
         }
     }
 
@@ -366,11 +416,32 @@ impl Tally {
         seqs.into_iter().filter_map(row).collect()
     }
 
+    /// Grants, and those that have uses, each of each tenant.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let grants = self.grants.values().map(HashMap::len).sum();
+        (grants, self.named.values().map(HashMap::len).sum())
+    }
+
     /// Whether nothing of what is at hand is in it.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty() && self.records.is_empty() && self.waiting.is_empty() && self.order.is_empty()
     }
+}
+
+/// Takes out what is a tenant's of an id.
+fn take_out<T>(
+    by_id: &mut HashMap<String, HashMap<Option<String>, T>>,
+    id: &str,
+    tenant: &Option<String>,
+) -> Option<T> {
+    let of_id = by_id.get_mut(id)?;
+    let out = of_id.remove(tenant);
+    if of_id.is_empty() {
+        by_id.remove(id);
+    }
+    out
 }
 
 /// Room for the count of one more grant.

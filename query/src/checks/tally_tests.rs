@@ -158,3 +158,38 @@ fn two_tenants_do_not_tell_of_one_use() {
     tally.let_go(9);
     assert!(tally.spans.is_empty() && tally.below.is_empty() && tally.tellers.is_empty() && tally.order.is_empty());
 }
+
+#[test]
+fn a_grant_of_ones_own_takes_no_bound_off_nobodys() {
+    let denied = |seq, id: &str| EventRow { kind: "grant_denied".into(), ..of("acme", grant(seq, id, None, 9)) };
+    let endless = |seq, id: &str| EventRow { attributes: "{}".into(), ..of("acme", grant(seq, id, None, 9)) };
+    for shadow in [denied(1, "g"), endless(1, "g")] {
+        // The first and the second call, under the grant itself and under one below.
+        for named in ["g", "leaf"] {
+            let mut tally = Tally::default();
+            tally.give(&grant(0, "g", None, 1));
+            tally.give(&shadow);
+            tally.give(&of("acme", grant(2, "leaf", Some("g"), 9)));
+            assert!(tally.is_limited(Some("acme"), named));
+            assert_eq!(take(&mut tally, &of("acme", call(3, named, "a"))).1, None);
+            assert_eq!(take(&mut tally, &of("acme", call(4, named, "b"))).1, Some(("g".into(), 2)), "{named}");
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_two_counts_once_for_what_is_above_both() {
+    let mut tally = Tally::default();
+    tally.give(&grant(0, "leaf", Some("mid"), 9));
+    tally.give(&of("acme", grant(1, "leaf", Some("mid"), 9)));
+    assert_eq!(take(&mut tally, &of("acme", call(2, "leaf", "a"))).1, None);
+    tally.give(&grant(3, "mid", Some("root"), 9));
+    tally.give(&of("acme", grant(4, "mid", Some("root"), 9)));
+    tally.give(&grant(5, "root", None, 1));
+    let over = |tally: &Tally, seq| tally.rows([&seq]).remove(0).over_nth;
+    assert_eq!(over(&tally, 2), None);
+    assert_eq!(take(&mut tally, &of("acme", call(6, "leaf", "b"))).1, Some(("root".into(), 2)));
+    tally.forget_grant("leaf", &None, false);
+    tally.forget_grant("leaf", &Some("acme".into()), false);
+    assert!(tally.named.is_empty() && !tally.grants.contains_key("leaf"));
+}
