@@ -438,10 +438,12 @@ pub(crate) fn refuses(event: &EventRow) -> bool {
 }
 
 pub(crate) fn denial_row(event: &EventRow) -> DenialRow {
-    let fields = Fields::of(event);
     let own = |one: &Option<String>| one.clone().map(|one| vec![one]);
     let (actions, resources) = match event.kind.as_str() {
-        "grant_denied" => (fields.list("authz.grant.actions"), fields.list("authz.grant.resources")),
+        "grant_denied" => {
+            let fields = Fields::of(event);
+            (fields.list("authz.grant.actions"), fields.list("authz.grant.resources"))
+        }
         _ => (own(&event.action.clone().or_else(|| event.tool.clone())), own(&event.resource)),
     };
     let who = event.service.as_deref().unwrap_or(&event.submitter);

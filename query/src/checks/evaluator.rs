@@ -26,8 +26,8 @@ use crate::projection::{AsOf, Snapshot};
 use crate::rows::{Cell as _, Time};
 use crate::segments::{Table, Wanted};
 
-/// Records that one step takes, at most.
-pub(crate) const STEP_RECORDS: u64 = 4096;
+/// Records that one step takes, at most. Most are no events; what those touch is looked at once a step.
+pub(crate) const STEP_RECORDS: u64 = 16_384;
 
 /// What was raised about a record.
 #[derive(Clone, Debug)]

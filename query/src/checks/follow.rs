@@ -29,6 +29,10 @@ use crate::{Error, ErrorKind};
 const MARK: &str = "checks.json";
 /// How often the mark is written, at most.
 const MARK_EVERY: Duration = Duration::from_secs(2);
+/// What comes one by one is judged together: a step costs some milliseconds for few records as for many, and more the more
+/// it has to look at. So a pause follows that is nine times as long, and this at most. Who asks for `violations` does not
+/// wait for it, nor what is behind.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Alerts that are appended together, at most.
 const APPENDED_MAX: usize = 512;
 
@@ -45,6 +49,8 @@ pub struct Live {
     busy_nanos: AtomicU64,
     failures: AtomicU64,
     stop: AtomicBool,
+    /// Somebody waits for what is new to be judged, or for the end.
+    wanted: tokio::sync::Notify,
     projection: Mutex<std::sync::Weak<Projection>>,
 }
 
@@ -74,9 +80,15 @@ impl Live {
         self.held.load(Relaxed)
     }
 
+    /// Has them judge what is new, now.
+    pub(crate) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
     /// Has them stop before the next step.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
+        self.wanted.notify_one();
     }
 
     /// What is counted, for Prometheus.
@@ -126,7 +138,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.live.stop.store(true, Relaxed);
+        self.live.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -154,6 +166,7 @@ pub fn follow(
         busy_nanos: AtomicU64::new(0),
         failures: AtomicU64::new(0),
         stop: AtomicBool::new(false),
+        wanted: tokio::sync::Notify::new(),
         projection: Mutex::new(Arc::downgrade(projection)),
     });
     let _ = projection.checks.set(Arc::clone(&live));
@@ -236,21 +249,26 @@ impl Task {
         drop(snapshot);
         while !self.stopped() {
             let snapshot = self.projection.snapshot();
-            let (at, start) = (evaluator.at(), Instant::now());
-            let found = evaluator.step(&snapshot, now()).await?;
-            self.live.busy_nanos.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            let (at, start, clock) = (evaluator.at(), Instant::now(), now());
+            let found = evaluator.step(&snapshot, clock).await?;
+            let spent = start.elapsed();
+            let pause = (9 * spent).min(PAUSE_MAX);
+            self.live.busy_nanos.fetch_add(spent.as_nanos() as u64, Relaxed);
             self.live.judged.fetch_add(evaluator.at() - at, Relaxed);
             self.live.held.store(evaluator.held() as u64, Relaxed);
             self.unseen.retain(|(seq, _)| *seq >= snapshot.size);
-            let behind = evaluator.at() < snapshot.size;
+            let behind = evaluator.at() < snapshot.size || evaluator.next_due().is_some_and(|due| due <= clock.0);
             drop(snapshot);
             self.publish(&evaluator, &found);
             self.say(found).await?;
             self.publish(&evaluator, &Found::default());
             self.write_mark(evaluator.settled());
-            let due = evaluator.next_due().is_some_and(|due| due <= now().0);
-            if !behind && !due {
-                let wait = evaluator.next_due().map_or(i64::MAX, |due| due.saturating_sub(now().0).max(0));
+            if behind {
+                continue;
+            }
+            let _ = tokio::time::timeout(pause, self.live.wanted.notified()).await;
+            let wait = evaluator.next_due().map_or(i64::MAX, |due| due.saturating_sub(now().0).max(0));
+            if wait > 0 && !self.stopped() {
                 let wait = Duration::from_nanos(wait as u64).min(Duration::from_millis(100));
                 let _ = tokio::time::timeout(wait, visible.changed()).await;
             }

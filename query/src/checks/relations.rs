@@ -52,10 +52,10 @@ fn in_scope(by: By, value: &str, scope: Scope<'_>) -> Key {
 
 /// Under what an event of a tenant is kept that has this in common with others. Only what meets is looked at, so that what
 /// others do crowds nothing out.
-pub(super) fn kept_under(key: Key, tenant: Option<&str>) -> Vec<Key> {
-    match key.0 {
-        By::GivenToAny => vec![key],
-        by => Scope::lies_in(tenant).map(|scope| in_scope(by, &key.1, scope)).collect(),
+pub(super) fn kept_under(by: By, value: &str, tenant: Option<&str>) -> Vec<Key> {
+    match by {
+        By::GivenToAny => vec![(by, value.to_owned())],
+        by => Scope::lies_in(tenant).map(|scope| in_scope(by, value, scope)).collect(),
     }
 }
 
@@ -135,23 +135,24 @@ pub(super) fn keys_of_attributes(event: &EventRow) -> Vec<Key> {
 }
 
 /// What an event has in common with others, but for what its attributes tell.
-pub(super) fn keys(event: &EventRow) -> Vec<Key> {
-    let mut out = Vec::new();
-    let mut add = |by: By, value: Option<String>| out.extend(value.map(|value| (by, value)));
-    add(By::Trace, event.trace_id.clone());
-    match event.kind.as_str() {
-        "tool_call" => add(By::Use, event.grant_id.clone()),
-        kind if KINDS.contains(&kind) => {
-            add(By::Given, event.grant_id.clone());
-            add(By::GivenToAny, event.grant_id.clone());
-        }
-        _ => add(By::Grant, event.grant_id.clone()),
-    }
-    add(By::Child, event.parent_grant_id.clone());
-    add(By::Agent, event.agent_id.clone());
-    add(By::Call, event.tool_call_id.clone());
-    add(By::Conversation, event.conversation_id.clone());
-    out
+pub(super) fn keys(event: &EventRow) -> impl Iterator<Item = (By, &str)> {
+    let is_of_grant = KINDS.contains(&event.kind.as_str());
+    let by_grant = match event.kind.as_str() {
+        "tool_call" => By::Use,
+        _ if is_of_grant => By::Given,
+        _ => By::Grant,
+    };
+    let grant = event.grant_id.as_ref();
+    let all = [
+        (By::Trace, event.trace_id.as_ref()),
+        (by_grant, grant),
+        (By::GivenToAny, grant.filter(|_| is_of_grant)),
+        (By::Child, event.parent_grant_id.as_ref()),
+        (By::Agent, event.agent_id.as_ref()),
+        (By::Call, event.tool_call_id.as_ref()),
+        (By::Conversation, event.conversation_id.as_ref()),
+    ];
+    all.into_iter().filter_map(|(by, value)| Some((by, value?.as_str())))
 }
 
 /// Whether an event gives a grant.

@@ -2,6 +2,8 @@
 //! what they have in common. Its size is bounded by time, number and bytes; what is let go is
 //! still in the segments, and a grant is read back from there when it is used again.
 
+mod late;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use super::tally::{Call, Tally};
 use super::uses::{self, UseRow};
 use crate::Error;
 use crate::event::EventRow;
-use crate::grants::{KINDS as GRANTS, REVOKED};
+use crate::grants::KINDS as GRANTS;
 use crate::ids::{Finder, Kind, Posting, Role};
 use crate::projection::{AsOf, Snapshot};
 
@@ -25,25 +27,8 @@ const EVENTS_MAX: usize = 500_000;
 const UNKNOWN_MAX: usize = 100_000;
 /// Related events of one kind of relation that a judgement sees, the newest.
 const RELATED_MAX: usize = 2000;
-/// Settled records that one piece of late evidence has judged again, the newest.
-const AGAIN_MAX: usize = 1000;
-
 /// How long approvals and refusals are kept, in ns: a day.
 pub(crate) const DECISIONS_HELD: i64 = 86_400_000_000_000;
-
-/// Kinds after whose late arrival settled records are judged again.
-const EVIDENCE: [&str; 10] = [
-    "grant_issued",
-    "grant_derived",
-    "grant_denied",
-    "grant_revoked",
-    "executor_decision",
-    "policy_evaluation",
-    "approval",
-    "guardrail",
-    "context_retrieval",
-    "authority_change",
-];
 
 /// A grant as a record names it: whose that record is, and the id.
 type Named = (Option<String>, String);
@@ -60,13 +45,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn keys(&self) -> impl Iterator<Item = Key> {
-        keys(&self.row).into_iter().chain(self.more.iter().cloned())
+    fn keys(&self) -> impl Iterator<Item = (By, &str)> {
+        keys(&self.row).chain(self.more.iter().map(|(by, value)| (*by, value.as_str())))
     }
 
     /// Under what it is kept.
     fn places(&self) -> impl Iterator<Item = Key> {
-        self.keys().flat_map(|key| kept_under(key, self.row.tenant.as_deref()))
+        self.keys().flat_map(|(by, value)| kept_under(by, value, self.row.tenant.as_deref()))
     }
 
     /// What it takes in memory.
@@ -86,6 +71,8 @@ pub(crate) struct State {
     /// Further events of the same records.
     more: HashMap<u64, Vec<Held>>,
     index: HashMap<Key, BTreeSet<u64>>,
+    /// The same in the order of their own times, for what is asked for by those.
+    by_time: HashMap<Key, BTreeSet<(i64, u64)>>,
     /// Events in the order in which time lets them go; grants are not among them.
     recent: VecDeque<(i64, u64)>,
     /// Records of grants by the time of their end.
@@ -116,6 +103,7 @@ impl State {
             events: BTreeMap::new(),
             more: HashMap::new(),
             index: HashMap::new(),
+            by_time: HashMap::new(),
             recent: VecDeque::new(),
             lasting: BTreeSet::new(),
             lasting_bytes: 0,
@@ -166,6 +154,9 @@ impl State {
             self.tally.give(event);
         }
         for key in held.places() {
+            if late::is_by_time(key.0) {
+                self.by_time.entry(key.clone()).or_default().insert((event.event_time.0, event.seq));
+            }
             self.index.entry(key).or_default().insert(event.seq);
         }
         self.bytes += held.size();
@@ -282,12 +273,10 @@ impl State {
         self.bytes = self.bytes.saturating_sub(held.size());
         let event = &held.row;
         for key in held.places() {
-            if let Some(seqs) = self.index.get_mut(&key) {
-                seqs.remove(&event.seq);
-                if seqs.is_empty() {
-                    self.index.remove(&key);
-                }
+            if late::is_by_time(key.0) {
+                take_out(&mut self.by_time, &key, &(event.event_time.0, event.seq));
             }
+            take_out(&mut self.index, &key, &event.seq);
         }
         let Some(grant) = &event.grant_id else { return };
         if GRANTS.contains(&event.kind.as_str()) {
@@ -317,40 +306,41 @@ impl State {
 
     /// The events that the judgement of some needs to see.
     pub(crate) fn context(&mut self, judged: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
-        let mut out: BTreeSet<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
-        let (mut seen, mut grants) = (HashSet::new(), Vec::<Named>::new());
-        let named = |event: &EventRow, id: &String| (event.tenant.clone(), id.clone());
-        for Held { row, more, .. } in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
-            grants.extend(row.grant_id.iter().chain(&row.parent_grant_id).map(|id| named(row, id)));
+        let mut out: Vec<u64> = judged.iter().copied().filter(|seq| self.events.contains_key(seq)).collect();
+        let (mut seen, mut named) = (HashSet::new(), HashSet::new());
+        for held in out.clone().into_iter().flat_map(|seq| self.held(seq)) {
+            let tenant = held.row.tenant.as_deref();
+            named.extend(held.row.parent_grant_id.iter().map(|id| (tenant, id.as_str())));
             let is_of_grant = |by| matches!(by, By::Use | By::Grant | By::Given | By::GivenToAny);
-            for (by, value) in keys(row).iter().chain(more).filter(|(by, _)| !is_of_grant(*by)) {
-                if seen.insert((*by, value.clone(), row.tenant.clone())) {
-                    out.extend(self.met(*by, value, row.tenant.as_deref(), RELATED_MAX));
+            for (by, value) in held.keys().filter(|(by, _)| !is_of_grant(*by)) {
+                if seen.insert((by, value, tenant)) {
+                    out.extend(self.met(by, value, tenant, RELATED_MAX));
                 }
             }
         }
-        // What the others in the same trace or of the same agent acted under.
-        let others = out.iter().flat_map(|seq| self.all(*seq));
-        grants.extend(others.flat_map(|event| event.grant_id.iter().map(|id| named(event, id))));
-        self.with_lineage(grants, snapshot, &mut out)?;
-        Ok(out)
+        out.sort_unstable();
+        out.dedup();
+        // What these, and the others in the same trace or of the same agent, acted under.
+        let all = out.iter().flat_map(|seq| self.all(*seq));
+        named.extend(all.filter_map(|event| Some((event.tenant.as_deref(), event.grant_id.as_deref()?))));
+        let grants = named.into_iter().map(|(tenant, id)| (tenant.map(str::to_owned), id.to_owned())).collect();
+        self.with_lineage(grants, snapshot, out)
     }
 
     /// The records of the grants that some records gave, and of all above them.
     pub(crate) fn lineage(&mut self, given: &BTreeSet<u64>, snapshot: &Snapshot) -> Result<BTreeSet<u64>, Error> {
         let records = given.iter().filter_map(|seq| self.get(*seq));
         let grants = records.filter_map(|event| Some((event.tenant.clone(), event.grant_id.clone()?))).collect();
-        let mut out = given.clone();
-        self.with_lineage(grants, snapshot, &mut out)?;
-        Ok(out)
+        self.with_lineage(grants, snapshot, given.iter().copied().collect())
     }
 
+    /// Adds the records of some grants and of all above them.
     fn with_lineage(
         &mut self,
         mut grants: Vec<Named>,
         snapshot: &Snapshot,
-        out: &mut BTreeSet<u64>,
-    ) -> Result<(), Error> {
+        mut out: Vec<u64>,
+    ) -> Result<BTreeSet<u64>, Error> {
         self.read_back(&grants, snapshot)?;
         let mut walked = HashSet::new();
         while let Some(named) = grants.pop() {
@@ -358,19 +348,16 @@ impl State {
                 continue;
             }
             let of = |by: By| self.met(by, &named.1, named.0.as_deref(), RELATED_MAX);
-            let records: Vec<u64> = of(By::Given).chain(of(By::Grant)).collect();
+            let from = out.len();
+            out.extend(of(By::Given).chain(of(By::Grant)));
             walked.insert(named);
-            let mut above = Vec::new();
-            for seq in records {
-                out.insert(seq);
-                let parents =
-                    self.all(seq).filter_map(|event| Some((event.tenant.clone(), event.parent_grant_id.clone()?)));
-                above.extend(parents.filter(|named| !walked.contains(named)));
-            }
+            let records = out[from..].iter().flat_map(|seq| self.all(*seq));
+            let above = records.filter_map(|event| Some((event.tenant.clone(), event.parent_grant_id.clone()?)));
+            let above: Vec<Named> = above.filter(|named| !walked.contains(named)).collect();
             self.read_back(&above, snapshot)?;
             grants.extend(above);
         }
-        Ok(())
+        Ok(out.into_iter().collect())
     }
 
     /// Reads the records of grants that were let go back, what was decided of them, and how often those were used, by the index: each
@@ -421,45 +408,6 @@ impl State {
         Ok(())
     }
 
-    /// The records that gave the grant that a record ends, and those derived from it.
-    pub(crate) fn ended_by(&self, seq: u64) -> Vec<u64> {
-        let revokes = self.get(seq).is_some_and(|event| event.kind == "grant_revoked");
-        let touched = if revokes { self.touched_by(seq) } else { BTreeSet::new() };
-        touched.into_iter().filter(|seq| self.get(*seq).is_some_and(gives)).collect()
-    }
-
-    /// The records that evidence may judge otherwise.
-    pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
-        let mut out = BTreeSet::new();
-        let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
-        let take = |by: By, value: &Option<String>, out: &mut BTreeSet<u64>| {
-            let met = |value: &String| self.met(by, value, event.tenant.as_deref(), AGAIN_MAX);
-            out.extend(value.iter().flat_map(met));
-        };
-        take(By::Trace, &event.trace_id, &mut out);
-        take(By::Call, &event.tool_call_id, &mut out);
-        take(By::Agent, &event.agent_id, &mut out);
-        take(By::Conversation, &event.conversation_id, &mut out);
-        let named = |event: &EventRow| Some((event.tenant.clone(), event.grant_id.clone()?));
-        let (mut below, mut walked): (Vec<Named>, _) = (named(event).into_iter().collect(), HashSet::new());
-        let mut agents = HashSet::new();
-        while let Some((tenant, id)) = below.pop().filter(|_| walked.len() < AGAIN_MAX) {
-            let of = |by: By, most: usize| self.met(by, &id, tenant.as_deref(), most);
-            out.extend([By::Use, By::Given, By::Grant].into_iter().flat_map(|by| of(by, AGAIN_MAX)));
-            for child in of(By::Child, usize::MAX) {
-                out.insert(child);
-                let Some(child) = self.get(child) else { continue };
-                // What was given above a grant decides whether it overrules a refusal, whatever the calls name.
-                if event.kind != REVOKED && agents.insert(&child.agent_id) {
-                    take(By::Agent, &child.agent_id, &mut out);
-                }
-                below.extend(named(child).filter(|named| walked.insert(named.clone())));
-            }
-        }
-        out.retain(|seq| !self.back.contains(seq));
-        out
-    }
-
     /// The count of each use among some events.
     pub(crate) fn uses(&self, seqs: &BTreeSet<u64>) -> Vec<UseRow> {
         self.tally.rows(seqs)
@@ -479,6 +427,16 @@ impl State {
     /// How many events are at hand.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
+    }
+}
+
+/// Takes one out of a place, and the place with its last.
+fn take_out<T: Ord>(places: &mut HashMap<Key, BTreeSet<T>>, key: &Key, value: &T) {
+    if let Some(values) = places.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            places.remove(key);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is at hand, what goes when there is no room, and what is found again.
 
+use super::late::AGAIN_MAX;
 use super::*;
 use crate::rows::Time;
 
@@ -44,6 +45,7 @@ fn a_record_can_be_several_events_and_leaves_nothing_behind() {
     let found = state.context(&BTreeSet::from([1]), &Snapshot::default()).unwrap();
     assert_eq!(found, BTreeSet::from([1]));
     assert_eq!(state.let_go(2), [1]);
+    assert!(state.by_time.is_empty());
     assert!(state.index.is_empty() && state.more.is_empty() && state.tally.is_empty() && state.before.is_empty());
     assert_eq!((state.bytes, state.lasting_bytes), (0, 0));
 }
@@ -160,4 +162,30 @@ fn what_tenants_leave_goes_with_them() {
     assert!(state.tally().sizes() > (100, 100));
     state.let_go(2_000_000_000);
     assert_eq!((state.len(), state.tally().sizes()), (1, (1, 0)));
+}
+
+/// Each decision is evidence: it touches what it can judge otherwise, and not all that its agent did.
+#[test]
+fn decisions_touch_what_did_not_begin_before_them() {
+    let mut state = State::new(i64::MAX, usize::MAX, Default::default());
+    let of = |seq, kind: &str, time: i64, trace: &str| EventRow {
+        agent_id: Some("a".into()),
+        trace_id: Some(trace.into()),
+        event_time: Time(time),
+        ..event(seq, kind, "g")
+    };
+    state.insert(of(0, "grant_issued", 0, "t0"));
+    state.insert(of(1, "tool_call", 10, "t1"));
+    state.insert(of(2, "tool_call", 20, "t2"));
+    state.insert(of(3, "tool_call", 30, "t3"));
+    state.insert(of(4, "executor_decision", 20, "t1"));
+    // Its own trace, those that began with it and later, and what gives its grant.
+    assert_eq!(state.touched_by(4), BTreeSet::from([0, 1, 2, 3, 4]));
+    state.insert(of(5, "executor_decision", 25, "t4"));
+    assert_eq!(state.touched_by(5), BTreeSet::from([0, 3, 4, 5]));
+    // A grant touches all that was done under it.
+    state.insert(of(6, "grant_issued", 40, "t5"));
+    assert!(state.touched_by(6).is_superset(&BTreeSet::from([1, 2, 3])));
+    state.let_go(i64::MAX);
+    assert!(state.index.is_empty() && state.by_time.is_empty());
 }

@@ -87,6 +87,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 async fn followed(live: &Live, snapshot: &Arc<Snapshot>) -> Result<Vec<HitRow>, Error> {
     let mut done = live.done();
     let size = snapshot.size;
+    if *done.borrow_and_update() < size {
+        live.want();
+    }
     // Checks that are far behind say what they know; the metric tells by how much.
     let _ = tokio::time::timeout(WAIT, done.wait_for(|done| *done >= size)).await;
     let (unsaid, checker) = (live.unsaid(), Arc::clone(live.checker()));

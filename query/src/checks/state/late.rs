@@ -1,0 +1,90 @@
+//! What evidence that comes late touches: the records that are judged once more.
+//!
+//! What one agent did, or was done in one conversation or under one grant, is much, and of decisions and approvals each is
+//! evidence: of these only records are touched that did not begin before it. All rules that join by them ask for what was
+//! earlier. With records of the same trace or call, and about the same grant, it may be otherwise.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{Named, State};
+use crate::checks::relations::{By, found_under, gives};
+use crate::event::EventRow;
+use crate::grants::{KINDS as GRANTS, REVOKED};
+
+/// Settled records that one piece of late evidence has judged again, the newest of each relation.
+pub(super) const AGAIN_MAX: usize = 1000;
+
+/// Kinds after whose late arrival settled records are judged again.
+const EVIDENCE: [&str; 10] = [
+    "grant_issued",
+    "grant_derived",
+    "grant_denied",
+    "grant_revoked",
+    "executor_decision",
+    "policy_evaluation",
+    "approval",
+    "guardrail",
+    "context_retrieval",
+    "authority_change",
+];
+
+/// Whether records that have it in common are asked for by their times.
+pub(super) fn is_by_time(by: By) -> bool {
+    matches!(by, By::Agent | By::Conversation | By::Use)
+}
+
+impl State {
+    /// The records that gave the grant that a record ends, and those derived from it.
+    pub(crate) fn ended_by(&self, seq: u64) -> Vec<u64> {
+        let revokes = self.get(seq).is_some_and(|event| event.kind == REVOKED);
+        let touched = if revokes { self.touched_by(seq) } else { BTreeSet::new() };
+        touched.into_iter().filter(|seq| self.get(*seq).is_some_and(gives)).collect()
+    }
+
+    /// The records that evidence may judge otherwise.
+    pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
+        let mut out = BTreeSet::new();
+        let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
+        let (whose, since) = (event.tenant.as_deref(), event.event_time.0);
+        for (by, value) in [(By::Trace, &event.trace_id), (By::Call, &event.tool_call_id)] {
+            out.extend(value.iter().flat_map(|value| self.met(by, value, whose, AGAIN_MAX)));
+        }
+        for (by, value) in [(By::Agent, &event.agent_id), (By::Conversation, &event.conversation_id)] {
+            out.extend(value.iter().flat_map(|value| self.later(by, value, whose, since)));
+        }
+        let is_of_grant = GRANTS.contains(&event.kind.as_str());
+        let named = |event: &EventRow| Some((event.tenant.clone(), event.grant_id.clone()?));
+        let (mut below, mut walked): (Vec<Named>, _) = (named(event).into_iter().collect(), HashSet::new());
+        let mut agents = HashSet::new();
+        while let Some((tenant, id)) = below.pop().filter(|_| walked.len() < AGAIN_MAX) {
+            let whose = tenant.as_deref();
+            let of = |by: By, most: usize| self.met(by, &id, whose, most);
+            out.extend(of(By::Given, AGAIN_MAX).chain(of(By::Grant, AGAIN_MAX)));
+            match is_of_grant {
+                true => out.extend(of(By::Use, AGAIN_MAX)),
+                false => out.extend(self.later(By::Use, &id, whose, since)),
+            }
+            for child in of(By::Child, usize::MAX) {
+                out.insert(child);
+                let Some(child) = self.get(child) else { continue };
+                // What was given above a grant decides whether it overrules a refusal, whatever the calls name.
+                let agent = child.agent_id.as_ref().filter(|_| is_of_grant && event.kind != REVOKED);
+                if let Some(agent) = agent.filter(|agent| agents.insert(*agent)) {
+                    out.extend(self.met(By::Agent, agent, event.tenant.as_deref(), AGAIN_MAX));
+                }
+                below.extend(named(child).filter(|named| walked.insert(named.clone())));
+            }
+        }
+        out.retain(|seq| !self.back.contains(seq));
+        out
+    }
+
+    /// The events that have this in common with one of a tenant, meet it, and did not begin before a time: of each place those
+    /// that began last.
+    fn later(&self, by: By, value: &str, tenant: Option<&str>, since: i64) -> impl Iterator<Item = u64> {
+        debug_assert!(is_by_time(by));
+        let places = found_under(by, value, tenant).map(|key| self.by_time.get(&key));
+        let later = places.into_iter().flatten().map(move |times| times.range((since, 0)..).rev().take(AGAIN_MAX));
+        later.flatten().map(|(_, seq)| *seq)
+    }
+}
