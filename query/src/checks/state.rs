@@ -67,7 +67,7 @@ pub(crate) struct State {
     room: (usize, usize),
     /// What is looked for in attributes, and whether rules read them as they are, too.
     fields: (Arc<Fields>, bool),
-    events: BTreeMap<u64, Held>,
+    events: BTreeMap<u64, Box<Held>>,
     /// Further events of the same records.
     more: HashMap<u64, Vec<Held>>,
     index: HashMap<Key, BTreeSet<u64>>,
@@ -131,7 +131,8 @@ impl State {
 
     /// All events of a record, with what is kept beside them.
     pub(super) fn held(&self, seq: u64) -> impl Iterator<Item = &Held> {
-        self.events.get(&seq).into_iter().chain(self.more.get(&seq).into_iter().flatten())
+        let first = self.events.get(&seq).map(Box::as_ref);
+        first.into_iter().chain(self.more.get(&seq).into_iter().flatten())
     }
 
     /// Whether it is an approval or a refusal.
@@ -174,7 +175,8 @@ impl State {
             }
             None => self.recent.push_back((event.ingest_time.0, event.seq)),
         }
-        self.events.insert(event.seq, held);
+        // A tree keeps room for as many again.
+        self.events.insert(event.seq, Box::new(held));
     }
 
     /// Until when an event stays that stays longer than the window: its attributes tell.
@@ -263,7 +265,7 @@ impl State {
         self.before.remove(&seq);
         self.back.remove(&seq);
         let more = self.more.remove(&seq).unwrap_or_default();
-        for event in std::iter::once(event).chain(more) {
+        for event in std::iter::once(*event).chain(more) {
             self.forget(&event);
         }
     }

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZeroU64;
 
 use super::uses::UseRow;
 use crate::event::EventRow;
@@ -17,8 +18,9 @@ use crate::grants::{Scope, grant_row};
 
 /// Spans that tell of one call, at most: of who plans it, of the client and of the server.
 const SPANS_OF_USE_MAX: u8 = 3;
-/// Spans of calls that are remembered, at most; the oldest go first.
-const SPANS_MAX: usize = 100_000;
+/// Spans of calls that are remembered after a step, at most; the oldest go first. With those of one more step a table of
+/// them is just full.
+const SPANS_MAX: usize = 96_000;
 /// Grants of a chain that a use is counted for, at most.
 const CHAIN_MAX: usize = 1000;
 /// Uses that wait for the record of a grant, at most; then they wait no more.
@@ -100,7 +102,8 @@ impl Meant<'_> {
     }
 }
 
-type What = [Option<u64>; 4];
+/// Hashes of the call id, tool, action and resource.
+type What = [Option<NonZeroU64>; 4];
 
 /// Which use: the how-manieth of its grant, and a key that no other has.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +236,7 @@ impl Tally {
 
     /// Takes a call in.
     pub(super) fn take(&mut self, call: Call<'_>) {
-        let what = call.what.map(|text| text.map(|text| self.hasher.hash_one(text)));
+        let what = call.what.map(|text| NonZeroU64::new(self.hasher.hash_one(text?) | 1));
         let known = self.known(&call, what);
         let of = call.tenant.map(str::to_owned);
         let of_use = known.unwrap_or_else(|| {
