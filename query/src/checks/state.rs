@@ -280,17 +280,36 @@ impl State {
             }
             take_out(&mut self.index, &key, &event.seq);
         }
-        let Some(grant) = &event.grant_id else { return };
-        if GRANTS.contains(&event.kind.as_str()) {
-            match self.index.contains_key(&(By::GivenToAny, grant.clone())) {
-                true => self.partly.insert(grant.clone()),
-                false => self.partly.remove(grant),
-            };
+        if let Some(grant) = &event.grant_id {
+            self.forget_in_tally(grant, event);
         }
-        let is_named = |by: By| self.index.contains_key(&own_under(by, grant, event.tenant.as_deref()));
-        if !is_named(By::Given) {
-            let is_named = is_named(By::Use);
-            self.tally.forget_grant(grant, &event.tenant, is_named);
+    }
+
+    /// An event that names a grant went: what is counted of it is kept for as long as a call of that tenant names it, or
+    /// a grant is there that such a call means.
+    fn forget_in_tally(&mut self, grant: &String, event: &EventRow) {
+        let is_used = |state: &Self, tenant: &Option<String>| {
+            state.index.contains_key(&own_under(By::Use, grant, tenant.as_deref()))
+        };
+        let whose = event.tenant.as_deref();
+        if GRANTS.contains(&event.kind.as_str()) {
+            if !self.index.contains_key(&own_under(By::Given, grant, whose)) {
+                self.tally.forget_grant(grant, &event.tenant);
+            }
+            if self.index.contains_key(&(By::GivenToAny, grant.clone())) {
+                self.partly.insert(grant.clone());
+            } else {
+                self.partly.remove(grant);
+                for tenant in self.tally.users(grant) {
+                    if !is_used(self, &tenant) {
+                        self.tally.forget_uses(grant, &tenant);
+                    }
+                }
+            }
+        }
+        let is_given = found_under(By::Given, grant, whose).iter().any(|key| self.index.contains_key(key));
+        if !is_given && !is_used(self, &event.tenant) {
+            self.tally.forget_uses(grant, &event.tenant);
         }
     }
 

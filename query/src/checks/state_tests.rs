@@ -189,3 +189,19 @@ fn decisions_touch_what_did_not_begin_before_them() {
     state.let_go(i64::MAX);
     assert!(state.index.is_empty() && state.by_time.is_empty());
 }
+
+#[test]
+fn a_tenants_uses_of_nobodys_grant_are_counted_on_when_they_went() {
+    let mut state = State::new(1000, usize::MAX, Default::default());
+    let of = |seq| EventRow { tenant: Some("acme".into()), ..event(seq, "tool_call", "g") };
+    state.insert(EventRow { attributes: "{}".into(), ..event(0, "grant_issued", "g") });
+    state.insert(of(1));
+    assert_eq!(state.let_go(2), [1]);
+    state.insert(of(3));
+    assert_eq!(state.uses(&BTreeSet::from([3]))[0].nth, 2);
+    // The grant goes, and the call after it: nothing is left.
+    assert_eq!(state.let_go(4), [3]);
+    state.room.0 = 0;
+    assert_eq!(state.let_go(4), [0]);
+    assert_eq!(state.tally().sizes(), (0, 0));
+}

@@ -380,15 +380,23 @@ impl Tally {
         self.records.remove(&seq);
     }
 
-    /// The records of a tenant's grant went; and if no call at hand of that tenant names it any more, its uses go, too: the
-    /// index has them. What was counted for it with those below stays, for nothing else has that.
-    pub(super) fn forget_grant(&mut self, grant: &str, tenant: &Option<String>, is_named: bool) {
+    /// The records of a tenant's grant went.
+    pub(super) fn forget_grant(&mut self, grant: &str, tenant: &Option<String>) {
         take_out(&mut self.grants, grant, tenant);
-        if !is_named {
-            take_out(&mut self.named, grant, tenant);
-            let waited = take_out(&mut self.waiting, grant, tenant);
-            self.waiting_count -= waited.map_or(0, |waited| waited.len());
-        }
+    }
+
+    /// Nothing at hand has to do with a tenant's uses of a grant any more: the index has them. What was counted for it with those below
+    /// stays, for nothing else has that.
+    pub(super) fn forget_uses(&mut self, grant: &str, tenant: &Option<String>) {
+        take_out(&mut self.named, grant, tenant);
+        let waited = take_out(&mut self.waiting, grant, tenant);
+        self.waiting_count -= waited.map_or(0, |waited| waited.len());
+    }
+
+    /// Whose uses of a grant are counted, or wait for it.
+    pub(super) fn users(&self, grant: &str) -> Vec<Option<String>> {
+        let named = self.named.get(grant).into_iter().flat_map(HashMap::keys);
+        named.chain(self.waiting.get(grant).into_iter().flat_map(HashMap::keys)).cloned().collect()
     }
 
     /// Forgets spans that came before a time, and the oldest beyond the bound.

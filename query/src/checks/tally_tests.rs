@@ -189,7 +189,9 @@ fn what_waits_for_two_counts_once_for_what_is_above_both() {
     let over = |tally: &Tally, seq| tally.rows([&seq]).remove(0).over_nth;
     assert_eq!(over(&tally, 2), None);
     assert_eq!(take(&mut tally, &of("acme", call(6, "leaf", "b"))).1, Some(("root".into(), 2)));
-    tally.forget_grant("leaf", &None, false);
-    tally.forget_grant("leaf", &Some("acme".into()), false);
+    for tenant in [None, Some("acme".to_owned())] {
+        tally.forget_grant("leaf", &tenant);
+        tally.forget_uses("leaf", &tenant);
+    }
     assert!(tally.named.is_empty() && !tally.grants.contains_key("leaf"));
 }
