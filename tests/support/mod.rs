@@ -246,14 +246,16 @@ impl Server {
 
     /// Waits for its end after a SIGTERM; it must end well.
     pub fn wait(&mut self) {
-        assert!(self.child.wait().unwrap().success(), "the server did not end well");
+        let status = self.child.wait().unwrap();
+        let said = std::fs::read_to_string(self.folder.path().join("stderr.log")).unwrap_or_default();
+        assert!(status.success(), "the server did not end well ({status}):\n{said}");
     }
 
     /// SIGTERM; it must end well.
     pub fn stop(&mut self) {
         let kill = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(kill.success());
-        assert!(self.child.wait().unwrap().success(), "the server did not end well");
+        self.wait();
     }
 
     /// SIGTERM, then `custody verify`, which must call the log sound and signed to the end.
