@@ -38,8 +38,7 @@ mod witness;
 mod witnesses;
 
 use std::borrow::Cow;
-use std::io::IsTerminal as _;
-use std::process::ExitCode;
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::{Parser, Subcommand};
 use custody_query::format;
@@ -95,7 +94,12 @@ enum Command {
     Demo(demo::Demo),
 }
 
-fn main() -> ExitCode {
+fn main() -> ! {
+    end(run())
+}
+
+/// Does what the command line says; gives the exit status.
+fn run() -> u8 {
     let (name, result) = match Cli::parse().command {
         Command::Serve(command) => ("serve", command.run()),
         Command::Sql(command) => ("sql", command.run()),
@@ -123,12 +127,20 @@ fn main() -> ExitCode {
         Command::Demo(command) => ("demo", command.run()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             tell(&format!("custody {name}: {}", failure.message.trim_end_matches('\n')));
-            ExitCode::from(failure.status)
+            failure.status
         }
     }
+}
+
+/// Ends the process, without the destructors of what is static in C++: a thread that closes the database meanwhile, for
+/// a stream or a query that was open still, would find RocksDB's own locks destroyed and abort a server that had stopped
+/// well. What was acknowledged is durable by then, as after a kill at any time.
+fn end(status: u8) -> ! {
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(status.into())
 }
 
 /// Why a command ends without having done its work: one line, and an exit status.
@@ -201,13 +213,12 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 pub(crate) fn print_or_end(bytes: &[u8]) -> Result<(), Failure> {
     match write_out(bytes)? {
         true => Ok(()),
-        false => std::process::exit(0),
+        false => end(0),
     }
 }
 
 /// Whether there is somebody who reads.
 fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
-    use std::io::Write as _;
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
