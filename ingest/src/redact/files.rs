@@ -22,6 +22,9 @@ pub(super) const NOT_TAKEN: [(&str, &str); 2] = [
     ("pkcs12-file", "it knows a file by its name, and a request has no files"),
 ];
 
+/// What markers may stand between: quotes of JSON and Python, and of JSON inside of JSON.
+const QUOTES: [&str; 3] = ["\"", "'", "\\\""];
+
 /// Most bytes of a rule file.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
@@ -65,6 +68,8 @@ struct OwnRule {
     signals: Option<Vec<String>>,
     keywords: Option<Vec<String>>,
     entropy: Option<f64>,
+    #[serde(default)]
+    quote: String,
 }
 
 /// Reads a file of our own format. An error names the file, the rule and the mend.
@@ -97,6 +102,12 @@ fn own_rule(rule: OwnRule) -> Result<Rule, String> {
     if rule.value.is_none() && (rule.keywords.is_some() || rule.entropy.is_some()) {
         return Err("keywords and entropy are for a value; give it one, or leave them out".into());
     }
+    let has_marker_within = rule.value.is_some() && rule.action != Some(Action::Drop);
+    if !rule.quote.is_empty() && !(has_marker_within && QUOTES.contains(&rule.quote.as_str())) {
+        return Err(format!(
+            "quote is one of {QUOTES:?}, for a rule that replaces a part of a text; mend it or leave it out"
+        ));
+    }
     let key = rule.key.map(checked_key).transpose().map_err(|e| format!("key: {e}"))?;
     let matcher = |value: String| {
         let pattern = Pattern::checked(&value).map_err(|e| format!("value: {e}"))?;
@@ -120,6 +131,7 @@ fn own_rule(rule: OwnRule) -> Result<Rule, String> {
         signals: rule.signals.map_or(Ok(ALL_SIGNALS), |names| signals(&names))?,
         key,
         value,
+        quote: rule.quote,
     })
 }
 
@@ -207,6 +219,7 @@ fn gitleaks_rule(rule: &GitleaksRule, global: &GitleaksAllow) -> Option<Rule> {
         signals: ALL_SIGNALS,
         key: None,
         value: Some(matcher),
+        quote: String::new(),
     })
 }
 

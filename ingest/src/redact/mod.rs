@@ -297,7 +297,10 @@ impl<'a> Pass<'a> {
             let mut copied = 0;
             for (range, rule) in hits {
                 new.extend_from_slice(&now[copied..range.start]);
+                let quote = self.redactor.rules[rule].quote.as_bytes();
+                new.extend_from_slice(quote);
                 new.extend_from_slice(self.replace(at, rule, &now[range.clone()]).as_bytes());
+                new.extend_from_slice(quote);
                 copied = range.end;
             }
             new.extend_from_slice(&now[copied..]);

@@ -24,6 +24,8 @@ pub(super) struct Rule {
     pub key: Option<String>,
     /// What must match in the text; without it the key decides.
     pub value: Option<Matcher>,
+    /// What stands before and behind its markers in a text: a number in JSON becomes a string.
+    pub quote: String,
 }
 
 impl Rule {
