@@ -8,7 +8,9 @@
 mod bounded;
 mod checked;
 mod elements;
+mod lengths;
 mod planner;
+mod quicker;
 pub(crate) mod tenants;
 mod total;
 mod truncated;
@@ -20,11 +22,13 @@ use checked::CheckedArithmetic;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
+use lengths::lengths;
 use planner::BoundedPlanner;
+use quicker::Quicker;
 use total::Total;
-use truncated::Truncated;
+use truncated::truncated;
 
 /// Functions of values whose results are about as large as their arguments, at most.
 #[rustfmt::skip]
@@ -168,8 +172,13 @@ fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
             false => inner,
         });
     }
-    if inner.name() == "date_trunc" {
-        return Some(Arc::new(ScalarUDF::from(Truncated { inner })));
+    let quick: Option<fn(&[ColumnarValue]) -> Option<ColumnarValue>> = match inner.name() {
+        "date_trunc" => Some(truncated),
+        "cardinality" => Some(lengths),
+        _ => None,
+    };
+    if let Some(quick) = quick {
+        return Some(Arc::new(ScalarUDF::from(Quicker { inner, quick })));
     }
     if SCALAR.contains(&inner.name()) {
         return Some(inner);

@@ -5,23 +5,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray as _, PrimitiveArray};
-use datafusion::arrow::datatypes::{DataType, FieldRef, TimeUnit, TimestampNanosecondType};
-use datafusion::common::Result;
-use datafusion::logical_expr::interval_arithmetic::Interval;
-use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
-use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-};
+use datafusion::arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
+use datafusion::logical_expr::ColumnarValue;
 use datafusion::scalar::ScalarValue;
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 const DAY_NS: i64 = 24 * HOUR_NS;
-
-/// `date_trunc`, of which some is answered here and the rest by itself.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Truncated {
-    pub(super) inner: Arc<ScalarUDF>,
-}
 
 /// The times of a column in UTC, cut down to whole steps; `None` if it is not one, or a time is out of range.
 fn whole<const STEP: i64>(times: &ColumnarValue) -> Option<ColumnarValue> {
@@ -36,7 +25,8 @@ fn whole<const STEP: i64>(times: &ColumnarValue) -> Option<ColumnarValue> {
     Some(ColumnarValue::Array(Arc::new(cut.with_timezone(Arc::clone(zone)))))
 }
 
-fn truncated(args: &[ColumnarValue]) -> Option<ColumnarValue> {
+/// What `date_trunc` gives for these arguments, where no calendar is needed.
+pub(super) fn truncated(args: &[ColumnarValue]) -> Option<ColumnarValue> {
     let [ColumnarValue::Scalar(to), times] = args else { return None };
     let to = match to {
         ScalarValue::Utf8(to) | ScalarValue::Utf8View(to) | ScalarValue::LargeUtf8(to) => to.as_deref()?,
@@ -49,61 +39,14 @@ fn truncated(args: &[ColumnarValue]) -> Option<ColumnarValue> {
     }
 }
 
-impl ScalarUDFImpl for Truncated {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.inner.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.inner.return_field_from_args(args)
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(types)
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match truncated(&args.args) {
-            Some(times) => Ok(times),
-            None => self.inner.invoke_with_args(args),
-        }
-    }
-
-    fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
-        self.inner.evaluate_bounds(inputs)
-    }
-
-    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        self.inner.output_ordering(inputs)
-    }
-
-    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
-        self.inner.preserves_lex_ordering(inputs)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use datafusion::arrow::array::{Array as _, TimestampNanosecondArray};
     use datafusion::arrow::datatypes::Field;
+    use datafusion::common::Result;
     use datafusion::common::config::ConfigOptions;
+    use datafusion::logical_expr::{ScalarFunctionArgs, ScalarUDF};
 
     /// What a function gives for a column of times, cut down to something.
     fn ask(function: &ScalarUDF, to: &str, times: TimestampNanosecondArray) -> Result<ColumnarValue> {
@@ -119,7 +62,7 @@ mod tests {
     #[test]
     fn hours_and_days_are_those_of_the_calendar() {
         let inner = datafusion::functions::datetime::date_trunc();
-        let own = ScalarUDF::from(Truncated { inner: Arc::clone(&inner) });
+        let own = ScalarUDF::from(super::super::Quicker { inner: Arc::clone(&inner), quick: truncated });
         let mut state = 7u64;
         // Of three centuries, before the epoch and behind it, whole hours among them, and nothing.
         let times = std::iter::repeat_with(|| {
@@ -141,7 +84,7 @@ mod tests {
     #[test]
     fn a_time_that_has_no_whole_hour_is_an_error_as_before() {
         let inner = datafusion::functions::datetime::date_trunc();
-        let own = ScalarUDF::from(Truncated { inner: Arc::clone(&inner) });
+        let own = ScalarUDF::from(super::super::Quicker { inner: Arc::clone(&inner), quick: truncated });
         let first = || TimestampNanosecondArray::from(vec![i64::MIN]).with_timezone("UTC");
         let [told, before] = [&own, inner.as_ref()].map(|f| ask(f, "hour", first()).unwrap_err().to_string());
         assert_eq!(told, before);
