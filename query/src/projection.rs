@@ -142,6 +142,8 @@ pub struct Projection {
 pub(crate) struct Books {
     /// Erasures that records below this seq tell of are done in all rows.
     pub(crate) erased_to: u64,
+    /// Segments that the opening could not use and made again, and of how many records they are, until a rebuild told.
+    pub(crate) left_aside: (usize, u64),
 }
 
 impl Projection {

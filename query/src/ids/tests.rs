@@ -5,7 +5,10 @@ use custody_store::{Options, Writer, open};
 
 use super::{Finder, Kind, Role, Run};
 use crate::event::EventRow;
+use crate::lookup::RECORDS_MAX;
 use crate::projection::{AsOf, Projection, Snapshot};
+use crate::replay::{self, Named};
+use crate::rows::Time;
 use crate::segments::{SegmentLimits, Table, Wanted, test_requests::append};
 
 struct Log {
@@ -89,6 +92,37 @@ fn the_index_finds_what_the_rows_say() {
     assert_eq!(projection.snapshot().ids.runs().iter().filter(|r| matches!(r, Run::File(_))).count(), 2);
     assert!(projection.snapshot().ids.gaps(300).is_empty());
     assert_same(&projection.snapshot());
+}
+
+/// Whoever replays a grant must know that something is not shown. Few rows are made from the log itself.
+#[test]
+fn a_replay_that_lacks_a_row_that_the_index_names_says_which() {
+    let log = Log::new(6000);
+    let projection = log.projection();
+    let replay = |snapshot: &Snapshot| {
+        let wanted =
+            replay::Wanted { id: "grant-0".into(), named: Named::Grant, as_of: AsOf::Now, now: Time(i64::MAX) };
+        let (mut notes, mut steps) = (Vec::new(), 0);
+        replay::replay_within(snapshot, &wanted, &mut |_| Ok(()), &mut |note| notes.push(note), &mut |batch| {
+            steps += batch.num_rows();
+            Ok(true)
+        })
+        .unwrap();
+        (steps, notes)
+    };
+    let whole = projection.snapshot();
+    let seqs = Finder::new(&whole, AsOf::Now).unwrap().seqs(Kind::Grant, "grant-0", &[Role::Use, Role::Given]).unwrap();
+    assert!(seqs.len() > RECORDS_MAX, "{}", seqs.len());
+    let (steps, notes) = replay(&whole);
+    assert!(steps >= seqs.len() && notes.is_empty(), "{steps} {notes:?}");
+    let lost = seqs[seqs.len() / 2];
+    let mut damaged = Snapshot::clone(&whole);
+    damaged.tail.forget(&SeqSet::of_seqs([lost]));
+    let (left, notes) = replay(&damaged);
+    assert!(left < steps, "{left} of {steps}");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains(&format!("the index names record {lost}")), "{notes:?}");
+    assert!(notes[0].contains("`custody rebuild --check`"), "{notes:?}");
 }
 
 #[test]

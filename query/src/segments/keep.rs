@@ -29,7 +29,7 @@ const FOLDER: &str = "segments";
 /// What was made again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// Segments that were looked at or replaced.
+    /// Segments that were looked at or replaced; once also those that the opening had found unfit.
     pub segments: usize,
     /// Those of them that were made again.
     pub made: usize,
@@ -52,7 +52,7 @@ impl Projection {
     pub(super) fn open_at(reader: Reader, limits: SegmentLimits, place: Arc<Place>) -> Result<Self, Error> {
         let loaded = Manifest::load(&place, &reader, true).unwrap_or_else(|error| {
             tracing::warn!(%error, "the segments are made again from the log");
-            Loaded { is_damaged: true, ..Loaded::default() }
+            Loaded::default()
         });
         let named: HashSet<String> =
             loaded.segments.iter().flat_map(|s| &s.files).map(|file| file.entry.path.clone()).collect();
@@ -94,6 +94,7 @@ impl Projection {
         let head = self.reader.head().size;
         let erased = self.erased_since(loaded.erased_to)?;
         let (mut segments, replaced) = self.purged(&loaded.segments, &erased)?;
+        lock(&self.books).left_aside = loaded.left_aside;
         let mut from = 0;
         let mut filled = Vec::with_capacity(segments.len());
         for segment in segments.drain(..) {
@@ -308,7 +309,8 @@ impl Projection {
         let rewriting = lock(&self.rewriting);
         let segments = Arc::clone(&self.snapshot().segments);
         let end = segments.last().map_or(0, |segment| segment.to);
-        let mut rebuilt = Rebuilt { segments: segments.len(), ..Rebuilt::default() };
+        let (made, records) = std::mem::take(&mut lock(&self.books).left_aside);
+        let mut rebuilt = Rebuilt { segments: segments.len().max(made), made, records };
         for segment in segments.iter() {
             let range = segment.from..segment.to;
             let is_sound = || segment.files.iter().all(|file| file.sound().is_ok());
@@ -342,7 +344,7 @@ impl Projection {
 }
 
 impl Tail {
-    fn forget(&mut self, erased: &SeqSet) {
+    pub(crate) fn forget(&mut self, erased: &SeqSet) {
         if !compact::touches(erased, self.from..self.to) {
             return;
         }

@@ -83,8 +83,8 @@ pub(super) struct Loaded {
     pub(super) segments: Vec<Segment>,
     pub(super) generation: u64,
     pub(super) erased_to: u64,
-    /// Whether anything that was named was not usable.
-    pub(super) is_damaged: bool,
+    /// How many segments were named and not usable, and of how many records.
+    pub(super) left_aside: (usize, u64),
 }
 
 impl Manifest {
@@ -118,7 +118,7 @@ impl Manifest {
         let Some(text) = place.get(NAME)? else { return Ok(Loaded::default()) };
         let damaged = |why: &str| {
             tracing::warn!("the manifest of the segments {why}; they are made again from the log");
-            Ok(Loaded { is_damaged: true, ..Loaded::default() })
+            Ok(Loaded::default())
         };
         let Ok(mut manifest) = serde_json::from_str::<Self>(&text) else { return damaged("is not readable") };
         if !is_own {
@@ -144,7 +144,8 @@ impl Manifest {
                 }
                 Err(why) => {
                     tracing::warn!(from = entry.from, to = entry.to, %why, "a segment is made again from the log");
-                    loaded.is_damaged = true;
+                    loaded.left_aside.0 += 1;
+                    loaded.left_aside.1 += entry.to.saturating_sub(entry.from);
                 }
             }
         }

@@ -22,7 +22,7 @@ pub(crate) fn append(writer: &mut Writer, requests: std::ops::Range<u64>) {
         let (signal, payload) = match n % 3 {
             0 => {
                 let span = |i: u64| Span {
-                    trace_id: vec![n as u8 + 1; 16],
+                    trace_id: vec![(n % 255) as u8 + 1; 16],
                     span_id: (n * 100 + i + 1).to_be_bytes().to_vec(),
                     name: format!("secret-{n}-{i}"),
                     attributes: vec![
