@@ -152,6 +152,12 @@ impl Fields {
         Ok(())
     }
 
+    /// Whether a text was found under this key.
+    pub(super) fn has(&self, found: &Found, key: &str) -> bool {
+        let places = self.by_key.get(key).into_iter().flatten();
+        places.into_iter().any(|at| found.iter().any(|(of, _)| of == at))
+    }
+
     /// The columns for what was found in some events, one for each that is wanted.
     pub(super) fn columns(&self, found: &[&Found]) -> Vec<ArrayRef> {
         let column = |at: u16| -> ArrayRef {

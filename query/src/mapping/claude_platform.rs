@@ -59,10 +59,9 @@ pub(super) fn is_session(said: &Document) -> bool {
 }
 
 /// A session: which version of which agent runs, with which skills, and whose credentials (vaults)
-/// it may use. Each time that it is polled it is told again.
+/// it may use. Each time that it is polled it is told again; of one that has ended the time is that of its last change.
 pub(super) fn map_session(context: &RecordContext<'_>, log: &LogRecord<'_>, said: &Document) -> EventRow {
     let mut row = base_log(context, log, SOURCE, "agent_invocation");
-    row.event_time = said.time("/created_at").unwrap_or(row.event_time);
     row.conversation_id = said.text("/id");
     agent(&mut row, said);
     row.action = Some("session".into());
@@ -73,6 +72,8 @@ pub(super) fn map_session(context: &RecordContext<'_>, log: &LogRecord<'_>, said
         row.skill_version = member(one, "version");
     }
     let ended = said.text("/status").filter(|status| status == "terminated");
+    let since = if ended.is_some() { "/updated_at" } else { "/created_at" };
+    row.event_time = said.time(since).unwrap_or(row.event_time);
     let vaults = said.list("/vault_ids");
     let names = vec![
         ("session.state", said_text(ended)),

@@ -41,7 +41,7 @@ use crate::event::EventRow;
 use crate::rows::Time;
 
 /// The version of this mapping; it stands in every row.
-pub const MAPPING_VERSION: u32 = 7;
+pub const MAPPING_VERSION: u32 = 8;
 
 /// Every kind of event that a mapping makes.
 pub const KINDS: [&str; 26] = [

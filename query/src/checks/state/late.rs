@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Named, State};
+use super::{Held, Named, State};
 use crate::checks::relations::{By, found_under, gives};
 use crate::event::EventRow;
 use crate::grants::{KINDS as GRANTS, REVOKED};
@@ -28,6 +28,9 @@ const EVIDENCE: [&str; 10] = [
     "authority_change",
 ];
 
+/// What makes evidence of a record of any kind: that a session ended.
+const SESSION_STATE: &str = "session.state";
+
 /// Whether records that have it in common are asked for by their times.
 pub(super) fn is_by_time(by: By) -> bool {
     matches!(by, By::Agent | By::Conversation | By::Use)
@@ -44,7 +47,9 @@ impl State {
     /// The records that evidence may judge otherwise.
     pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
         let mut out = BTreeSet::new();
-        let Some(event) = self.all(seq).find(|e| EVIDENCE.contains(&e.kind.as_str())) else { return out };
+        let is_evidence =
+            |held: &&Held| EVIDENCE.contains(&held.row.kind.as_str()) || self.fields.0.has(&held.found, SESSION_STATE);
+        let Some(event) = self.held(seq).find(is_evidence).map(|held| &held.row) else { return out };
         let (whose, since) = (event.tenant.as_deref(), event.event_time.0);
         for (by, value) in [(By::Trace, &event.trace_id), (By::Call, &event.tool_call_id)] {
             out.extend(value.iter().flat_map(|value| self.met(by, value, whose, AGAIN_MAX)));
