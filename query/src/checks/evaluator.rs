@@ -237,6 +237,9 @@ impl Evaluator {
             settled.extend(self.state.touched_by(*seq).range(..waiting));
             settled.extend(self.sequences.after(*seq).into_iter().filter(|after| *after < waiting));
         }
+        if self.wants.span_ids {
+            settled.extend(self.state.children_of(&spans, waiting));
+        }
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
             true => (Ran::default(), BTreeSet::new()),

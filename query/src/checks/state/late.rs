@@ -4,7 +4,9 @@
 //! evidence: of these only records are touched that did not begin before it. All rules that join by them ask for what was
 //! earlier. With records of the same trace or call, and about the same grant, it may be otherwise.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 
 use super::{Held, Named, State};
 use crate::checks::relations::{By, found_under, gives};
@@ -46,7 +48,8 @@ impl State {
 
     /// The records that evidence may judge otherwise.
     pub(crate) fn touched_by(&self, seq: u64) -> BTreeSet<u64> {
-        let mut out = BTreeSet::new();
+        let calls = self.all(seq).filter(|event| event.kind == "tool_call");
+        let mut out: BTreeSet<u64> = calls.flat_map(|call| self.waited_for(call)).collect();
         let is_evidence =
             |held: &&Held| EVIDENCE.contains(&held.row.kind.as_str()) || self.fields.0.has(&held.found, SESSION_STATE);
         let Some(event) = self.held(seq).find(is_evidence).map(|held| &held.row) else { return out };
@@ -81,6 +84,44 @@ impl State {
             }
         }
         out.retain(|seq| !self.back.contains(seq));
+        out
+    }
+
+    /// What a call was waited for by: the decisions that allowed it, and the steps of its process that began later.
+    fn waited_for(&self, call: &EventRow) -> impl Iterator<Item = u64> {
+        let whose = call.tenant.as_deref();
+        let of = move |by: By, value: &Option<String>| {
+            value.as_ref().into_iter().flat_map(move |value| self.met(by, value, whose, AGAIN_MAX)).collect::<Vec<_>>()
+        };
+        let is_later = |event: &EventRow| {
+            event.kind == "tool_call" && event.process_id == call.process_id && event.event_time >= call.event_time
+        };
+        let in_trace = if call.process_id.is_some() { of(By::Trace, &call.trace_id) } else { Vec::new() };
+        let steps = in_trace.into_iter().filter(move |seq| self.all(*seq).any(is_later));
+        let is_decision = |event: &EventRow| event.kind == "executor_decision";
+        let decided = of(By::Call, &call.tool_call_id).into_iter().filter(move |seq| self.all(*seq).any(is_decision));
+        steps.chain(decided)
+    }
+
+    /// The steps below a seq whose parent is among some spans: that it never came may have been told.
+    pub(crate) fn children_of(&self, spans: &[RecordBatch], below: u64) -> BTreeSet<u64> {
+        let mut came: HashMap<(&str, Option<&str>), HashSet<&str>> = HashMap::new();
+        for batch in spans {
+            let texts = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
+            let (Some(trace), Some(span), Some(tenant)) = (texts("trace_id"), texts("span_id"), texts("tenant")) else {
+                continue;
+            };
+            for i in 0..batch.num_rows() {
+                let whose = tenant.is_valid(i).then(|| tenant.value(i));
+                came.entry((trace.value(i), whose)).or_default().insert(span.value(i));
+            }
+        }
+        let mut out = BTreeSet::new();
+        for ((trace, whose), ids) in came {
+            let is_child = |event: &EventRow| event.parent_span_id.as_deref().is_some_and(|id| ids.contains(id));
+            let settled = self.met(By::Trace, trace, whose, AGAIN_MAX).filter(|seq| *seq < below);
+            out.extend(settled.filter(|seq| !self.back.contains(seq) && self.all(*seq).any(is_child)));
+        }
         out
     }
 
