@@ -234,12 +234,10 @@ impl Evaluator {
         // Records come in order, so all from the first that waits on wait, too.
         let waiting = self.settled_below(to);
         for seq in &fresh {
-            settled.extend(self.state.touched_by(*seq).range(..waiting));
+            settled.extend(self.state.touched_by(*seq, waiting));
             settled.extend(self.sequences.after(*seq).into_iter().filter(|after| *after < waiting));
         }
-        if self.wants.span_ids {
-            settled.extend(self.state.children_of(&spans, waiting));
-        }
+        settled.extend(self.state.children_of(&spans, waiting));
         let judged: BTreeSet<u64> = fresh.union(&settled).copied().collect();
         let found = match judged.is_empty() && spans.is_empty() {
             true => (Ran::default(), BTreeSet::new()),

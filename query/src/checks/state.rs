@@ -321,8 +321,20 @@ impl State {
         tenant: Option<&str>,
         most: usize,
     ) -> impl Iterator<Item = u64> + use<'a> {
+        self.met_below(by, value, tenant, u64::MAX, most)
+    }
+
+    /// The same of those below a seq.
+    fn met_below<'a>(
+        &'a self,
+        by: By,
+        value: &str,
+        tenant: Option<&str>,
+        below: u64,
+        most: usize,
+    ) -> impl Iterator<Item = u64> + use<'a> {
         let places = found_under(by, value, tenant).map(|key| self.index.get(&key));
-        places.into_iter().flatten().flat_map(move |seqs| seqs.iter().rev().take(most).copied())
+        places.into_iter().flatten().flat_map(move |seqs| seqs.range(..below).rev().take(most).copied())
     }
 
     /// The events that the judgement of some needs to see.

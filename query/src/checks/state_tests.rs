@@ -116,7 +116,7 @@ fn no_records_about_a_grant_crowd_it_out() {
         state.insert(of(seq, "tool_call", Some("globex")));
     }
     state.insert(of(5000, "grant_revoked", Some("acme")));
-    assert_eq!(state.touched_by(5000), BTreeSet::from([0, 1, 5000]));
+    assert_eq!(state.touched_by(5000, u64::MAX), BTreeSet::from([0, 1, 5000]));
 }
 
 #[test]
@@ -180,12 +180,12 @@ fn decisions_touch_what_did_not_begin_before_them() {
     state.insert(of(3, "tool_call", 30, "t3"));
     state.insert(of(4, "executor_decision", 20, "t1"));
     // Its own trace, those that began with it and later, and what gives its grant.
-    assert_eq!(state.touched_by(4), BTreeSet::from([0, 1, 2, 3, 4]));
+    assert_eq!(state.touched_by(4, u64::MAX), BTreeSet::from([0, 1, 2, 3, 4]));
     state.insert(of(5, "executor_decision", 25, "t4"));
-    assert_eq!(state.touched_by(5), BTreeSet::from([0, 3, 4, 5]));
+    assert_eq!(state.touched_by(5, u64::MAX), BTreeSet::from([0, 3, 4, 5]));
     // A grant touches all that was done under it.
     state.insert(of(6, "grant_issued", 40, "t5"));
-    assert!(state.touched_by(6).is_superset(&BTreeSet::from([1, 2, 3])));
+    assert!(state.touched_by(6, u64::MAX).is_superset(&BTreeSet::from([1, 2, 3])));
     state.let_go(i64::MAX);
     assert!(state.index.is_empty() && state.by_time.is_empty());
 }
