@@ -102,8 +102,8 @@ fn own_rule(rule: OwnRule) -> Result<Rule, String> {
     if rule.value.is_none() && (rule.keywords.is_some() || rule.entropy.is_some()) {
         return Err("keywords and entropy are for a value; give it one, or leave them out".into());
     }
-    let has_marker_within = rule.value.is_some() && rule.action != Some(Action::Drop);
-    if !rule.quote.is_empty() && !(has_marker_within && QUOTES.contains(&rule.quote.as_str())) {
+    let is_whole = rule.value.is_none() || rule.action == Some(Action::Drop);
+    if !rule.quote.is_empty() && (is_whole || !QUOTES.contains(&rule.quote.as_str())) {
         return Err(format!(
             "quote is one of {QUOTES:?}, for a rule that replaces a part of a text; mend it or leave it out"
         ));

@@ -22,11 +22,11 @@ use checked::CheckedArithmetic;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF, WindowUDF};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
 use lengths::lengths;
 use planner::BoundedPlanner;
-use quicker::Quicker;
+use quicker::{Quick, Quicker};
 use total::Total;
 use truncated::truncated;
 
@@ -172,7 +172,7 @@ fn listed(inner: Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
             false => inner,
         });
     }
-    let quick: Option<fn(&[ColumnarValue]) -> Option<ColumnarValue>> = match inner.name() {
+    let quick: Option<Quick> = match inner.name() {
         "date_trunc" => Some(truncated),
         "cardinality" => Some(lengths),
         _ => None,

@@ -11,12 +11,14 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
+/// The answer for some arguments; `None` for those of which it knows nothing.
+pub(super) type Quick = fn(&[ColumnarValue]) -> Option<ColumnarValue>;
+
 /// A function, of which some is answered by `quick` and the rest by itself.
 #[derive(Debug)]
 pub(super) struct Quicker {
     pub(super) inner: Arc<ScalarUDF>,
-    /// The answer for some arguments; `None` for those of which it knows nothing.
-    pub(super) quick: fn(&[ColumnarValue]) -> Option<ColumnarValue>,
+    pub(super) quick: Quick,
 }
 
 /// There is one way to be quick for each function.
