@@ -205,3 +205,31 @@ fn a_tenants_uses_of_nobodys_grant_are_counted_on_when_they_went() {
     assert_eq!(state.let_go(4), [0]);
     assert_eq!(state.tally().sizes(), (0, 0));
 }
+
+/// Whoever is watched decides how much he does, and how it is dated.
+#[test]
+fn neither_many_derived_grants_nor_dates_to_come_hide_what_is_judged_again() {
+    let mut state = State::new(i64::MAX, usize::MAX, Default::default());
+    state.insert(event(0, "grant_issued", "root"));
+    for seq in (1..).take(AGAIN_MAX + 10) {
+        let parent_grant_id = Some("root".to_owned());
+        state.insert(EventRow { parent_grant_id, ..event(seq, "grant_derived", &format!("g{seq}")) });
+    }
+    let newest = AGAIN_MAX as u64 + 10;
+    state.insert(event(3000, "tool_call", &format!("g{newest}")));
+    state.insert(event(3001, "grant_revoked", "root"));
+    assert!(state.touched_by(3001, 3001).contains(&3000), "a call under what was derived");
+
+    let of = |seq, kind: &str, time: i64| EventRow {
+        agent_id: Some("a".into()),
+        event_time: Time(time),
+        ..event(seq, kind, &format!("own{seq}"))
+    };
+    for seq in (4000..).take(AGAIN_MAX + 10) {
+        state.insert(of(seq, "tool_call", i64::MAX));
+    }
+    state.insert(of(6000, "tool_call", 30));
+    state.insert(of(6001, "executor_decision", 20));
+    assert!(state.touched_by(6001, 6001).contains(&6000), "it began after what was decided");
+    assert!(!state.touched_by(6001, 6000).contains(&6000), "what is not settled is judged in any case");
+}

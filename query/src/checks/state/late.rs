@@ -4,7 +4,7 @@
 //! evidence: of these only records are touched that did not begin before it. All rules that join by them ask for what was
 //! earlier. With records of the same trace or call, and about the same grant, it may be otherwise.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 
@@ -83,9 +83,10 @@ impl State {
         // What is decided of a grant counts for what is derived from it only if it is a person's approval, or about the grant.
         let goes_down = is_of_grant || event.kind == "approval";
         let named = |event: &EventRow| Some((event.tenant.clone(), event.grant_id.clone()?));
-        let mut waiting: Vec<Named> = named(event).into_iter().collect();
+        // The nearest first, and of those the newest.
+        let mut waiting: VecDeque<Named> = named(event).into_iter().collect();
         let (mut known, mut agents, mut walked) = (HashSet::new(), HashSet::new(), 0);
-        while let Some((tenant, id)) = waiting.pop().filter(|_| walked < AGAIN_MAX) {
+        while let Some((tenant, id)) = waiting.pop_front().filter(|_| walked < AGAIN_MAX) {
             walked += 1;
             let whose = tenant.as_deref();
             out.extend(met(By::Given, &id, whose).chain(met(By::Grant, &id, whose)));
