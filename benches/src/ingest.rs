@@ -107,11 +107,20 @@ impl Decoder for Raw {
     }
 }
 
+/// Bytes that wait for the server at once, at most: it lets one client have three quarters of 256 MiB.
+const IN_FLIGHT_BYTES_MAX: usize = 128 << 20;
+
+/// How many requests of this size are sent at once.
+fn most_at_once(bytes: usize) -> usize {
+    CONCURRENCY.min(IN_FLIGHT_BYTES_MAX / bytes.max(1)).max(1)
+}
+
 pub async fn send(address: &str, requests: Vec<Bytes>) {
+    let at_once = most_at_once(requests.iter().map(Bytes::len).max().unwrap_or(0));
     let endpoint = tonic::transport::Channel::from_shared(format!("http://{address}")).expect("an address");
     let channel = endpoint.connect().await.expect("the server answers");
     let requests = std::sync::Arc::new(std::sync::Mutex::new(requests.into_iter()));
-    let workers: Vec<_> = (0..CONCURRENCY)
+    let workers: Vec<_> = (0..at_once)
         .map(|_| {
             let (channel, requests) = (channel.clone(), std::sync::Arc::clone(&requests));
             tokio::spawn(async move {
@@ -169,12 +178,13 @@ fn bare(requests: &[Vec<u8>]) -> Cost {
     let before = cpu_seconds(own);
     let start = Instant::now();
     // The groups that the server forms under this load, so that both fsync as often.
-    for (number, group) in requests.chunks(CONCURRENCY).enumerate() {
+    let at_once = most_at_once(requests.iter().map(Vec::len).max().unwrap_or(0));
+    for (number, group) in requests.chunks(at_once).enumerate() {
         let mut batch = WriteBatch::default();
         for (i, request) in group.iter().enumerate() {
             let copy = request.clone();
             let hash = blake3::hash(&copy);
-            let key = ((number * CONCURRENCY + i) as u64).to_be_bytes();
+            let key = ((number * at_once + i) as u64).to_be_bytes();
             batch.put_cf(payloads, key, &copy);
             batch.put(hash.as_bytes(), key);
         }
@@ -219,7 +229,9 @@ fn touch_memory() {
 }
 
 fn heading(spans: &str) {
-    println!("ingest: {spans} spans over gRPC, {CONCURRENCY} requests at once, fsynced; medians of {ROUNDS} rounds");
+    println!(
+        "ingest: {spans} spans over gRPC, at most {CONCURRENCY} requests at once, fsynced; medians of {ROUNDS} rounds"
+    );
     println!(
         "{:>7} {:>9} {:>12} {:>14} {:>14} {:>12} {:>12}",
         "batch", "bytes/span", "spans/s", "CPU us/span", "bare us/span", "CPU ratio", "wall ratio"
