@@ -233,3 +233,19 @@ fn neither_many_derived_grants_nor_dates_to_come_hide_what_is_judged_again() {
     assert!(state.touched_by(6001, 6001).contains(&6000), "it began after what was decided");
     assert!(!state.touched_by(6001, 6000).contains(&6000), "what is not settled is judged in any case");
 }
+
+#[test]
+fn each_event_of_a_record_is_evidence() {
+    let mut state = State::new(i64::MAX, usize::MAX, Default::default());
+    let of = |seq, kind: &str, call: &str| EventRow {
+        tool_call_id: Some(call.into()),
+        ..event(seq, kind, &format!("own{seq}"))
+    };
+    for (seq, call) in [(1, "c1"), (2, "c2"), (3, "c3"), (4, "c4")] {
+        state.insert(of(seq, "output", call));
+    }
+    state.insert(of(5, "tool_call", "c1"));
+    state.insert(of(5, "context_retrieval", "c2"));
+    state.insert(of(5, "output", "c3"));
+    assert_eq!(state.touched_by(5, 5), BTreeSet::from([1, 2]), "an output is none");
+}

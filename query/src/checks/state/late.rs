@@ -58,6 +58,7 @@ impl State {
             if self.is_evidence(held) {
                 self.touch(&held.row, below, &mut out);
             }
+            self.approved_later(held, below, &mut out);
         }
         out.retain(|seq| !self.back.contains(seq));
         out
@@ -94,16 +95,18 @@ impl State {
                 true => out.extend(met(By::Use, &id, whose)),
                 false => out.extend(self.later(By::Use, &id, whose, (since, below))),
             }
-            for child in met(By::Child, &id, whose).take(if goes_down { AGAIN_MAX } else { 0 }) {
-                out.insert(child);
-                let Some(child) = self.get(child) else { continue };
-                // What was given above a grant decides whether it overrules a refusal, whatever the calls name.
-                let agent = child.agent_id.as_ref().filter(|_| is_of_grant && event.kind != REVOKED);
-                if let Some(agent) = agent.filter(|agent| agents.insert(*agent)) {
-                    out.extend(met(By::Agent, agent, event.tenant.as_deref()));
-                }
-                waiting.extend(named(child).filter(|named| known.insert(named.clone())));
+            let children: Vec<u64> = met(By::Child, &id, whose).take(if goes_down { AGAIN_MAX } else { 0 }).collect();
+            out.extend(&children);
+            // What was given above a grant, or in another record of it, decides whether it overrules a refusal, whatever the
+            // calls name.
+            let others = met(By::Given, &id, whose).filter(|seq| *seq != event.seq);
+            let given = others.chain(children.iter().copied()).filter_map(|seq| self.get(seq));
+            let given = given.filter(|_| is_of_grant && event.kind != REVOKED);
+            for agent in given.filter_map(|event| event.agent_id.as_ref()).filter(|agent| agents.insert(*agent)) {
+                out.extend(met(By::Agent, agent, event.tenant.as_deref()));
             }
+            let children = children.into_iter().filter_map(|seq| named(self.get(seq)?));
+            waiting.extend(children.filter(|named| known.insert(named.clone())));
         }
     }
 
@@ -123,6 +126,15 @@ impl State {
             out.extend(came.filter(|seq| self.all(**seq).any(|event| event.event_time.0 >= since)));
         }
         out
+    }
+
+    /// What a person approved after something: how much that was at once goes by all of it.
+    fn approved_later(&self, held: &Held, below: u64, out: &mut BTreeSet<u64>) {
+        let whose = held.row.tenant.as_deref();
+        for (_, approver) in held.more.iter().filter(|(by, _)| *by == By::Approver) {
+            let all = self.met_below(By::Approver, approver, whose, below, AGAIN_MAX);
+            out.extend(all.filter(|seq| self.all(*seq).any(|event| event.event_time >= held.row.event_time)));
+        }
     }
 
     /// What a call was waited for by: what was decided and told of it, and the steps of its process that began later.
